@@ -1,0 +1,50 @@
+# `make demo` and `make test` are all a new user needs; the rest is for people who change things.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+REFERENCE := build/reference
+
+.PHONY: demo test lint format parity bench clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Reinstalling is incremental (build/), so these always run.
+demo: $(BIN)/python
+	$(BIN)/python -m pip install --quiet .
+	$(BIN)/apex-native demo
+
+test: $(BIN)/python
+	$(BIN)/python -m pip install --quiet '.[test]'
+	$(BIN)/python -m pytest
+
+lint: $(BIN)/python
+	$(BIN)/python -m pip install --quiet clang-format mypy ruff numpy rich typer
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'tests/cpp/*.cpp' 'tests/cpp/*.h' \
+	  | xargs $(BIN)/clang-format --dry-run --Werror
+
+format: $(BIN)/python
+	$(BIN)/python -m pip install --quiet clang-format ruff
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'tests/cpp/*.cpp' 'tests/cpp/*.h' | xargs $(BIN)/clang-format -i
+
+# Upstream's own programs from the same source, for comparison only; they are never installed.
+$(REFERENCE)/reference/llama-quantize: $(BIN)/python
+	$(BIN)/python -m pip install --quiet '.[test]' scikit-build-core
+	$(BIN)/cmake -S . -B $(REFERENCE) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \
+	  -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
+	  -DAPEX_BUILD_EXTENSION=OFF -DAPEX_BUILD_REFERENCE_TOOLS=ON
+	$(BIN)/cmake --build $(REFERENCE) --target reference_tools
+
+parity: $(REFERENCE)/reference/llama-quantize
+	$(BIN)/python tests/parity/run.py --tools $(REFERENCE)/reference
+
+bench: $(REFERENCE)/reference/llama-quantize
+	$(BIN)/python bench/quantize_vs_llama.py --tools $(REFERENCE)/reference
+
+clean:
+	rm -rf build $(VENV) dist

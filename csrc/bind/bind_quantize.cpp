@@ -1,0 +1,117 @@
+#include "bind/arrays.h"
+#include "core/checks.h"
+#include "core/gguf_file.h"
+#include "core/quantizer.h"
+
+namespace apex::bind {
+namespace {
+
+// Keeps the Python objects whose memory the workers read.
+class QuantizeJob {
+  public:
+    QuantizeJob(py::object file, const py::list& tasks, int n_threads, uint64_t max_memory)
+        : file_(std::move(file)) {
+        const auto& gguf = file_.cast<const GgufFile&>();
+        std::vector<QuantizeTask> converted;
+        converted.reserve(tasks.size());
+        for (const py::handle& item : tasks) converted.push_back(to_task(gguf, item));
+        QuantizeOptions options;
+        options.n_threads = n_threads;
+        options.max_memory = max_memory;
+        const py::gil_scoped_release unlocked;  // search tables take seconds to build
+        quantizer_ = std::make_shared<Quantizer>(std::move(converted), options);
+    }
+
+    ~QuantizeJob() { close(); }
+    QuantizeJob(const QuantizeJob&) = delete;
+    QuantizeJob& operator=(const QuantizeJob&) = delete;
+
+    // [(task, squared error, squared weights)] of tensors finished since the last call.
+    py::list wait(int timeout_ms) {
+        // Ours, so that a close() in another thread does not take it away.
+        const std::shared_ptr<Quantizer> quantizer = running();
+        std::vector<TensorDone> news;
+        {
+            const py::gil_scoped_release unlocked;
+            news = quantizer->wait(timeout_ms);
+        }
+        py::list result;
+        for (const TensorDone& done : news) {
+            result.append(py::make_tuple(done.task, done.squared_error, done.squared_weights));
+        }
+        return result;
+    }
+
+    bool finished() const { return running()->finished(); }
+    uint64_t source_bytes_done() const { return running()->source_bytes_done(); }
+    int n_threads() const { return running()->n_threads(); }
+
+    // Stops the workers and waits for them: at most one unit each.
+    void close() {
+        if (!quantizer_) return;
+        const std::shared_ptr<Quantizer> quantizer = std::move(quantizer_);
+        const py::gil_scoped_release unlocked;
+        quantizer->stop();
+    }
+
+  private:
+    const std::shared_ptr<Quantizer>& running() const {
+        if (!quantizer_) fail<InvalidArgument>("this job was closed");
+        return quantizer_;
+    }
+
+    QuantizeTask to_task(const GgufFile& gguf, const py::handle& item) {
+        const auto fields = item.cast<py::tuple>();
+        const auto index = fields[0].cast<size_t>();
+        if (index >= gguf.tensors().size()) throw py::index_error("tensor index out of range");
+        const ShardTensor& tensor = gguf.tensors()[index];
+        gguf.tensor_data(tensor);  // throws where the file is header-only
+
+        QuantizeTask task;
+        task.source.name = tensor.entry.name;
+        task.source.file = &gguf.shard_file(tensor.shard);
+        task.source.offset = gguf.file_offset(tensor);
+        task.source.type = tensor.entry.type;
+        task.source.rows = {tensor.entry.n_per_row(), tensor.entry.rows_per_slice(),
+                            tensor.entry.n_slices()};
+        const auto type = fields[1].cast<uint32_t>();
+        if (!is_known_type(type)) fail<InvalidArgument>("ggml type number ", type, " is unknown");
+        task.target_type = static_cast<ggml_type>(type);
+        task.output_fd = fields[2].cast<int>();
+        task.output_offset = fields[3].cast<uint64_t>();
+        if (!fields[4].is_none()) task.imatrix = keep_imatrix(task, fields[4]);
+        return task;
+    }
+
+    const float* keep_imatrix(const QuantizeTask& task, const py::object& values) {
+        if (!py::isinstance<FloatArray>(values)) {
+            fail<InvalidArgument>("imatrix of '", task.source.name,
+                                  "': expected a C-contiguous float32 array");
+        }
+        const auto array = py::reinterpret_borrow<FloatArray>(values);
+        require_size(array, task.source.rows.n_per_row * task.source.rows.n_slices, "imatrix");
+        matrices_.push_back(array);
+        return array.data();
+    }
+
+    py::object file_;
+    std::vector<FloatArray> matrices_;
+    std::shared_ptr<Quantizer> quantizer_;
+};
+
+}  // namespace
+
+void register_quantize(py::module_& module) {
+    py::class_<QuantizeJob>(module, "QuantizeJob",
+                            "Quantizes tensors of a GgufFile into open files, on all cores.")
+        .def(py::init<py::object, const py::list&, int, uint64_t>(), "file"_a, "tasks"_a,
+             py::kw_only(), "n_threads"_a, "max_memory"_a,
+             "tasks: (tensor index, type number, file descriptor, offset, imatrix or None).")
+        .def("wait", &QuantizeJob::wait, "timeout_ms"_a)
+        .def("close", &QuantizeJob::close)
+        .def_property_readonly("finished", &QuantizeJob::finished)
+        .def_property_readonly("source_bytes_done", &QuantizeJob::source_bytes_done)
+        .def_property_readonly("n_threads", &QuantizeJob::n_threads);
+}
+
+}  // namespace apex::bind

@@ -1,0 +1,80 @@
+#include "bind/arrays.h"
+#include "core/checks.h"
+#include "core/convert_rows.h"
+#include "core/quantize_rows.h"
+#include "core/row_error.h"
+
+namespace apex::bind {
+namespace {
+
+ggml_type checked_type(int number) {
+    if (number < 0 || !is_known_type(static_cast<uint32_t>(number))) {
+        fail<InvalidArgument>("ggml type number ", number, " is unknown or removed");
+    }
+    return static_cast<ggml_type>(number);
+}
+
+ByteArray quantize(const FloatArray& weights, int type_number,
+                   const std::optional<FloatArray>& imatrix) {
+    const ggml_type type = checked_type(type_number);
+    if (weights.ndim() != 2 || weights.size() == 0) {
+        fail<InvalidArgument>("weights: expected shape (rows, n_per_row) with at least one row");
+    }
+    const int64_t n_rows = weights.shape(0), n_per_row = weights.shape(1);
+    check_conversion("weights", GGML_TYPE_F32, type, n_per_row, imatrix.has_value());
+    if (imatrix) {
+        require_size(*imatrix, n_per_row, "imatrix");
+        check_imatrix("weights", imatrix->data(), n_per_row, 1);
+    }
+    ByteArray result({n_rows, static_cast<int64_t>(row_bytes(type, n_per_row))});
+    const float* src = weights.data();
+    const float* matrix = imatrix ? imatrix->data() : nullptr;
+    uint8_t* dst = result.mutable_data();
+    const py::gil_scoped_release unlocked;
+    if (!all_finite(src, n_rows * n_per_row)) {
+        fail<QuantizeError>("weights: expected finite values, found NaN or Inf");
+    }
+    quantize_rows(type, src, dst, n_rows, n_per_row, matrix);
+    return result;
+}
+
+FloatArray dequantize(const ByteArray& stored, int type_number, int64_t n_per_row) {
+    const ggml_type type = checked_type(type_number);
+    if (!is_readable_source(type)) {
+        fail<InvalidArgument>(ggml_type_name(type), " holds no weights that can be read");
+    }
+    const auto row_size = static_cast<int64_t>(row_bytes(type, n_per_row));
+    if (stored.size() == 0 || stored.size() % row_size != 0) {
+        fail<InvalidArgument>("stored: expected a multiple of ", row_size, " bytes, found ",
+                              stored.size());
+    }
+    const int64_t n_rows = stored.size() / row_size;
+    FloatArray result({n_rows, n_per_row});
+    const uint8_t* src = stored.data();
+    float* dst = result.mutable_data();
+    const py::gil_scoped_release unlocked;
+    convert_to_float(type, src, dst, n_rows * n_per_row);
+    return result;
+}
+
+py::object type_traits(int number) {
+    if (number < 0 || !is_known_type(static_cast<uint32_t>(number))) return py::none();
+    const auto type = static_cast<ggml_type>(number);
+    return py::make_tuple(ggml_type_name(type), ggml_blck_size(type), ggml_type_size(type),
+                          is_quantize_target(type), kernel_requires_imatrix(type));
+}
+
+}  // namespace
+
+void register_rows(py::module_& module) {
+    module.def("quantize_rows", &quantize, py::arg("weights").noconvert(), "type"_a,
+               py::arg("imatrix").noconvert() = py::none(),
+               "float32 (rows, n_per_row) to uint8 (rows, row bytes); GIL released.");
+    module.def("dequantize_rows", &dequantize, py::arg("stored").noconvert(), "type"_a,
+               "n_per_row"_a, "uint8 rows to float32 (rows, n_per_row); GIL released.");
+    module.def("type_traits", &type_traits, "type"_a,
+               "(ggml name, block, block bytes, is target, needs imatrix), None if unknown.");
+    module.attr("n_types") = static_cast<int>(GGML_TYPE_COUNT);
+}
+
+}  // namespace apex::bind

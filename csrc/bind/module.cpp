@@ -1,0 +1,88 @@
+#include "bind/module.h"
+
+#include "core/error.h"
+#include "core/log.h"
+#include "model/load_check.h"
+
+namespace apex::bind {
+namespace {
+
+// The classes of apex_native.errors, looked up once; a C++ error is raised as its namesake.
+struct ErrorClasses {
+    py::object gguf, imatrix, quantize, output, cancelled, base;
+};
+
+const ErrorClasses& error_classes() {
+    PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<ErrorClasses> storage;
+    return storage
+        .call_once_and_store_result([] {
+            const py::module_ errors = py::module_::import("apex_native.errors");
+            return ErrorClasses{errors.attr("GgufError"),     errors.attr("ImatrixError"),
+                                errors.attr("QuantizeError"), errors.attr("OutputError"),
+                                errors.attr("Cancelled"),     errors.attr("ApexError")};
+        })
+        .get_stored();
+}
+
+// A message may quote a path, and a path may hold any bytes.
+void set_error(const py::object& error_class, const Error& error) {
+    const std::string text = error.what();
+    const auto message = py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(
+        text.data(), static_cast<Py_ssize_t>(text.size()), "backslashreplace"));
+    if (message) PyErr_SetObject(error_class.ptr(), message.ptr());
+}
+
+void translate(std::exception_ptr pointer) {
+    try {
+        if (pointer) std::rethrow_exception(pointer);
+    } catch (const GgufError& error) {
+        set_error(error_classes().gguf, error);
+    } catch (const ImatrixError& error) {
+        set_error(error_classes().imatrix, error);
+    } catch (const QuantizeError& error) {
+        set_error(error_classes().quantize, error);
+    } catch (const OutputError& error) {
+        set_error(error_classes().output, error);
+    } catch (const Cancelled& error) {
+        set_error(error_classes().cancelled, error);
+    } catch (const Error& error) {
+        set_error(error_classes().base, error);
+    }
+}
+
+py::dict build_info() {
+    py::dict info;
+    info["version"] = APEX_VERSION;
+    info["llama_cpp_commit"] = APEX_LLAMA_CPP_COMMIT;
+    info["cuda"] = static_cast<bool>(APEX_CUDA_BUILD);
+#if defined(__VERSION__)
+    info["compiler"] = __VERSION__;
+#endif
+    return info;
+}
+
+py::list drain_log_lines() {
+    py::list lines;
+    for (const LogLine& line : drain_log()) lines.append(py::make_tuple(line.level, line.text));
+    return lines;
+}
+
+}  // namespace
+
+void register_errors(py::module_&) { py::register_local_exception_translator(translate); }
+
+}  // namespace apex::bind
+
+PYBIND11_MODULE(_core, module) {
+    using namespace apex::bind;
+    module.doc() = "The native core of apex_native. Private: use the package's functions.";
+    register_errors(module);
+    register_gguf(module);
+    register_rows(module);
+    register_quantize(module);
+    register_statistics(module);
+    register_model(module);
+    module.def("build_info", &build_info, "Versions and compiler of this build.");
+    module.def("drain_log", &drain_log_lines, "llama.cpp's and ggml's messages since the last call.");
+    apex::initialize_llama();
+}

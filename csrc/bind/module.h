@@ -1,0 +1,20 @@
+// What every binding file includes first: pybind11's setup and the list of parts.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+namespace apex::bind {
+
+namespace py = pybind11;
+using namespace pybind11::literals;
+
+void register_errors(py::module_& module);
+void register_gguf(py::module_& module);
+void register_rows(py::module_& module);
+void register_quantize(py::module_& module);
+void register_statistics(py::module_& module);
+void register_model(py::module_& module);
+
+}  // namespace apex::bind

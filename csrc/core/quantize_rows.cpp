@@ -1,0 +1,26 @@
+#include "core/quantize_rows.h"
+
+#include "core/abort_guard.h"
+#include "core/checks.h"
+#include "core/error.h"
+
+namespace apex {
+
+void prepare_quantizer(ggml_type type) { ggml_quantize_init(type); }
+
+void quantize_rows(ggml_type type, const float* src, void* dst, int64_t n_rows, int64_t n_per_row,
+                   const float* imatrix) {
+    try {
+        guarded([&] { ggml_quantize_chunk(type, src, dst, 0, n_rows, n_per_row, imatrix); });
+    } catch (const GgmlAbort& abort) {
+        fail<QuantizeError>("ggml's quantizer for ", ggml_type_name(type),
+                            " gave up on these weights: ", abort.what());
+    }
+    const size_t n_bytes = row_bytes(type, n_per_row) * static_cast<size_t>(n_rows);
+    if (!ggml_validate_row_data(type, dst, n_bytes)) {
+        fail<QuantizeError>("the result in ", ggml_type_name(type),
+                            " holds a scale that is not finite: the weights are too large for it");
+    }
+}
+
+}  // namespace apex

@@ -1,0 +1,19 @@
+// Rows of floats to rows of any ggml type, byte-equal to ggml_quantize_chunk.
+#pragma once
+
+#include <cstdint>
+
+#include "ggml.h"
+
+namespace apex {
+
+// Builds the search tables of the IQ types once (seconds for some). Call before timing or threads.
+void prepare_quantizer(ggml_type type);
+
+// dst receives n_rows * row_bytes(type, n_per_row) bytes. imatrix holds n_per_row values or is
+// null. The caller has run check_conversion; values must be finite. Throws QuantizeError where the
+// result is not valid (a scale overflowed) or where ggml's own assertions fail.
+void quantize_rows(ggml_type type, const float* src, void* dst, int64_t n_rows, int64_t n_per_row,
+                   const float* imatrix);
+
+}  // namespace apex

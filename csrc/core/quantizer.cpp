@@ -1,0 +1,212 @@
+#include "core/quantizer.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <utility>
+
+#include "core/checks.h"
+#include "core/convert_rows.h"
+#include "core/error.h"
+#include "core/quantize_rows.h"
+
+namespace apex {
+namespace {
+
+// Stored bytes, floats, result, floats read back: none takes more than four bytes a weight.
+constexpr uint64_t kBufferBytesPerWeight = 4 * 4;
+
+RowUnits cut(const std::vector<QuantizeTask>& tasks) {
+    std::vector<TensorRows> rows;
+    rows.reserve(tasks.size());
+    for (const QuantizeTask& task : tasks) rows.push_back(task.source.rows);
+    return RowUnits(std::move(rows));
+}
+
+int affordable_threads(const RowUnits& units, const QuantizeOptions& options) {
+    if (options.n_threads < 1) {
+        fail<InvalidArgument>("n_threads is ", options.n_threads, ", expected at least 1");
+    }
+    const uint64_t per_worker =
+        std::max<uint64_t>(1, static_cast<uint64_t>(units.max_weights()) * kBufferBytesPerWeight);
+    const uint64_t affordable = options.max_memory / per_worker;
+    if (affordable == 0) {
+        fail<InvalidArgument>("max_memory is ", options.max_memory, " bytes, one worker needs ",
+                              per_worker, " for the longest row; raise --max-memory");
+    }
+    return static_cast<int>(std::min<uint64_t>(affordable, static_cast<uint64_t>(options.n_threads)));
+}
+
+bool is_float(ggml_type type) {
+    return type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16;
+}
+
+}  // namespace
+
+struct Quantizer::Buffers {
+    std::vector<uint8_t> stored;
+    std::vector<float> weights;
+    std::vector<uint8_t> result;
+    std::vector<float> restored;
+};
+
+struct Quantizer::TensorState {
+    std::atomic<int64_t> units_left{0};
+    std::vector<RowError> row_errors;  // in row order, so that their sum has one order
+};
+
+Quantizer::Quantizer(std::vector<QuantizeTask> tasks, const QuantizeOptions& options)
+    : tasks_(std::move(tasks)),
+      units_(cut(tasks_)),
+      n_threads_(affordable_threads(units_, options)) {
+    check_tasks();
+    states_.resize(tasks_.size());
+    for (size_t i = 0; i < tasks_.size(); ++i) {
+        states_[i] = std::make_unique<TensorState>();
+        states_[i]->units_left = units_.size(i);
+    }
+    const auto make_worker = [this] {
+        auto buffers = std::make_shared<Buffers>();
+        return [this, buffers](int64_t unit) { process(unit, *buffers); };
+    };
+    const auto wake_waiters = [this] {
+        const std::lock_guard<std::mutex> lock(done_mutex_);
+        done_changed_.notify_all();
+    };
+    workers_ =
+        std::make_unique<WorkerGroup>(n_threads_, units_.size(), make_worker, wake_waiters);
+}
+
+Quantizer::~Quantizer() = default;
+
+void Quantizer::check_tasks() const {
+    for (const QuantizeTask& task : tasks_) {
+        const StoredTensor& source = task.source;
+        if (task.target_type == source.type) continue;
+        check_conversion(source.name, source.type, task.target_type, source.rows.n_per_row,
+                         task.imatrix != nullptr);
+        if (task.imatrix != nullptr) {
+            check_imatrix(source.name, task.imatrix, source.rows.n_per_row, source.rows.n_slices);
+        }
+        prepare_quantizer(task.target_type);
+    }
+}
+
+void Quantizer::process(int64_t unit_number, Buffers& buffers) {
+    const RowUnit unit = units_[unit_number];
+    const QuantizeTask& task = tasks_[unit.tensor];
+    read_unit(task.source, unit, buffers.stored);
+    if (task.target_type == task.source.type) {
+        copy_rows(task, unit, buffers);
+    } else {
+        convert_rows(task, unit, buffers);
+    }
+    source_bytes_done_ += buffers.stored.size();
+    finish_unit(unit);
+}
+
+void Quantizer::copy_rows(const QuantizeTask& task, const RowUnit& unit, Buffers& buffers) {
+    const ggml_type type = task.source.type;
+    if (is_float(type)) {
+        buffers.weights.resize(static_cast<size_t>(unit.n_rows * task.source.rows.n_per_row));
+        convert_to_float(type, buffers.stored.data(), buffers.weights.data(),
+                         static_cast<int64_t>(buffers.weights.size()));
+        require_finite(task.source, unit, buffers.weights.data());
+    } else if (ggml_is_quantized(type) &&
+               !ggml_validate_row_data(type, buffers.stored.data(), buffers.stored.size())) {
+        fail<QuantizeError>(describe(task.source, unit), ": the stored ", ggml_type_name(type),
+                            " data are not valid; the source file is damaged");
+    }
+    write_rows(task, unit, buffers.stored);
+}
+
+void Quantizer::convert_rows(const QuantizeTask& task, const RowUnit& unit, Buffers& buffers) {
+    const int64_t n_per_row = task.source.rows.n_per_row;
+    const int64_t n = unit.n_rows * n_per_row;
+    buffers.weights.resize(static_cast<size_t>(n));
+    buffers.restored.resize(static_cast<size_t>(n));
+    buffers.result.resize(row_bytes(task.target_type, n_per_row) *
+                          static_cast<size_t>(unit.n_rows));
+    convert_to_float(task.source.type, buffers.stored.data(), buffers.weights.data(), n);
+    require_finite(task.source, unit, buffers.weights.data());
+    const float* imatrix =
+        task.imatrix == nullptr ? nullptr : task.imatrix + unit.slice * n_per_row;
+    try {
+        quantize_rows(task.target_type, buffers.weights.data(), buffers.result.data(), unit.n_rows,
+                      n_per_row, imatrix);
+    } catch (const QuantizeError& error) {
+        fail<QuantizeError>(describe(task.source, unit), ": ", error.what());
+    }
+    convert_to_float(task.target_type, buffers.result.data(), buffers.restored.data(), n);
+    RowError* errors = row_errors(unit.tensor) +
+                       unit.slice * task.source.rows.rows_per_slice + unit.first_row;
+    for (int64_t row = 0; row < unit.n_rows; ++row) {
+        errors[row] = row_error(buffers.weights.data() + row * n_per_row,
+                                buffers.restored.data() + row * n_per_row, n_per_row);
+    }
+    write_rows(task, unit, buffers.result);
+}
+
+void Quantizer::write_rows(const QuantizeTask& task, const RowUnit& unit,
+                           const std::vector<uint8_t>& bytes) {
+    const uint64_t first_row =
+        static_cast<uint64_t>(unit.slice * task.source.rows.rows_per_slice + unit.first_row);
+    uint64_t offset = task.output_offset + first_row * (bytes.size() / unit.n_rows);
+    const uint8_t* data = bytes.data();
+    size_t left = bytes.size();
+    while (left > 0) {
+        const ssize_t n = ::pwrite(task.output_fd, data, left, static_cast<off_t>(offset));
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) {
+            fail<OutputError>("writing ", describe(task.source, unit), " at byte ", offset, ": ",
+                              std::strerror(n < 0 ? errno : ENOSPC));
+        }
+        data += n;
+        offset += static_cast<uint64_t>(n);
+        left -= static_cast<size_t>(n);
+    }
+}
+
+RowError* Quantizer::row_errors(size_t task) {
+    const std::lock_guard<std::mutex> lock(states_mutex_);
+    auto& errors = states_[task]->row_errors;
+    if (errors.empty()) errors.resize(static_cast<size_t>(tasks_[task].source.rows.n_rows()));
+    return errors.data();
+}
+
+void Quantizer::finish_unit(const RowUnit& unit) {
+    TensorState& state = *states_[unit.tensor];
+    if (state.units_left.fetch_sub(1) != 1) return;
+    TensorDone done;
+    done.task = unit.tensor;
+    for (const RowError& row : state.row_errors) {
+        done.squared_error += row.squared_error;
+        done.squared_weights += row.squared_weights;
+    }
+    state.row_errors = {};
+    const std::lock_guard<std::mutex> lock(done_mutex_);
+    done_.push_back(done);
+    done_changed_.notify_all();
+}
+
+std::vector<TensorDone> Quantizer::wait(int timeout_ms) {
+    std::vector<TensorDone> news;
+    {
+        std::unique_lock<std::mutex> lock(done_mutex_);
+        done_changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms),
+                               [this] { return !done_.empty() || !workers_->running(); });
+        news.swap(done_);
+    }
+    if (news.empty() && !workers_->running() && !finished_) {
+        workers_->join();  // rethrows
+        finished_ = true;
+        const std::lock_guard<std::mutex> lock(done_mutex_);
+        news.swap(done_);  // what was finished between the wait and the join
+    }
+    return news;
+}
+
+}  // namespace apex

@@ -1,0 +1,45 @@
+// Cuts tensors into units of whole rows that never cross an expert: the grain of all parallel work.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace apex {
+
+struct TensorRows {
+    int64_t n_per_row = 0;
+    int64_t rows_per_slice = 0;
+    int64_t n_slices = 0;
+
+    int64_t n_rows() const { return rows_per_slice * n_slices; }
+};
+
+struct RowUnit {
+    size_t tensor = 0;
+    int64_t slice = 0;      // expert
+    int64_t first_row = 0;  // within the slice
+    int64_t n_rows = 0;
+};
+
+class RowUnits {
+  public:
+    explicit RowUnits(std::vector<TensorRows> tensors);
+
+    int64_t size() const { return first_unit_.back(); }
+    int64_t size(size_t tensor) const { return first_unit_[tensor + 1] - first_unit_[tensor]; }
+    RowUnit operator[](int64_t unit) const;
+    const TensorRows& tensor(size_t index) const { return tensors_[index]; }
+
+    // The largest unit of all, in weights: what a worker's buffers must hold.
+    int64_t max_weights() const;
+
+  private:
+    int64_t rows_per_unit(const TensorRows& tensor) const;
+    int64_t units_per_slice(const TensorRows& tensor) const;
+
+    std::vector<TensorRows> tensors_;
+    std::vector<int64_t> first_unit_;  // prefix sums, one more than tensors
+};
+
+}  // namespace apex
