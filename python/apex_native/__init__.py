@@ -1,0 +1,99 @@
+"""Quantize Mixture-of-Experts models to GGUF, a precision of its own for every role and layer.
+
+    import apex_native as apex
+
+    with apex.open_gguf("model-bf16.gguf") as model:
+        plan = apex.make_plan(model, tier="quality")
+        manifest = apex.quantize(model, plan, "model-APEX-Quality.gguf")
+
+Planning needs no native core; a call that does raises NativeModuleError where it is missing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from apex_native import errors
+from apex_native.api import LoadCheck, check_load, classify, make_plan
+from apex_native.errors import (
+    ApexError,
+    Cancelled,
+    GgufError,
+    ImatrixError,
+    NativeModuleError,
+    OutputError,
+    PlanError,
+    QuantizeError,
+)
+from apex_native.gguf import GgufFile, open_gguf
+from apex_native.plan import Edges, Plan, tier_names
+
+# `classify` and `quantize` are functions here; the stages of the same name stay importable as
+# modules. Importing a stage binds its module to the name, so the functions are bound after it.
+from apex_native.quantize import Progress, QuantizeManifest
+from apex_native.quantize import quantize_model as quantize
+from apex_native.types import (
+    Classification,
+    ClassifiedTensor,
+    GgmlType,
+    GgufFacts,
+    Role,
+    TensorInfo,
+)
+
+if TYPE_CHECKING:
+    from apex_native.demo import demo_imatrix, demo_model
+    from apex_native.imatrix import Imatrix, load_imatrix
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ApexError",
+    "Cancelled",
+    "Classification",
+    "ClassifiedTensor",
+    "Edges",
+    "GgmlType",
+    "GgufError",
+    "GgufFacts",
+    "GgufFile",
+    "Imatrix",
+    "ImatrixError",
+    "LoadCheck",
+    "NativeModuleError",
+    "OutputError",
+    "Plan",
+    "PlanError",
+    "Progress",
+    "QuantizeError",
+    "QuantizeManifest",
+    "Role",
+    "TensorInfo",
+    "check_load",
+    "classify",
+    "demo_imatrix",
+    "demo_model",
+    "errors",
+    "load_imatrix",
+    "make_plan",
+    "open_gguf",
+    "quantize",
+    "tier_names",
+]
+
+# What needs numpy, or data that is unpacked, comes on first use: `apex-native --help` is quick.
+_LAZY = {
+    "Imatrix": "apex_native.imatrix",
+    "demo_imatrix": "apex_native.demo",
+    "demo_model": "apex_native.demo",
+    "load_imatrix": "apex_native.imatrix",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'apex_native' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value

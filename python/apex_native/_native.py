@@ -1,0 +1,43 @@
+"""The one door to the native extension; everything else imports without it."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from functools import cache
+from types import ModuleType
+
+from apex_native.errors import NativeModuleError
+
+__all__ = ["core", "forward_log"]
+
+_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
+"""ggml_log_level to logging's levels (ggml.h)."""
+
+
+@cache
+def core() -> ModuleType:
+    """The extension module; NativeModuleError with the cause and the way out if it is missing."""
+    # While it loads, ggml installs a terminate handler that starts a debugger on a crash
+    # (ggml/src/ggml.cpp) unless this variable is set. Not in somebody else's process.
+    unset = "GGML_NO_BACKTRACE" not in os.environ
+    if unset:
+        os.environ["GGML_NO_BACKTRACE"] = "1"
+    try:
+        return importlib.import_module("apex_native._core")
+    except ImportError as error:
+        raise NativeModuleError(
+            f"the native core of apex_native could not be loaded ({error}); "
+            "build it with `pip install .` in a clone of the project"
+        ) from error
+    finally:
+        if unset:
+            del os.environ["GGML_NO_BACKTRACE"]
+
+
+def forward_log() -> None:
+    """Hand llama.cpp's messages since the last call to logging's ``apex_native.llama``."""
+    logger = logging.getLogger("apex_native.llama")
+    for level, text in core().drain_log():
+        logger.log(_LEVELS.get(level, logging.INFO), "%s", text)

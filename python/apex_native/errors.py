@@ -1,0 +1,50 @@
+"""Every failure a user can meet, one class each; this module imports nothing.
+
+The native core raises these same classes: `_core` looks them up here once, so
+``except apex_native.GgufError`` catches both sides.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ApexError",
+    "Cancelled",
+    "GgufError",
+    "ImatrixError",
+    "NativeModuleError",
+    "OutputError",
+    "PlanError",
+    "QuantizeError",
+]
+
+
+class ApexError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class GgufError(ApexError, ValueError):
+    """A GGUF file is damaged, truncated, or not what the call needs."""
+
+
+class ImatrixError(ApexError, ValueError):
+    """An importance matrix is damaged or does not fit the model."""
+
+
+class PlanError(ApexError, ValueError):
+    """A plan cannot be made, or its audit found what ``--strict`` forbids."""
+
+
+class QuantizeError(ApexError, RuntimeError):
+    """Weights could not be quantized: NaN or Inf, overflow, or a type the source does not allow."""
+
+
+class OutputError(ApexError, OSError):
+    """The output cannot be written: exists already, equals the input, disk full."""
+
+
+class Cancelled(ApexError):  # noqa: N818  a decision of the caller, not an error
+    """The caller stopped the work; what was finished is on disk and can be resumed."""
+
+
+class NativeModuleError(ApexError, ImportError):
+    """The native extension is missing; the message names the cause and the build command."""

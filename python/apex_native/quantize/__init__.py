@@ -1,0 +1,16 @@
+"""Carry out a plan on the weights of a GGUF file."""
+
+from __future__ import annotations
+
+from apex_native.quantize.manifest import QuantizeManifest, RoleError, TensorRecord
+from apex_native.quantize.progress import Progress
+from apex_native.quantize.run import DEFAULT_MAX_MEMORY, quantize_model
+
+__all__ = [
+    "DEFAULT_MAX_MEMORY",
+    "Progress",
+    "QuantizeManifest",
+    "RoleError",
+    "TensorRecord",
+    "quantize_model",
+]

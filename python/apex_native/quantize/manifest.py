@@ -1,0 +1,124 @@
+"""What a quantization did: per tensor the type, the bytes and the error it cost."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apex_native.types import GgmlType, Role
+
+__all__ = ["QuantizeManifest", "RoleError", "TensorRecord"]
+
+MANIFEST_SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRecord:
+    """One written tensor; the sums are over all its weights, in double, in row order."""
+
+    name: str
+    role: Role
+    layer: int | None
+    shape: tuple[int, ...]
+    source_type: GgmlType
+    type: GgmlType
+    nbytes: int
+    squared_error: float
+    squared_weights: float
+
+    @property
+    def relative_rmse(self) -> float:
+        """sqrt(sum (w - q)^2 / sum w^2): 0 for a copied tensor or one of zeros."""
+        if self.squared_weights == 0:
+            return 0.0
+        return math.sqrt(self.squared_error / self.squared_weights)
+
+
+@dataclass(frozen=True, slots=True)
+class RoleError:
+    """Relative RMSE over all quantized tensors of one role."""
+
+    role: Role
+    n_tensors: int
+    relative_rmse: float
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeManifest:
+    """The record of one run; files are the written shards in order."""
+
+    files: tuple[Path, ...]
+    total_bytes: int
+    tier: str | None
+    ftype: str
+    semantics: str | None
+    bpw: float
+    rules_sha256: str
+    imatrix_sha256: str | None
+    source_fingerprint: str
+    build: Mapping[str, Any]
+    n_threads: int
+    elapsed_s: float
+    resumed_tensors: int
+    tensors: tuple[TensorRecord, ...]
+
+    def errors_by_role(self) -> tuple[RoleError, ...]:
+        """Relative RMSE of each role that has quantized tensors, in the order of ``Role``."""
+        rows = []
+        for role in Role:
+            members = [t for t in self.tensors if t.role is role and t.type is not t.source_type]
+            if members:
+                error = math.fsum(t.squared_error for t in members)
+                weights = math.fsum(t.squared_weights for t in members)
+                rows.append(
+                    RoleError(role, len(members), math.sqrt(error / weights) if weights else 0.0)
+                )
+        return tuple(rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form: ``total_bytes`` and ``tensors[].{name,role,layer,type,bytes,…}``."""
+        return {
+            "schema_version": MANIFEST_SCHEMA_VERSION,
+            "files": [path.name for path in self.files],
+            "total_bytes": self.total_bytes,
+            "tier": self.tier,
+            "ftype": self.ftype,
+            "semantics": self.semantics,
+            "bpw": self.bpw,
+            "rules_sha256": self.rules_sha256,
+            "imatrix_sha256": self.imatrix_sha256,
+            "source_fingerprint": self.source_fingerprint,
+            "build": dict(self.build),
+            "n_threads": self.n_threads,
+            "elapsed_s": self.elapsed_s,
+            "resumed_tensors": self.resumed_tensors,
+            "roles": [
+                {
+                    "role": row.role.value,
+                    "tensors": row.n_tensors,
+                    "relative_rmse": row.relative_rmse,
+                }
+                for row in self.errors_by_role()
+            ],
+            "tensors": [
+                {
+                    "name": tensor.name,
+                    "role": tensor.role.value,
+                    "layer": tensor.layer,
+                    "shape": list(tensor.shape),
+                    "source_type": tensor.source_type.name,
+                    "type": tensor.type.name,
+                    "bytes": tensor.nbytes,
+                    "relative_rmse": tensor.relative_rmse,
+                }
+                for tensor in self.tensors
+            ],
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as indented text."""
+        return json.dumps(self.to_dict(), indent=1)

@@ -1,0 +1,146 @@
+"""The files a run writes: partial until they are whole, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from apex_native.errors import OutputError
+from apex_native.gguf_encode import encode_entry, encode_header
+from apex_native.gguf_layout import (
+    FileLayout,
+    layout_shards,
+    shard_file_name,
+    shard_metadata,
+    split_tensors,
+)
+from apex_native.plan import Plan, PlannedTensor
+
+__all__ = ["OutputShard", "journal_path", "plan_outputs", "require_disk_space", "require_fresh"]
+
+PARTIAL_SUFFIX = ".partial"
+JOURNAL_SUFFIX = ".journal"
+
+
+@dataclass(slots=True)
+class OutputShard:
+    """One output file: which of the plan's tensors, where its bytes lie, and its open partial."""
+
+    path: Path
+    tensors: Sequence[PlannedTensor]
+    layout: FileLayout
+    split_pairs: list[bytes]
+    carries_metadata: bool
+    fd: int = -1
+
+    @property
+    def partial(self) -> Path:
+        """Where the bytes are until the file is whole."""
+        return self.path.with_name(self.path.name + PARTIAL_SUFFIX)
+
+    def open(self, *, resume: bool) -> None:
+        """Create the partial file at its full size (or open the one to go on with)."""
+        flags = os.O_RDWR | os.O_CLOEXEC | (0 if resume else os.O_CREAT | os.O_TRUNC)
+        self.fd = os.open(self.partial, flags, 0o644)
+        size = self.layout.total_bytes
+        try:
+            # Reserves the space, so that a full disk is found now and not after an hour.
+            os.posix_fallocate(self.fd, 0, size)
+        except (AttributeError, OSError) as error:
+            if isinstance(error, OSError) and error.errno == 28:  # ENOSPC
+                raise
+            os.ftruncate(self.fd, size)  # a file system that cannot reserve
+
+    def write_header(self, model_pairs: Sequence[bytes]) -> None:
+        """Write metadata and tensor table: last, so that a partial file is never a loadable one."""
+        pairs = [*(model_pairs if self.carries_metadata else ()), *self.split_pairs]
+        types = [tensor.type for tensor in self.tensors]
+        header = encode_header(pairs, self.tensors, types, self.layout)
+        written = 0
+        while written < len(header):
+            written += os.pwrite(self.fd, header[written:], written)
+
+    def publish(self) -> None:
+        """fsync, then rename over the final name, then fsync the folder."""
+        os.fsync(self.fd)
+        self.close()
+        self.partial.replace(self.path)
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def close(self) -> None:
+        """Close the partial file and leave it on disk."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def discard(self) -> None:
+        """Close and delete the partial file."""
+        self.close()
+        self.partial.unlink(missing_ok=True)
+
+
+def plan_outputs(plan: Plan, output: Path, split_max_size: int | None) -> list[OutputShard]:
+    """One shard, or as many as the limit makes, named as llama.cpp names them."""
+    if split_max_size is not None:
+        shards = split_tensors(plan.tensors, max_bytes=split_max_size)
+        if len(shards) > 1:
+            return _split_outputs(plan, output, shards)
+    return [OutputShard(output, plan.tensors, plan.layout, [], carries_metadata=True)]
+
+
+def _split_outputs(plan: Plan, output: Path, shards: Sequence[range]) -> list[OutputShard]:
+    prefix = output.name.removesuffix(".gguf")
+    layouts = layout_shards(plan.tensors, shards, plan.kv_bytes)
+    result = []
+    for i, (members, layout) in enumerate(zip(shards, layouts, strict=True)):
+        entries = shard_metadata(i, len(shards), len(plan.tensors))
+        result.append(
+            OutputShard(
+                path=output.with_name(shard_file_name(prefix, i, len(shards))),
+                tensors=[plan.tensors[j] for j in members],
+                layout=layout,
+                split_pairs=[encode_entry(entry) for entry in entries],
+                carries_metadata=i == 0,
+            )
+        )
+    return result
+
+
+def journal_path(output: Path) -> Path:
+    """The journal of the run that writes output."""
+    return output.with_name(output.name + JOURNAL_SUFFIX)
+
+
+def require_fresh(shards: Sequence[OutputShard], sources: Sequence[Path], *, force: bool) -> None:
+    """Raise OutputError where an output is an input (even by another name) or exists already."""
+    for shard in shards:
+        if not shard.path.parent.is_dir():
+            raise OutputError(f"{shard.path.parent}: no such folder; create it first")
+        for source in sources:
+            with contextlib.suppress(FileNotFoundError):
+                if shard.path.samefile(source):
+                    raise OutputError(
+                        f"{shard.path} is the input itself; choose another name for the output"
+                    )
+        if shard.path.exists() and not force:
+            raise OutputError(f"{shard.path} exists; choose another name or pass --force")
+
+
+def require_disk_space(shards: Sequence[OutputShard], *, reserved: int = 0) -> None:
+    """Raise OutputError unless the folder has room for what is still to be written."""
+    folder = shards[0].path.parent
+    needed = sum(shard.layout.total_bytes for shard in shards) - reserved
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OutputError(
+            f"{folder} has {free:,} bytes free, the output needs {needed:,}; "
+            "free some space or write to another disk"
+        )
