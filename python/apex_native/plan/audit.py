@@ -1,0 +1,189 @@
+"""Looking a plan over: what a user would want to know before hours of quantization."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from apex_native.plan.imatrix import EntryFit, ImatrixUse
+from apex_native.plan.names import is_token_embedding
+from apex_native.plan.parts import DecidedBy, Finding, FindingKind, PlannedTensor
+from apex_native.plan.request import PlanRequest
+from apex_native.plan.resolve import Decision
+from apex_native.types import Role
+
+__all__ = ["audit"]
+
+_MATTERS_UNCLAIMED = frozenset(
+    {Role.EXPERT_GATE, Role.EXPERT_UP, Role.EXPERT_DOWN, Role.EXPERT_GATE_UP}
+    | {Role.SHARED_EXPERT, Role.ATTENTION}
+)
+"""Roles a tier is about: a recipe that forgets them has missed most of the model."""
+
+
+def audit(
+    request: PlanRequest,
+    tensors: Sequence[PlannedTensor],
+    decisions: Mapping[str, Decision],
+) -> tuple[Finding, ...]:
+    """All findings about a plan, in the order of the checks and of the tensors."""
+    return (
+        *_rules_without_effect(request, decisions),
+        *_other_file(request, tensors),
+        *_unclaimed(request, tensors, decisions),
+        *_roles_absent(request, tensors),
+        *_fallbacks(tensors),
+        *_sources(tensors),
+        *_imatrix_as_a_whole(request, tensors),
+        *_imatrix_entries(tensors),
+        *_not_as_upstream(request, tensors),
+    )
+
+
+def _rules_without_effect(
+    request: PlanRequest, decisions: Mapping[str, Decision]
+) -> Iterator[Finding]:
+    kind = FindingKind.RULE_WITHOUT_EFFECT
+    for rule in request.rules:
+        matched = [name for name in decisions if rule.matches(name)]
+        if not matched:
+            yield Finding(kind, "", f"rule {rule.text} matches no tensor")
+        elif not any(decisions[name].rule is rule for name in matched):
+            yield Finding(
+                kind,
+                matched[0],
+                f"rule {rule.text} matches {len(matched)} tensors and decides none: they are "
+                "never quantized, or an option or an earlier rule comes first",
+            )
+
+
+def _other_file(request: PlanRequest, tensors: Sequence[PlannedTensor]) -> Iterator[Finding]:
+    if request.like is None:
+        return
+    names = {tensor.name for tensor in tensors}
+    strangers = [name for name in request.like if name not in names]
+    if strangers:
+        yield Finding(
+            FindingKind.RULE_WITHOUT_EFFECT,
+            "",
+            f"the other file has {len(strangers)} tensors this model lacks, the first is "
+            f"{strangers[0]}",
+        )
+    for tensor in tensors:
+        other = request.like.get(tensor.name, tensor.type)
+        if tensor.decided_by is DecidedBy.KEPT and other is not tensor.type:
+            yield Finding(
+                FindingKind.LIKE_NOT_FOLLOWED,
+                tensor.name,
+                f"the other file has {other}; kept as {tensor.type} ({tensor.reason})",
+            )
+
+
+def _unclaimed(
+    request: PlanRequest,
+    tensors: Sequence[PlannedTensor],
+    decisions: Mapping[str, Decision],
+) -> Iterator[Finding]:
+    unclaimed = [tensor for tensor in tensors if not decisions[tensor.name].claimed]
+    followers: Counter[Role] = Counter()
+    for tensor in unclaimed:
+        if request.like is not None:
+            message = f"not in the other file: left as {tensor.type}"
+        elif tensor.role in _MATTERS_UNCLAIMED:
+            message = f"no rule of the tier names {tensor.role.value}: {tensor.reason}"
+        else:
+            followers[tensor.role] += 1
+            continue
+        yield Finding(FindingKind.UNCLAIMED, tensor.name, message)
+    for role, count in followers.items():
+        message = f"role {role.value}: {count} follow the base mix {request.file_type}"
+        yield Finding(FindingKind.FOLLOWS_BASE, "", message)
+
+
+def _roles_absent(request: PlanRequest, tensors: Sequence[PlannedTensor]) -> Iterator[Finding]:
+    if request.tier is None:
+        return
+    present = {tensor.role for tensor in tensors}
+    for rule in request.tier.rules:
+        if not rule.roles & present:
+            roles = ", ".join(sorted(role.value for role in rule.roles))
+            message = f"the model has no tensors for the tier's rule '{rule.name}' ({roles})"
+            yield Finding(FindingKind.ROLE_ABSENT, "", message)
+
+
+def _fallbacks(tensors: Sequence[PlannedTensor]) -> Iterator[Finding]:
+    for tensor in tensors:
+        if tensor.type is not tensor.wanted:
+            yield Finding(
+                FindingKind.SHAPE_FALLBACK,
+                tensor.name,
+                f"{tensor.wanted} needs rows that are multiples of {tensor.wanted.block_size}, "
+                f"found {tensor.shape[-1]}: {tensor.type} instead",
+            )
+
+
+def _sources(tensors: Sequence[PlannedTensor]) -> Iterator[Finding]:
+    for tensor in tensors:
+        source = tensor.source_type
+        if source is tensor.type:
+            continue
+        if not source.is_target:
+            message = f"{source} cannot be converted to {tensor.type}"
+            yield Finding(FindingKind.UNSUPPORTED_SOURCE, tensor.name, message)
+        elif source.is_quantized:
+            message = f"is {source} already; requantizing to {tensor.type} adds error to error"
+            yield Finding(FindingKind.REQUANTIZES, tensor.name, message)
+
+
+def _imatrix_as_a_whole(
+    request: PlanRequest, tensors: Sequence[PlannedTensor]
+) -> Iterator[Finding]:
+    if request.imatrix is None:
+        needy = [tensor for tensor in tensors if tensor.imatrix is ImatrixUse.REQUIRED]
+        if request.needs_imatrix and request.tier is not None:
+            message = f"tier {request.tier.name} needs an importance matrix and none is given"
+            yield Finding(FindingKind.IMATRIX_NEEDED, "", message)
+        elif needy:
+            types = ", ".join(sorted({tensor.type.name for tensor in needy}))
+            message = f"no importance matrix is given and {len(needy)} tensors need it ({types})"
+            yield Finding(FindingKind.IMATRIX_NEEDED, needy[0].name, message)
+        return
+    names = {tensor.name for tensor in tensors}
+    strangers = [name for name in request.imatrix.entries if name not in names]
+    if strangers:
+        message = (
+            f"the importance matrix has {len(strangers)} entries for tensors this model lacks, "
+            f"the first is {strangers[0]}; it may be of another model"
+        )
+        yield Finding(FindingKind.IMATRIX_FOREIGN, "", message)
+
+
+def _imatrix_entries(tensors: Sequence[PlannedTensor]) -> Iterator[Finding]:
+    """Entries that are missing or of the wrong size, if there is an imatrix at all."""
+    for tensor in tensors:
+        entry = tensor.imatrix_entry
+        if tensor.imatrix is ImatrixUse.UNUSED or entry in (EntryFit.FITS, EntryFit.NOT_GIVEN):
+            continue
+        problem = "has no entry" if entry is EntryFit.MISSING else "has an entry of the wrong size"
+        if tensor.imatrix is ImatrixUse.REQUIRED:
+            kind = FindingKind.IMATRIX_NEEDED
+            message = f"{tensor.type} needs an importance matrix; the given one {problem}"
+        elif entry is EntryFit.WRONG_SIZE and not is_token_embedding(tensor.name):
+            kind = FindingKind.IMATRIX_WRONG_SIZE
+            message = f"the importance matrix {problem}; it is of another model or version"
+        else:
+            kind = FindingKind.IMATRIX_LACKS_ENTRY
+            message = f"the importance matrix {problem}: quantized without it"
+        yield Finding(kind, tensor.name, message)
+
+
+def _not_as_upstream(request: PlanRequest, tensors: Sequence[PlannedTensor]) -> Iterator[Finding]:
+    kind = FindingKind.NOT_AS_UPSTREAM
+    file_type = request.file_type
+    if request.rules and file_type is not None and not file_type.is_quantized:
+        message = f"llama-quantize ignores tensor-type rules with {file_type}; they apply here"
+        yield Finding(kind, "", message)
+    for tensor in tensors:
+        if tensor.decided_by is DecidedBy.OPTION and tensor.type is not tensor.wanted:
+            message = f"llama-quantize has no fallback for the {tensor.reason} and aborts"
+            yield Finding(kind, tensor.name, message)

@@ -1,0 +1,93 @@
+"""Which tensors need, or can use, an importance matrix, and whether the given one fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from apex_native.plan.ftypes import FileType
+from apex_native.plan.names import is_token_embedding
+from apex_native.types import GgmlType, TensorInfo
+
+__all__ = ["EntryFit", "ImatrixSummary", "ImatrixUse", "entry_fit", "imatrix_use"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImatrixSummary:
+    """An importance matrix as planning sees it: which entries it has, not their values.
+
+    entries maps a tensor name to (n_per_row, n_slices), the shape of its vectors; file is the
+    name recorded in the output; sha256 is that of the imatrix file.
+    """
+
+    entries: Mapping[str, tuple[int, int]]
+    sha256: str
+    file: str = ""
+    chunk_count: int = 0
+    datasets: tuple[str, ...] = field(default=())
+
+
+class ImatrixUse(StrEnum):
+    """What a tensor's quantizer does with an importance matrix."""
+
+    REQUIRED = "required"
+    """llama.cpp refuses to quantize without one, or its kernel aborts."""
+    USED = "used"
+    """Weights the error if there is one."""
+    UNUSED = "unused"
+    """Not quantized, or the format's quantizer ignores it."""
+
+
+class EntryFit(StrEnum):
+    """Whether the given importance matrix has this tensor's entry."""
+
+    NOT_GIVEN = "not_given"
+    FITS = "fits"
+    MISSING = "missing"
+    WRONG_SIZE = "wrong_size"
+
+
+KERNEL_REQUIRES = frozenset({GgmlType.IQ2_XXS, GgmlType.IQ2_XS, GgmlType.IQ1_S})
+"""``ggml_quantize_requires_imatrix``: without data the quantizer aborts the process."""
+
+_LLAMA_REQUIRES = KERNEL_REQUIRES | {GgmlType.IQ3_XXS, GgmlType.IQ2_S, GgmlType.IQ1_M}
+"""``tensor_requires_imatrix``: llama.cpp refuses these rather than write garbage."""
+
+_IGNORES = frozenset(
+    {GgmlType.Q8_0, GgmlType.MXFP4, GgmlType.NVFP4, GgmlType.TQ1_0, GgmlType.TQ2_0}
+    | {GgmlType.Q1_0, GgmlType.Q2_0}
+)
+"""Formats whose quantize_* function in ggml-quants.c computes the same with and without it."""
+
+
+def imatrix_use(
+    name: str, source: GgmlType, type: GgmlType, file_type: FileType | None
+) -> ImatrixUse:
+    """What quantizing tensor ``name`` from ``source`` to ``type`` does with an imatrix.
+
+    As ``tensor_requires_imatrix``, plus the kernels' own requirement, which upstream does not
+    check for token embeddings and the output tensor (the process aborts there).
+    """
+    if source is type or not type.is_quantized or type in _IGNORES:
+        return ImatrixUse.UNUSED
+    if type in KERNEL_REQUIRES:
+        return ImatrixUse.REQUIRED
+    if is_token_embedding(name) or name == "output.weight":
+        return ImatrixUse.USED
+    is_bare_q2_k = type is GgmlType.Q2_K and file_type is FileType.Q2_K_S
+    if type in _LLAMA_REQUIRES or is_bare_q2_k:
+        return ImatrixUse.REQUIRED
+    return ImatrixUse.USED
+
+
+def entry_fit(imatrix: ImatrixSummary | None, tensor: TensorInfo) -> EntryFit:
+    """Whether the imatrix holds n_per_row values for each slice of the tensor (``ne0 * ne2``)."""
+    if imatrix is None:
+        return EntryFit.NOT_GIVEN
+    entry = imatrix.entries.get(tensor.name)
+    if entry is None:
+        return EntryFit.MISSING
+    n_per_row, n_slices = entry
+    expected = tensor.n_per_row * tensor.n_expert_slices
+    return EntryFit.FITS if n_per_row * n_slices == expected else EntryFit.WRONG_SIZE

@@ -1,0 +1,128 @@
+"""What the caller of make_plan asked for, checked and resolved before any tensor is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from apex_native.errors import PlanError
+from apex_native.plan.edges import Edges, default_edges
+from apex_native.plan.ftypes import FileType
+from apex_native.plan.imatrix import ImatrixSummary
+from apex_native.plan.parts import PlanOptions
+from apex_native.plan.rules import TensorTypeRule, parse_rule
+from apex_native.plan.tier import Tier, load_tier
+from apex_native.types import Classification, GgmlType
+
+__all__ = ["PlanRequest", "Semantics", "resolve_request"]
+
+Semantics = Literal["published", "declared"]
+
+SEMANTICS: tuple[Semantics, ...] = ("published", "declared")
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """A valid request: exactly one of a tier, a file type alone, or another file's types.
+
+    file_type is the base mix of a tier or the one asked for; None with ``like``.
+    """
+
+    tier: Tier | None
+    file_type: FileType | None
+    like: Mapping[str, GgmlType] | None
+    semantics: Semantics
+    edges: Edges | None
+    edges_rule: str
+    rules: tuple[TensorTypeRule, ...]
+    options: PlanOptions
+    imatrix: ImatrixSummary | None
+
+    @property
+    def base(self) -> Literal["tier", "ftype", "like"]:
+        """What the plan is made from."""
+        if self.tier is not None:
+            return "tier"
+        return "ftype" if self.file_type is not None else "like"
+
+    @property
+    def needs_imatrix(self) -> bool:
+        """True for a tier that is defined with an importance matrix."""
+        return self.tier is not None and self.tier.needs_imatrix
+
+    @property
+    def has_imatrix(self) -> bool:
+        """What the base mix is told: an imatrix is there, or will be before quantization."""
+        return self.needs_imatrix or (self.imatrix is not None and bool(self.imatrix.entries))
+
+
+def resolve_request(
+    classification: Classification,
+    *,
+    tier: str | None,
+    ftype: str | None,
+    like: Mapping[str, GgmlType] | None,
+    semantics: str,
+    edges: Edges | None,
+    options: PlanOptions,
+    imatrix: ImatrixSummary | None,
+) -> PlanRequest:
+    """Check a request and look up what it names; PlanError says what is wrong with it."""
+    _check_one_base(tier, ftype, like)
+    chosen_semantics = next((s for s in SEMANTICS if s == semantics), None)
+    if chosen_semantics is None:
+        raise PlanError(f"semantics must be one of {', '.join(SEMANTICS)}, found '{semantics}'")
+    loaded = load_tier(tier) if tier is not None else None
+    file_type = FileType.parse(ftype) if ftype is not None else None
+    if edges is not None and loaded is None:
+        raise PlanError("edges belong to a tier; a file type or another file's types have none")
+    edges_rule = "given by the caller"
+    if loaded is not None:
+        file_type = loaded.base
+        if edges is None:
+            edges, edges_rule = default_edges(classification.n_layer)
+    _check_options(options, file_type, like)
+    return PlanRequest(
+        tier=loaded,
+        file_type=file_type,
+        like=like,
+        semantics=chosen_semantics,
+        edges=edges,
+        edges_rule=edges_rule if loaded is not None else "",
+        rules=tuple(parse_rule(text) for text in options.tensor_types),
+        options=options,
+        imatrix=imatrix,
+    )
+
+
+def _check_one_base(
+    tier: str | None, ftype: str | None, like: Mapping[str, GgmlType] | None
+) -> None:
+    given = {"tier": tier, "ftype": ftype, "like": like}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) != 1:
+        found = " and ".join(names) if names else "none"
+        raise PlanError(f"a plan needs exactly one of tier, ftype and like; found {found}")
+
+
+def _check_options(
+    options: PlanOptions, file_type: FileType | None, like: Mapping[str, GgmlType] | None
+) -> None:
+    for name in ("output_tensor_type", "token_embedding_type"):
+        given = getattr(options, name)
+        if given is not None and not given.is_target:
+            raise PlanError(f"{name}: weights cannot be written as {given}")
+    if file_type is FileType.COPY and options != PlanOptions():
+        raise PlanError("COPY keeps every tensor as it is and takes no overrides")
+    if like is not None and options.pure:
+        raise PlanError("pure switches off a base mix; a plan like another file has none")
+
+
+def as_rule_texts(tensor_types: Sequence[str]) -> tuple[str, ...]:
+    """Rules as a tuple; a lone string is a mistake that would be read letter by letter."""
+    if isinstance(tensor_types, str):
+        raise PlanError(
+            f"tensor_types must be a sequence of rules, found the string '{tensor_types}'"
+        )
+    return tuple(tensor_types)
