@@ -3,15 +3,35 @@
 #include "core/abort_guard.h"
 #include "core/checks.h"
 #include "core/error.h"
+#include "kernels/kernels.h"
 
 namespace apex {
 
-void prepare_quantizer(ggml_type type) { ggml_quantize_init(type); }
+namespace {
+
+// Our own kernel for this CPU, or null where ggml's function is the one to call.
+kernels::QuantizeRows own_kernel(ggml_type type, bool with_imatrix) {
+    static const kernels::Isa isa = kernels::best_isa();
+    return kernels::quantize_rows(type, isa, with_imatrix);
+}
+
+}  // namespace
+
+void prepare_quantizer(ggml_type type) {
+    if (own_kernel(type, true) == nullptr || own_kernel(type, false) == nullptr) {
+        ggml_quantize_init(type);
+    }
+}
 
 void quantize_rows(ggml_type type, const float* src, void* dst, int64_t n_rows, int64_t n_per_row,
                    const float* imatrix) {
+    const kernels::QuantizeRows kernel = own_kernel(type, imatrix != nullptr);
     try {
-        guarded([&] { ggml_quantize_chunk(type, src, dst, 0, n_rows, n_per_row, imatrix); });
+        if (kernel != nullptr) {
+            kernel(src, dst, n_rows, n_per_row, imatrix);
+        } else {
+            guarded([&] { ggml_quantize_chunk(type, src, dst, 0, n_rows, n_per_row, imatrix); });
+        }
     } catch (const GgmlAbort& abort) {
         fail<QuantizeError>("ggml's quantizer for ", ggml_type_name(type),
                             " gave up on these weights: ", abort.what());

@@ -1,4 +1,5 @@
-// Rows of floats to rows of any ggml type, byte-equal to ggml_quantize_chunk.
+// Rows of floats to rows of any ggml type, byte-equal to ggml_quantize_chunk: by our own kernel
+// where there is one for the type and the CPU (csrc/kernels), by ggml itself otherwise.
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,52 @@
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels.h"
+#include "lookup.h"
+
+namespace apex::kernels {
+
+namespace {
+
+Isa cpu_isa() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+    const bool avx512 =
+        avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    return avx512 ? Isa::avx512 : avx2 ? Isa::avx2 : Isa::portable;
+#else
+    return Isa::portable;
+#endif
+}
+
+Isa environment_limit() {
+    const char* name = std::getenv("APEX_ISA");
+    if (name && std::strcmp(name, "portable") == 0) return Isa::portable;
+    if (name && std::strcmp(name, "avx2") == 0) return Isa::avx2;
+    return Isa::avx512;
+}
+
+}  // namespace
+
+Isa best_isa() {
+    const Isa cpu = cpu_isa();
+    const Isa limit = environment_limit();
+    return limit < cpu ? limit : cpu;
+}
+
+QuantizeRows quantize_rows(ggml_type type, Isa isa, bool with_imatrix) {
+#if defined(__x86_64__)
+    // A caller may name an instruction set; never hand out code this CPU cannot run.
+    if (isa > cpu_isa()) return nullptr;
+    if (isa == Isa::avx512) return avx512::lookup(type, with_imatrix);
+    if (isa == Isa::avx2) return avx2::lookup(type, with_imatrix);
+#endif
+    (void)type;
+    (void)isa;
+    (void)with_imatrix;
+    return nullptr;
+}
+
+}  // namespace apex::kernels

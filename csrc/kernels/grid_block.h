@@ -1,0 +1,141 @@
+// One sub-block per lane on its way through the grid searches of the IQ2 and IQ3 types.
+#pragma once
+
+#include "grid_neighbours.h"
+#include "superblocks.h"
+
+namespace apex::kernels::APEX_ISA {
+
+// Values of one lane in a row; a row has room for the eight floats NeighbourSearch reads.
+template <int Length>
+using GroupRows = float[kLanes][Length + 8];
+
+template <int Length>
+inline void to_rows(const float* lanes, GroupRows<Length>& rows) {
+    for (int i = 0; i < Length; i += 8) {
+        const float* columns[8];
+        for (int k = 0; k < 8; ++k) columns[k] = lanes + (i + k) * kLanes;
+        for (int lane = 0; lane < kLanes; lane += 8) {
+            transpose_8x8(columns, lane, rows[lane] + i, Length + 8);
+        }
+    }
+}
+
+// A grid point per group and lane.
+template <int Groups>
+struct GridPoints {
+    alignas(64) int32_t codes[Groups * kLanes];
+    uint32_t on_grid[Groups];  // lanes whose rounded point was on the grid itself
+};
+
+template <int Bits, int Length>
+class GridBlock {
+  public:
+    static constexpr int kPositions = NeighbourSearch<Bits>::kPositions;
+    static constexpr int kGroups = Length / kPositions;
+    static constexpr int kTop = Bits == 2 ? 2 : 7;  // highest level
+    static constexpr int kRadix = kTop + 1;
+    using Points = GridPoints<kGroups>;
+
+    explicit GridBlock(const GridTables& grid) : grid_(grid) {}
+
+    // x, w: Length values of kLanes lanes, the values' magnitudes (signs are stored apart; some
+    // types leave a few values negative) and their weights. Both must stay valid.
+    void set(const float* x, const float* w) {
+        alignas(64) float roots[Length * kLanes];
+        x_ = x;
+        w_ = w;
+        largest_ = F32(0.0f);
+        for (int i = 0; i < Length; ++i) {
+            const F32 xi = load(x + i * kLanes);
+            const F32 wi = load(w + i * kLanes);
+            largest_ = max(largest_, abs(xi));
+            store(wx_ + i * kLanes, wi * xi);
+            store(roots + i * kLanes, sqrt(wi));
+        }
+        to_rows<Length>(x, x_rows_);
+        to_rows<Length>(roots, root_rows_);
+    }
+
+    // The nearest point of each group at the given inverse scale, or its best neighbour if that is
+    // off the grid. wanted: the lanes of each group whose result matters.
+    void assign(F32 inverse, F32 scale, const uint32_t* wanted, Points* points) const {
+        alignas(64) float scales[kLanes];
+        store(scales, scale);
+        // Rounding by floats holds for arguments up to 2^22; these are about half of this product.
+        uint32_t lanes = 0;
+        for (int g = 0; g < kGroups; ++g) lanes |= wanted[g];
+        const bool in_range = (lanes & ~bits(abs(inverse * largest_) < F32(4e6f))) == 0;
+        for (int g = 0; g < kGroups; ++g) {
+            const I32 entry = gather(grid_.by_rank, in_range ? rank<true>(g, inverse)
+                                                             : rank<false>(g, inverse));
+            int32_t* codes = points->codes + g * kLanes;
+            store(codes, entry);
+            const uint32_t off = bits(entry < I32(0));
+            points->on_grid[g] = ~off;
+            for (uint32_t rest = off & wanted[g]; rest; rest &= rest - 1) {
+                const int lane = __builtin_ctz(rest);
+                codes[lane] = neighbours_.best(x_rows_[lane] + g * kPositions,
+                                               root_rows_[lane] + g * kPositions, scales[lane],
+                                               neighbours_.odd_values(), grid_.lists - 1 - codes[lane]);
+            }
+        }
+    }
+
+    // sum w x q and sum w q^2 over the sub-block, q = 2 level + 1.
+    void sums(const Points& points, F32* sumqx, F32* sumq2) const {
+        F32 qx = 0.0f, q2 = 0.0f;
+        for (int g = 0; g < kGroups; ++g) {
+            const I32 code = load(points.codes + g * kLanes);
+            for (int i = 0; i < kPositions; ++i) {
+                const int at = (g * kPositions + i) * kLanes;
+                const I32 level = (code >> (Bits * i)) & I32((1 << Bits) - 1);
+                const F32 q = to_float(level + level + I32(1));
+                qx = qx + load(wx_ + at) * q;
+                q2 = q2 + load(w_ + at) * q * q;
+            }
+        }
+        *sumqx = qx;
+        *sumq2 = q2;
+    }
+
+    // Takes over other's points in some lanes.
+    static void merge(Mask take, const Points& other, Points* points) {
+        const uint32_t lanes = bits(take);
+        for (int g = 0; g < kGroups; ++g) {
+            int32_t* at = points->codes + g * kLanes;
+            store(at, select(take, load(other.codes + g * kLanes), load(at)));
+            points->on_grid[g] = (points->on_grid[g] & ~lanes) | (other.on_grid[g] & lanes);
+        }
+    }
+
+  private:
+    // The rank of the point nearest_int(0.5 * (inverse * x - 1)), clamped.
+    template <bool InRange>
+    I32 rank(int g, F32 inverse) const {
+        F32 r = 0.0f;
+        float power = 1.0f;
+        for (int i = 0; i < kPositions; ++i) {
+            const F32 xi = load(x_ + (g * kPositions + i) * kLanes);
+            const F32 t = F32(0.5f) * (inverse * xi - F32(1.0f));
+            const F32 level = InRange ? nearest_clamped_in_range(t, 0.0f, kTop)
+                                      : to_float(clamp(nearest_int(t), 0, kTop));
+            r = r + level * F32(power);
+            power *= kRadix;
+        }
+        return to_int_truncated(r);
+    }
+
+    using Rows = GroupRows<Length>;
+
+    const GridTables& grid_;
+    NeighbourSearch<Bits> neighbours_;
+    const float* x_;
+    const float* w_;
+    F32 largest_;
+    alignas(64) float wx_[Length * kLanes];
+    alignas(64) Rows x_rows_ = {};
+    alignas(64) Rows root_rows_ = {};
+};
+
+}  // namespace apex::kernels::APEX_ISA

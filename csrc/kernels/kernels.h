@@ -1,0 +1,27 @@
+// Vectorised CPU quantizers whose output is byte for byte that of ggml_quantize_chunk.
+#pragma once
+
+#include <cstdint>
+
+#include "ggml.h"
+
+namespace apex::kernels {
+
+enum class Isa { portable, avx2, avx512 };
+
+// The best instruction set of this CPU, no better than what the environment variable
+// APEX_ISA=portable|avx2|avx512 allows. Any other value of the variable is ignored.
+Isa best_isa();
+
+// Quantizes nrows rows of n_per_row floats into dst (nrows * ggml_row_size bytes).
+// n_per_row is a multiple of the type's block size. imatrix: n_per_row finite values >= 0, the
+// importance of each column, or nullptr if the function was asked for without a matrix.
+// Rows are independent; the functions are thread-safe.
+using QuantizeRows = void (*)(const float* src, void* dst, int64_t nrows, int64_t n_per_row,
+                              const float* imatrix);
+
+// The quantizer of a type, or nullptr if there is none and ggml_quantize_chunk must be called:
+// Isa::portable, types without a kernel, and types that need a matrix asked for without one.
+QuantizeRows quantize_rows(ggml_type type, Isa isa, bool with_imatrix);
+
+}  // namespace apex::kernels
