@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from apex_native.quantize.dry_run import PredictedFile, dry_run
 from apex_native.quantize.manifest import QuantizeManifest, RoleError, TensorRecord
 from apex_native.quantize.progress import Progress
 from apex_native.quantize.run import DEFAULT_MAX_MEMORY, quantize_model
 
 __all__ = [
     "DEFAULT_MAX_MEMORY",
+    "PredictedFile",
     "Progress",
     "QuantizeManifest",
     "RoleError",
     "TensorRecord",
+    "dry_run",
     "quantize_model",
 ]

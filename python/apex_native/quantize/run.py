@@ -23,7 +23,7 @@ from apex_native.errors import (
 )
 from apex_native.gguf import GgufFile, open_gguf
 from apex_native.gguf_encode import encode_entry
-from apex_native.plan import EntryFit, ImatrixUse, Plan, PlannedTensor
+from apex_native.plan import EntryFit, FindingKind, ImatrixUse, Plan, PlannedTensor
 from apex_native.quantize.journal import FinishedTensor, Journal, read_journal
 from apex_native.quantize.manifest import QuantizeManifest, TensorRecord
 from apex_native.quantize.output import (
@@ -38,13 +38,19 @@ from apex_native.quantize.progress import Progress
 if TYPE_CHECKING:
     from apex_native.imatrix import Imatrix
 
-__all__ = ["DEFAULT_MAX_MEMORY", "quantize_model"]
+__all__ = ["DEFAULT_MAX_MEMORY", "check_inputs", "quantize_model"]
 
 DEFAULT_MAX_MEMORY = 2 << 30
 """Bytes for the workers' buffers, above the mapped input."""
 
 POLL_MS = 100
 """How often cancellation, Ctrl-C and progress are looked at."""
+
+_REMEDIES = {
+    FindingKind.IMATRIX_NEEDED: "pass one with --imatrix (llama-imatrix collects it)",
+    FindingKind.IMATRIX_WRONG_SIZE: "collect it again, from this very model",
+}
+"""What to do about a finding that blocks a run."""
 
 SYNC_EVERY_S = 2.0
 """Work that a crash may cost; each sync only flushes what is new."""
@@ -83,7 +89,7 @@ def quantize_model(
                 split_max_size=split_max_size, allow_requantize=allow_requantize, resume=resume,
                 force=force, progress=progress, cancel=cancel,
             )  # fmt: skip
-    _check_inputs(source, plan, imatrix, allow_requantize=allow_requantize)
+    check_inputs(source, plan, imatrix, allow_requantize=allow_requantize)
     run = _Run(source, plan, Path(output), imatrix, split_max_size)
     run.prepare(resume=resume, force=force)
     with run.kept_or_discarded():
@@ -92,9 +98,10 @@ def quantize_model(
     return run.manifest()
 
 
-def _check_inputs(
+def check_inputs(
     source: GgufFile, plan: Plan, imatrix: Imatrix | None, *, allow_requantize: bool
 ) -> None:
+    """Raise PlanError or ImatrixError where plan, source and imatrix do not go together."""
     plan.check_source(source.facts)
     if not source.facts.has_data:
         raise PlanError(
@@ -110,7 +117,11 @@ def _check_inputs(
     blocking = plan.blocking_findings
     if blocking:
         more = f" (and {len(blocking) - 1} more)" if len(blocking) > 1 else ""
-        raise PlanError(f"the plan cannot be carried out: {blocking[0].message}{more}")
+        remedy = _REMEDIES.get(blocking[0].kind, "choose other types or another source")
+        where = f"{blocking[0].tensor}: " if blocking[0].tensor else ""
+        raise PlanError(
+            f"the plan cannot be carried out: {where}{blocking[0].message}{more}; {remedy}"
+        )
     for tensor in plan.tensors:
         if tensor.source_type.is_quantized and tensor.type is not tensor.source_type:
             if not allow_requantize:

@@ -1,0 +1,49 @@
+"""Everything a run checks before its first byte, without writing one."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from apex_native.gguf import GgufFile
+from apex_native.imatrix import Imatrix
+from apex_native.plan import Plan
+from apex_native.quantize.output import (
+    plan_outputs,
+    require_disk_space,
+    require_fresh,
+)
+from apex_native.quantize.run import check_inputs
+
+__all__ = ["PredictedFile", "dry_run"]
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedFile:
+    """A file the run would write, with its exact size."""
+
+    path: Path
+    nbytes: int
+
+
+def dry_run(
+    source: GgufFile,
+    plan: Plan,
+    output: str | os.PathLike[str],
+    *,
+    imatrix: Imatrix | None = None,
+    split_max_size: int | None = None,
+    allow_requantize: bool = False,
+    force: bool = False,
+) -> tuple[PredictedFile, ...]:
+    """The files `quantize_model` would write with these arguments.
+
+    Raises what it would raise before it starts: PlanError, ImatrixError, OutputError (exists, is
+    the input, disk full).
+    """
+    check_inputs(source, plan, imatrix, allow_requantize=allow_requantize)
+    shards = plan_outputs(plan, Path(output), split_max_size)
+    require_fresh(shards, source.shard_paths, force=force)
+    require_disk_space(shards)
+    return tuple(PredictedFile(shard.path, shard.layout.total_bytes) for shard in shards)
