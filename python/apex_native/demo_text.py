@@ -57,6 +57,32 @@ _PLACES = [
     "Seville",
 ]
 _FUNCTIONS = ["total", "scale", "keep_large", "count_words", "longest", "swap", "pad", "clamp"]
+_BODIES = (
+    """\
+    result = []
+    for value in values:
+        if value > LIMIT:
+            result.append(value)
+    return result
+""",
+    """\
+    if not values:
+        return LIMIT
+    return max(values) - min(values)
+""",
+    """\
+    total = 0
+    for index, value in enumerate(values):
+        total += value * LIMIT
+    return total
+""",
+    """\
+    try:
+        return self.items[LIMIT]
+    except IndexError:
+        return None
+""",
+)
 _WEATHER = ("rain", "wind", "snow", "fog", "warm sun", "low cloud")
 
 
@@ -77,8 +103,8 @@ def _arithmetic(rng: random.Random) -> str:
     a, b, c = rng.randint(3, 60), rng.randint(3, 60), rng.randint(2, 12)
     if rng.random() < 0.5:
         return (
-            f"Question: {person} packs {a} {thing} in the morning and {b} in the evening, every day "
-            f"for {c} days. How many {thing} is that?\n"
+            f"Question: {person} packs {a} {thing} in the morning and {b} in the evening, every "
+            f"day for {c} days. How many {thing} is that?\n"
             f"Reasoning: One day gives {a} + {b} = {a + b}. {c} days give {c} * {a + b} = "
             f"{c * (a + b)}.\nAnswer: {c * (a + b)}\n"
         )
@@ -115,17 +141,7 @@ def _tool_call(rng: random.Random) -> str:
 
 def _python(rng: random.Random) -> str:
     name, limit = rng.choice(_FUNCTIONS), rng.randint(2, 99)
-    body = rng.choice(
-        (
-            f"    result = []\n    for value in values:\n        if value > {limit}:\n"
-            "            result.append(value)\n    return result\n",
-            f"    if not values:\n        return {limit}\n    return max(values) - min(values)\n",
-            f"    total = 0\n    for index, value in enumerate(values):\n"
-            f"        total += value * {limit}\n    return total\n",
-            f"    try:\n        return self.items[{limit}]\n    except IndexError:\n"
-            "        return None\n",
-        )
-    )
+    body = rng.choice(_BODIES).replace("LIMIT", str(limit))
     argument = "self" if "self" in body else "values"
     return f'def {name}_{limit}({argument}):\n    """Return the {name} of the values."""\n{body}\n'
 

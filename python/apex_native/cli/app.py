@@ -1,0 +1,94 @@
+"""The command tree, and how every verb's errors become an exit code."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from apex_native.cli import demo, doctor, inspect, plan, quantize
+from apex_native.cli.errors import CtrlCError, report
+from apex_native.cli.options import examples, help_style
+
+__all__ = ["app"]
+
+
+class _ApexGroup(TyperGroup):
+    """Typer's group with our errors: one sentence, one table, one exit code each."""
+
+    def main(self, *args: Any, **options: Any) -> NoReturn:
+        """Run and exit; verbs never catch and never exit on their own."""
+        options["standalone_mode"] = False
+        try:
+            # typer returns the code of an Exit, and None where the verb simply ended.
+            code = super().main(*args, **options)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  (the last resort)
+            code = report(error)
+        sys.exit(code if isinstance(code, int) else 0)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; an interrupt leaves as an exception that typer does not touch."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise CtrlCError(stop) from stop
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the verb, or say which one was probably meant."""
+        verb = args[0]
+        if verb not in self.commands and not verb.startswith("-"):
+            near = difflib.get_close_matches(verb, self.commands, n=2)
+            known = ", ".join(self.commands)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"the verbs are {known}"
+            ctx.fail(f"no such verb: {verb}; {hint}")
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=_ApexGroup,
+    add_completion=False,
+    rich_markup_mode=help_style(),
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples(
+        "apex-native inspect model-bf16.gguf",
+        "apex-native plan model-bf16.gguf --tier quality",
+        "apex-native quantize model-bf16.gguf --tier quality -o model-APEX-Quality.gguf",
+        "apex-native quantize model-bf16.gguf --tier mini --imatrix imatrix.gguf",
+        "apex-native demo",
+    ),
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from apex_native._native import core
+
+        info = core().build_info()
+        typer.echo(f"apex-native {info['version']} (llama.cpp {info['llama_cpp_commit']})")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    ctx: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Version and llama.cpp commit.",
+        ),
+    ] = False,
+) -> None:
+    """Quantize Mixture-of-Experts models to GGUF, each role and layer with its own precision."""
+    if ctx.invoked_subcommand is None and not version:
+        typer.echo(ctx.get_help())
+
+
+for _verb in (inspect, plan, quantize, demo, doctor):
+    _verb.register(app)

@@ -1,0 +1,123 @@
+"""From an exception to a sentence and an exit code: one table for all verbs."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from dataclasses import dataclass
+
+import typer
+
+from apex_native.cli.output import print_error
+from apex_native.errors import (
+    ApexError,
+    Cancelled,
+    GgufError,
+    ImatrixError,
+    NativeModuleError,
+    OutputError,
+    PlanError,
+    QuantizeError,
+)
+
+__all__ = ["EXIT_FAILURE", "EXIT_INTERRUPTED", "EXIT_USAGE", "CtrlCError", "UsageError", "report"]
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+"""128 + SIGINT, as shells count."""
+
+# The base class of typer's usage errors. It comes from click, which newer versions of typer have
+# inside and older ones import; through a public subclass it is found in both.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+class CtrlCError(Exception):
+    """Ctrl-C, kept from typer, which would drop the notes on how to go on."""
+
+    def __init__(self, stop: KeyboardInterrupt) -> None:
+        """Take over the notes that were added while the interrupt travelled up."""
+        super().__init__("; ".join(getattr(stop, "__notes__", ())))
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What one class of errors means: exit code, and what to do if the message does not say."""
+
+    kind: type[BaseException]
+    exit_code: int
+    advice: str
+
+
+_TABLE = (
+    _Row(Cancelled, EXIT_INTERRUPTED, "go on with --resume"),
+    _Row(GgufError, EXIT_FAILURE, "check the path, or download or convert the file again"),
+    _Row(ImatrixError, EXIT_FAILURE, "collect the matrix again, from this very model"),
+    _Row(PlanError, EXIT_FAILURE, "`apex-native plan --help` lists what can be asked for"),
+    _Row(QuantizeError, EXIT_FAILURE, "convert or download the source file again"),
+    _Row(OutputError, EXIT_FAILURE, "free the place or choose another with -o"),
+    _Row(NativeModuleError, EXIT_FAILURE, "reinstall with `pip install .`"),
+    _Row(ApexError, EXIT_FAILURE, "`apex-native doctor` checks the installation"),
+    _Row(MemoryError, EXIT_FAILURE, "close other programs, or lower --max-memory and --threads"),
+    _Row(OSError, EXIT_FAILURE, "check the path and its permissions"),
+)
+"""The first row whose class fits decides."""
+
+
+def report(error: BaseException) -> int:
+    """Print an error to stderr and return the exit code it means."""
+    if _debug():
+        traceback.print_exception(error)
+    if isinstance(error, CtrlCError | KeyboardInterrupt | typer.Abort):
+        left = str(error) or "nothing was left behind; run the command again to start over"
+        print_error(f"interrupted: {left}")
+        return EXIT_INTERRUPTED
+    if isinstance(error, UsageError):
+        print_error(_usage_sentence(error))
+        return EXIT_USAGE
+    row = next((row for row in _TABLE if isinstance(error, row.kind)), None)
+    if row is None:
+        print_error(
+            f"internal error: {type(error).__name__}: {error}; "
+            "please report it with the traceback that APEX_DEBUG=1 shows"
+        )
+        return EXIT_FAILURE
+    hints = list(getattr(error, "__notes__", ()))
+    if not _debug():
+        hints.append("APEX_DEBUG=1 shows where this was raised")
+    print_error(_with_advice(_message(error), row.advice), *hints)
+    return row.exit_code
+
+
+def _message(error: BaseException) -> str:
+    # An OSError's own text starts with "[Errno 2]", which helps nobody.
+    if isinstance(error, OSError) and not isinstance(error, ApexError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def _with_advice(message: str, advice: str) -> str:
+    # The library puts what to do after a semicolon; what has none gets the table's.
+    return message if "; " in message else f"{message}; {advice}"
+
+
+def _usage_sentence(error: Exception) -> str:
+    """One sentence from typer's (and click's) usage errors, with the nearest valid name."""
+    format_message = getattr(error, "format_message", error.__str__)
+    # "Value error, " is how newer versions of typer begin what an enum refuses.
+    message = str(format_message()).strip().rstrip(".").replace("Value error, ", "")
+    option = getattr(error, "option_name", None)
+    near = getattr(error, "possibilities", None)
+    if near is not None or type(error).__name__ == "NoSuchOption":
+        message = f"no such option: {option}"
+        if near:
+            message += f"; did you mean {' or '.join(sorted(near))}?"
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "apex-native"
+    joint = "" if message.endswith("?") else ";"
+    return f"{message}{joint} see `{command} --help`"
+
+
+def _debug() -> bool:
+    return os.environ.get("APEX_DEBUG", "") not in ("", "0")

@@ -1,0 +1,207 @@
+"""``apex-native plan``: what a file would become, before a byte is written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from apex_native.cli.options import (
+    ForceOption,
+    JsonOption,
+    ModelArgument,
+    PlanChoices,
+    QuietOption,
+    examples,
+    spread,
+)
+from apex_native.cli.output import Output, exact_size
+from apex_native.cli.tables import Column, Table
+
+if TYPE_CHECKING:
+    from apex_native.plan import Plan
+    from apex_native.report import PlanComparison
+
+__all__ = ["register", "show_findings", "show_plan"]
+
+
+CompareOption = Annotated[
+    str | None,
+    typer.Option(metavar="TIER_OR_TYPE", help="Set the plan beside another tier or file type."),
+]
+ExplainOption = Annotated[
+    bool, typer.Option("--explain", help="List every tensor, its type and why.")
+]
+PlanOutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="plan.json", help="Save the plan for `quantize --plan`."
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(
+        "plan",
+        short_help="Decide every tensor's type and the file's size.",
+        epilog=examples(
+            "apex-native plan model-bf16.gguf --tier quality",
+            "apex-native plan model-bf16.gguf --tier mini --imatrix imatrix.gguf -o plan.json",
+            "apex-native plan model-bf16.gguf --type Q4_K_M --tensor-type ssm_out=q8_0",
+            "apex-native plan model-bf16.gguf --tier compact --compare Q4_K_M",
+        ),
+    )(spread(plan))
+
+
+def plan(
+    file: ModelArgument,
+    choices: PlanChoices,
+    compare: CompareOption = None,
+    explain: ExplainOption = False,
+    output: PlanOutputOption = None,
+    force: ForceOption = False,
+    json_mode: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Decide the type of every tensor and the exact size of the file, and show both.
+
+    Works on a header without data: a 65 GB model is planned before it is downloaded.
+    """
+    from apex_native.cli.planning import Planner, require_writable
+    from apex_native.gguf import open_gguf
+    from apex_native.report import compare_plans
+
+    out = Output(json_mode=json_mode, quiet=quiet)
+    if output is not None:
+        require_writable(output, force=force)
+    with open_gguf(file) as source:
+        planner = Planner(source, choices)
+        made = planner.planned().plan
+        read_otherwise = planner.other_semantics()
+        compared = compare_plans(made, planner.compared(compare)) if compare else None
+    if output is not None:
+        made.save(output)
+        out.note(f"plan saved as {output}")
+    if json_mode:
+        document = json.loads(made.to_json())
+        if compared is not None:
+            document["compare"] = _comparison_document(str(compare), compared)
+        out.document(document)
+        return
+    show_plan(out, made)
+    if read_otherwise is not None:
+        out.text(_semantics_line(read_otherwise[0].value, compare_plans(made, read_otherwise[1])))
+    show_findings(out, made, every=explain)
+    if compared is not None:
+        out.text()
+        out.table(_comparison_table(str(compare), compared))
+    if explain:
+        out.text()
+        out.table(_explanation(made))
+
+
+def show_plan(out: Output, plan: Plan) -> None:
+    """The table for people, the size, and the rule for the edges."""
+    from apex_native.report import role_layouts
+
+    columns = (
+        Column("role"),
+        Column("types by layer", wraps=True),
+        Column("tensors", right=True),
+        Column("bytes", right=True),
+        Column("bpw", right=True),
+    )
+    rows = [
+        (row.role.value, row.types, str(row.n_tensors), f"{row.nbytes:,}", f"{row.bpw:.3f}")
+        for row in role_layouts(plan)
+    ]
+    footer = ("all", "", str(len(plan.tensors)), f"{plan.tensor_bytes:,}", f"{plan.bpw:.3f}")
+    out.table(Table(columns, rows, footer))
+    out.text()
+    out.text(f"file     {exact_size(plan.total_bytes)}, {plan.bpw:.3f} bits per weight")
+    out.text(f"recipe   {_recipe(plan)}")
+    if plan.edges is not None:
+        edges = plan.edges
+        out.text(
+            f"edges    experts {edges.expert}, near {edges.near}, attention {edges.attention} "
+            f"layers at each end; {plan.edges_rule}"
+        )
+
+
+def _recipe(plan: Plan) -> str:
+    if plan.tier is not None:
+        return f"tier {plan.tier} over {plan.ftype}, {plan.semantics} semantics"
+    return f"file type {plan.ftype}" if plan.ftype else "like another file"
+
+
+def _semantics_line(other: str, difference: PlanComparison) -> str:
+    if not difference.n_tensors:
+        return f"rules    {other} semantics give the same file"
+    return (
+        f"rules    {difference.n_tensors} tensors differ from {other} semantics, which give "
+        f"{exact_size(difference.other_total_bytes)}: {difference.summary()}; "
+        f"--semantics {other} shows the other, --explain every tensor"
+    )
+
+
+def show_findings(out: Output, plan: Plan, *, every: bool = False) -> None:
+    """The audit, the most severe first; one line a kind, or every finding."""
+    from apex_native.report import group_findings
+
+    for group in group_findings(plan.findings):
+        lines = [group.line()]
+        if every:
+            lines = [f"{f.tensor}: {f.message}" if f.tensor else f.message for f in group.findings]
+        for line in lines:
+            out.text(f"{group.severity.value:<9}{line}")
+
+
+def _comparison_table(name: str, comparison: PlanComparison) -> Table:
+    columns = (
+        Column("role"),
+        Column("bytes", right=True),
+        Column(name, right=True),
+        Column("difference", right=True),
+    )
+
+    def cells(label: str, ours: int, theirs: int) -> tuple[str, ...]:
+        return (label, f"{ours:,}", f"{theirs:,}", f"{ours - theirs:+,}")
+
+    return Table(
+        columns,
+        [cells(row.role.value, row.nbytes, row.other_nbytes) for row in comparison.roles],
+        cells("file", comparison.total_bytes, comparison.other_total_bytes),
+        notes=(f"{comparison.n_tensors} tensors have another type",),
+    )
+
+
+def _explanation(plan: Plan) -> Table:
+    columns = (
+        Column("tensor"),
+        Column("type"),
+        Column("bytes", right=True),
+        Column("why", wraps=True),
+    )
+    rows = [
+        (
+            tensor.name,
+            tensor.type.name,
+            f"{tensor.nbytes:,}",
+            f"{tensor.reason}; {tensor.note}" if tensor.note else tensor.reason,
+        )
+        for tensor in plan.tensors
+    ]
+    return Table(columns, rows)
+
+
+def _comparison_document(name: str, comparison: PlanComparison) -> dict[str, Any]:
+    return {
+        "with": name,
+        "total_bytes": comparison.other_total_bytes,
+        "tensors_that_differ": comparison.n_tensors,
+        "roles": [{**asdict(row), "role": row.role.value} for row in comparison.roles],
+    }

@@ -1,0 +1,136 @@
+"""The tour of ``apex-native demo``: the demo model in six recipes, measured."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from apex_native.api import check_load, make_plan
+from apex_native.demo import demo_imatrix, demo_model
+from apex_native.demo_text import SANITY_SEED, demo_text
+from apex_native.errors import OutputError
+from apex_native.gguf import GgufFile, open_gguf
+from apex_native.imatrix import Imatrix, load_imatrix
+from apex_native.plan import Plan
+from apex_native.quantize import quantize_model
+from apex_native.report import default_output_name, grouped_errors
+
+__all__ = ["DEMO_RECIPES", "DemoRow", "run_demo"]
+
+DEMO_RECIPES: tuple[Mapping[str, str], ...] = (
+    {"ftype": "Q8_0"},
+    {"tier": "balanced"},
+    {"tier": "quality"},
+    {"ftype": "Q4_K_M"},
+    {"tier": "compact"},
+    {"tier": "mini"},
+)
+"""Largest first; only those that cannot do without use the importance matrix."""
+
+_SANITY_CHARS = 4000
+"""More than the 512 tokens that `check_load` decodes."""
+
+_DEMO_STEM = "demo-bf16.gguf"
+
+
+@dataclass(frozen=True, slots=True)
+class DemoRow:
+    """One file of the demo; errors is relative RMSE by group of roles, empty for the source.
+
+    mean_nll: nats per token of a short generated text, a sign of life and not a benchmark.
+    """
+
+    file: str
+    recipe: str
+    nbytes: int
+    bpw: float
+    errors: Mapping[str, float | None]
+    mean_nll: float
+    uses_imatrix: bool
+
+
+def run_demo(
+    folder: Path,
+    *,
+    n_threads: int | None = None,
+    force: bool = False,
+    starting: Callable[[str], None] | None = None,
+) -> tuple[DemoRow, ...]:
+    """Plan and write every recipe into folder; the first row is the BF16 source.
+
+    starting is called with each file's name before it is made. The files appear when all are
+    done. Raises OutputError where one exists already and force is not given.
+    """
+    with open_gguf(demo_model()) as source:
+        imatrix = load_imatrix(demo_imatrix())
+        jobs = [_plan(source, recipe, imatrix) for recipe in DEMO_RECIPES]
+        for name, _, _ in jobs:
+            if (folder / name).exists() and not force:
+                raise OutputError(f"{folder / name} exists; choose another folder or pass --force")
+        rows = [_source_row(source, n_threads)]
+        with _scratch(folder) as scratch:
+            for name, plan, matrix in jobs:
+                if starting is not None:
+                    starting(name)
+                rows.append(_write(source, plan, matrix, scratch / name, n_threads))
+            for name, _, _ in jobs:
+                (scratch / name).replace(folder / name)
+    return tuple(rows)
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A place beside the results that disappears with all that is unfinished."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".demo-") as scratch:
+        try:
+            yield Path(scratch)
+        except BaseException as stop:
+            stop.__notes__ = []  # on how to resume, which nobody can here
+            raise
+
+
+def _plan(
+    source: GgufFile, recipe: Mapping[str, str], imatrix: Imatrix
+) -> tuple[str, Plan, Imatrix | None]:
+    tier, ftype = recipe.get("tier"), recipe.get("ftype")
+    plan = make_plan(source, tier=tier, ftype=ftype)
+    needed = imatrix if plan.needs_imatrix else None
+    if needed is not None:
+        plan = make_plan(source, tier=tier, ftype=ftype, imatrix=needed)
+    return default_output_name(_DEMO_STEM, plan), plan, needed
+
+
+def _write(
+    source: GgufFile, plan: Plan, imatrix: Imatrix | None, path: Path, n_threads: int | None
+) -> DemoRow:
+    manifest = quantize_model(source, plan, path, imatrix=imatrix, n_threads=n_threads)
+    return DemoRow(
+        file=path.name,
+        recipe=plan.tier or plan.ftype,
+        nbytes=manifest.total_bytes,
+        bpw=manifest.bpw,
+        errors=grouped_errors(manifest.tensors),
+        mean_nll=_mean_nll(path, n_threads),
+        uses_imatrix=imatrix is not None,
+    )
+
+
+def _source_row(source: GgufFile, n_threads: int | None) -> DemoRow:
+    n_weights = sum(tensor.n_elements for tensor in source.tensors)
+    return DemoRow(
+        file=_DEMO_STEM,
+        recipe="BF16",
+        nbytes=source.path.stat().st_size,
+        bpw=8 * sum(tensor.nbytes for tensor in source.tensors) / n_weights,
+        errors={},
+        mean_nll=_mean_nll(source.path, n_threads),
+        uses_imatrix=False,
+    )
+
+
+def _mean_nll(path: Path, n_threads: int | None) -> float:
+    text = demo_text(_SANITY_CHARS, seed=SANITY_SEED)
+    return check_load(path, text, n_threads=n_threads).mean_nll

@@ -1,0 +1,77 @@
+"""The tour: six files, each smaller and less exact than the one before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from apex_native.demo import demo_imatrix
+from apex_native.gguf import open_gguf
+from apex_native.imatrix import load_imatrix
+from cli_tools import invoke
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def document(folder: Path) -> dict[str, object]:
+    result = invoke("demo", "--output-dir", folder, "--json")
+    assert result.exit_code == 0, result.stderr
+    loaded: dict[str, object] = json.loads(result.stdout)
+    return loaded
+
+
+def test_every_recipe_is_a_file_of_the_stated_size(
+    document: dict[str, object], folder: Path
+) -> None:
+    rows = document["rows"]
+    assert isinstance(rows, list)
+    assert [row["recipe"] for row in rows] == [
+        *("BF16", "Q8_0", "balanced", "quality", "Q4_K_M", "compact", "mini")
+    ]
+    sizes = [row["nbytes"] for row in rows]
+    assert sizes == sorted(sizes, reverse=True)
+    assert {path.name: path.stat().st_size for path in folder.iterdir()} == {
+        row["file"]: row["nbytes"] for row in rows[1:]
+    }
+    experts = [row["errors"]["experts"] for row in rows[1:]]
+    assert experts == sorted(experts)
+    assert [row["uses_imatrix"] for row in rows] == [False] * 6 + [True]
+    for row in rows[1:]:
+        # Within what 4-bit and larger types cost; a broken file has ln(4096) = 8.3.
+        assert abs(row["mean_nll"] - rows[0]["mean_nll"]) < 0.3
+
+
+def test_existing_files_stay_without_force(document: dict[str, object], folder: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    result = invoke("demo", "--output-dir", folder)
+    assert result.exit_code == 1
+    assert "--force" in result.stderr
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_files_are_temporary_unless_kept(tmp_path: Path) -> None:
+    result = invoke("demo", "--output-dir", tmp_path, "--no-keep")
+    assert result.exit_code == 0
+    assert "APEX-Mini" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_shipped_matrix_fits_the_demo_model() -> None:
+    from apex_native.demo import demo_model
+
+    matrix = load_imatrix(demo_imatrix())
+    assert matrix.chunk_count == 40
+    assert demo_imatrix().stat().st_size < 400_000
+    with open_gguf(demo_model()) as model:
+        shapes = {t.name: (t.n_expert_slices, t.n_per_row) for t in model.tensors}
+    for name, entry in matrix.entries.items():
+        assert entry.values.shape == shapes[name]
+    experts = [name for name in shapes if "_exps" in name]
+    assert len(experts) == 24
+    assert set(experts) <= matrix.entries.keys()

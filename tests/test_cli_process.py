@@ -1,0 +1,227 @@
+"""The command as users run it: a process, its streams, its signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from apex_native.demo import demo_model
+from cli_tools import command, environment, run, start, write_experts, write_imatrix
+
+N_LAYERS = 16
+"""48 tensors of 1 M weights, 100 MB: seconds of work in a slow type on one thread."""
+
+MANY_SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def slow_job(tmp_path_factory: pytest.TempPathFactory) -> tuple[str | Path, ...]:
+    """A quantization that takes seconds."""
+    folder = tmp_path_factory.mktemp("slow")
+    model = write_experts(folder / "model-bf16.gguf", n_layers=N_LAYERS, rows=512)
+    imatrix = write_imatrix(folder / "imatrix.gguf", n_layers=N_LAYERS)
+    return (
+        *("quantize", model, "--type", "IQ3_XXS", "--pure", "--imatrix", imatrix),
+        *("--threads", "1"),
+    )
+
+
+def wait_for(condition: object, process: subprocess.Popen[str]) -> None:
+    """Wait until condition() holds; fails if the process ends first."""
+    assert callable(condition)
+    deadline = time.monotonic() + MANY_SECONDS
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def n_finished(output: Path) -> int:
+    """Tensors that the journal of an unfinished output has."""
+    journal = output.with_name(output.name + ".journal")
+    return journal.read_text().count("\n") - 1 if journal.exists() else -1
+
+
+def test_streams_are_kept_apart(tmp_path: Path) -> None:
+    result = run("quantize", demo_model(), "--type", "Q8_0", "-o", tmp_path / "q.gguf", "--json")
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["total_bytes"] == (tmp_path / "q.gguf").stat().st_size
+    quiet = run("quantize", demo_model(), "--type", "Q8_0", "-o", tmp_path / "p.gguf", "--quiet")
+    assert (quiet.stdout, quiet.stderr) == (f"{tmp_path / 'p.gguf'}\n", "")
+
+
+def test_warnings_are_not_data() -> None:
+    result = run("demo", "--json")
+    assert result.returncode == 0
+    assert len(json.loads(result.stdout)["rows"]) == 7
+    assert "writing demo-APEX-Mini.gguf" in result.stderr
+
+
+def test_a_pipe_gets_no_colour_and_no_boxes() -> None:
+    for args in (("plan", demo_model(), "--tier", "quality"), ("plan", "--help")):
+        text = run(*args).stdout
+        assert "\x1b" not in text
+        assert not set(text) & set("│─╭╰┃━")
+
+
+def test_a_stream_that_is_not_unicode_is_no_error() -> None:
+    args = ("plan", demo_model(), "--tier", "quality")
+    result = run(*args, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert result.returncode == 0
+    assert "0, 7: Q6_K ? 1, 6: Q5_K ? 2?5: IQ4_XS" in result.stdout
+
+
+def in_terminal(*args: str | Path, **env: str) -> str:
+    """What the command shows in a terminal."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command(*args), stdout=theirs, stderr=theirs, env=environment(TERM="xterm", **env)
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # how Linux says that the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(ours)
+    assert process.wait() == 0
+    return shown.decode()
+
+
+def test_a_terminal_gets_colour_unless_it_is_unwanted() -> None:
+    args = ("plan", demo_model(), "--tier", "quality")
+    assert "\x1b[1m" in in_terminal(*args)
+    plain = in_terminal(*args, NO_COLOR="1")
+    assert not any(f"\x1b[3{i}" in plain for i in range(8))
+    assert "╭" in in_terminal("plan", "--help")
+    assert "╭" not in in_terminal("plan", "--help", NO_COLOR="1")
+
+
+def test_a_terminal_gets_a_progress_bar(tmp_path: Path) -> None:
+    shown = in_terminal("quantize", demo_model(), "--type", "Q6_K", "-o", tmp_path / "q.gguf")
+    assert "writing q.gguf" in shown
+    assert "149/149 tensors" in shown
+    assert "MB/s" in shown
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    with start("plan", demo_model(), "--tier", "quality", "--explain") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert "Traceback" not in errors
+    assert "error" not in errors
+
+
+def test_help_loads_no_native_code() -> None:
+    code = (
+        "import sys\nfrom apex_native.cli.__main__ import main\n"
+        "sys.argv = ['apex-native', 'quantize', '--help']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "loaded = {'apex_native._core', 'rich.table', 'apex_native.demo_run'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {loaded}' if loaded else 0)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment()
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_version_names_both_sources() -> None:
+    result = run("--version")
+    assert result.returncode == 0
+    assert result.stdout.startswith("apex-native 0.")
+    assert "(llama.cpp " in result.stdout
+
+
+def test_the_default_name_is_in_the_current_folder(tmp_path: Path) -> None:
+    model = write_experts(tmp_path / "Tiny-bf16.gguf", n_layers=2, rows=32)
+    work = tmp_path / "work"
+    work.mkdir()
+    result = subprocess.run(
+        command("quantize", model, "--type", "Q8_0"),
+        cwd=work,
+        capture_output=True,
+        check=False,
+        env=environment(),
+    )
+    assert result.returncode == 0
+    assert {path.name for path in work.iterdir()} == {
+        "Tiny-Q8_0.gguf",
+        "Tiny-Q8_0.gguf.manifest.json",
+    }
+
+
+def test_ctrl_c_stops_within_a_second_and_resume_goes_on(
+    slow_job: tuple[str | Path, ...], tmp_path: Path
+) -> None:
+    output = tmp_path / "q.gguf"
+    process = start(*slow_job, "-o", output)
+    wait_for(output.with_name("q.gguf.partial").exists, process)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    sent = time.monotonic()
+    stdout, stderr = process.communicate(timeout=MANY_SECONDS)
+    stopped = time.monotonic() - sent
+    assert process.returncode == 130
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    assert stopped < 2  # one second of ours, one for a busy machine
+    assert not output.exists()
+    done = n_finished(output)
+    assert done > 0
+    assert f"error: interrupted: {done} of {3 * N_LAYERS} tensors are done; go on" in stderr
+
+    again = run(*slow_job, "-o", output)
+    assert again.returncode == 1
+    assert "--resume" in again.stderr
+    resumed = run(*slow_job, "-o", output, "--resume", "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads(resumed.stdout)["resumed_tensors"] == done
+    assert {path.name for path in tmp_path.iterdir()} == {"q.gguf", "q.gguf.manifest.json"}
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_same_bytes(
+    slow_job: tuple[str | Path, ...], tmp_path: Path
+) -> None:
+    whole, output = tmp_path / "whole.gguf", tmp_path / "killed.gguf"
+    process = start(*slow_job, "-o", output)
+    wait_for(output.with_name("killed.gguf.partial").exists, process)
+    time.sleep(0.3)
+    # Finished tensors are noted every two seconds: let them pass without work being done.
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(2.2)
+    process.send_signal(signal.SIGCONT)
+    wait_for(lambda: n_finished(output) > 0, process)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not output.exists()
+    done = n_finished(output)
+    assert 0 < done < 3 * N_LAYERS
+
+    changed = run(*slow_job, "-o", output, "--resume", "--tensor-type", "ffn_up=q8_0")
+    assert changed.returncode == 1
+    assert "cannot resume" in changed.stderr
+    resumed = run(*slow_job, "-o", output, "--resume", "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    uninterrupted = run(*slow_job, "-o", whole, "--json")
+    assert uninterrupted.returncode == 0
+    assert output.read_bytes() == whole.read_bytes()
+    first, second = json.loads(resumed.stdout), json.loads(uninterrupted.stdout)
+    assert first["tensors"] == second["tensors"]
+    assert (first["resumed_tensors"], second["resumed_tensors"]) == (done, 0)
