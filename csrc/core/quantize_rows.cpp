@@ -1,5 +1,11 @@
 #include "core/quantize_rows.h"
 
+#include <chrono>
+#include <map>
+#include <mutex>
+#include <thread>
+#include <utility>
+
 #include "core/abort_guard.h"
 #include "core/checks.h"
 #include "core/error.h"
@@ -15,12 +21,29 @@ kernels::QuantizeRows own_kernel(ggml_type type, bool with_imatrix) {
     return kernels::quantize_rows(type, isa, with_imatrix);
 }
 
+bool needs_ggml_tables(ggml_type type) {
+    return own_kernel(type, true) == nullptr || own_kernel(type, false) == nullptr;
+}
+
 }  // namespace
 
-void prepare_quantizer(ggml_type type) {
-    if (own_kernel(type, true) == nullptr || own_kernel(type, false) == nullptr) {
-        ggml_quantize_init(type);
+QuantizerTables::QuantizerTables(ggml_type type) {
+    static std::mutex mutex;
+    static std::map<ggml_type, std::shared_future<void>> started;
+    const std::lock_guard<std::mutex> lock(mutex);
+    std::shared_future<void>& future = started[type];
+    if (!future.valid()) {
+        std::packaged_task<void()> build([type] {
+            if (needs_ggml_tables(type)) ggml_quantize_init(type);
+        });
+        future = build.get_future().share();
+        std::thread(std::move(build)).detach();
     }
+    built_ = future;
+}
+
+bool QuantizerTables::ready(int timeout_ms) const {
+    return built_.wait_for(std::chrono::milliseconds(timeout_ms)) == std::future_status::ready;
 }
 
 void quantize_rows(ggml_type type, const float* src, void* dst, int64_t n_rows, int64_t n_per_row,

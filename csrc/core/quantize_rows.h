@@ -3,13 +3,23 @@
 #pragma once
 
 #include <cstdint>
+#include <future>
 
 #include "ggml.h"
 
 namespace apex {
 
-// Builds the search tables of the IQ types once (seconds for some). Call before timing or threads.
-void prepare_quantizer(ggml_type type);
+// Builds the search tables a type needs, on a thread of its own: ggml takes up to ten seconds for
+// some. Returns at once; ready() then says whether quantize_rows can run without building. The
+// thread belongs to the process, not to the caller, who may give up waiting.
+class QuantizerTables {
+  public:
+    explicit QuantizerTables(ggml_type type);
+    bool ready(int timeout_ms) const;
+
+  private:
+    std::shared_future<void> built_;
+};
 
 // dst receives n_rows * row_bytes(type, n_per_row) bytes. imatrix holds n_per_row values or is
 // null. The caller has run check_conversion; values must be finite. Throws QuantizeError where the

@@ -63,6 +63,7 @@ Quantizer::Quantizer(std::vector<QuantizeTask> tasks, const QuantizeOptions& opt
       units_(cut(tasks_)),
       n_threads_(affordable_threads(units_, options)) {
     check_tasks();
+    start_tables();
     states_.resize(tasks_.size());
     for (size_t i = 0; i < tasks_.size(); ++i) {
         states_[i] = std::make_unique<TensorState>();
@@ -80,7 +81,7 @@ Quantizer::Quantizer(std::vector<QuantizeTask> tasks, const QuantizeOptions& opt
         std::make_unique<WorkerGroup>(n_threads_, units_.size(), make_worker, wake_waiters);
 }
 
-Quantizer::~Quantizer() = default;
+Quantizer::~Quantizer() { stopping_ = true; }
 
 void Quantizer::check_tasks() const {
     for (const QuantizeTask& task : tasks_) {
@@ -91,8 +92,29 @@ void Quantizer::check_tasks() const {
         if (task.imatrix != nullptr) {
             check_imatrix(source.name, task.imatrix, source.rows.n_per_row, source.rows.n_slices);
         }
-        prepare_quantizer(task.target_type);
     }
+}
+
+void Quantizer::start_tables() {
+    for (const QuantizeTask& task : tasks_) {
+        if (task.target_type != task.source.type) tables_.try_emplace(task.target_type, task.target_type);
+    }
+}
+
+// False where the job was cancelled first.
+bool Quantizer::wait_for_tables(ggml_type type) const {
+    constexpr int kPollMs = 50;
+    const QuantizerTables& tables = tables_.at(type);
+    while (!tables.ready(0)) {
+        if (stopping_) return false;
+        tables.ready(kPollMs);
+    }
+    return true;
+}
+
+void Quantizer::stop() {
+    stopping_ = true;
+    workers_->stop();
 }
 
 void Quantizer::process(int64_t unit_number, Buffers& buffers) {
@@ -102,6 +124,7 @@ void Quantizer::process(int64_t unit_number, Buffers& buffers) {
     if (task.target_type == task.source.type) {
         copy_rows(task, unit, buffers);
     } else {
+        if (!wait_for_tables(task.target_type)) return;
         convert_rows(task, unit, buffers);
     }
     source_bytes_done_ += buffers.stored.size();

@@ -4,10 +4,12 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <vector>
 
+#include "core/quantize_rows.h"
 #include "core/row_error.h"
 #include "core/row_source.h"
 #include "core/row_units.h"
@@ -50,7 +52,7 @@ class Quantizer {
     bool finished() const { return finished_; }
 
     // Returns when no worker runs any more: each finishes its unit. A wait() elsewhere returns.
-    void stop() { workers_->stop(); }
+    void stop();
 
     uint64_t source_bytes_done() const { return source_bytes_done_.load(); }
     int n_threads() const { return n_threads_; }
@@ -60,6 +62,8 @@ class Quantizer {
     struct TensorState;
 
     void check_tasks() const;
+    void start_tables();
+    bool wait_for_tables(ggml_type type) const;
     void process(int64_t unit, Buffers& buffers);
     void copy_rows(const QuantizeTask& task, const RowUnit& unit, Buffers& buffers);
     void convert_rows(const QuantizeTask& task, const RowUnit& unit, Buffers& buffers);
@@ -71,6 +75,7 @@ class Quantizer {
     std::vector<QuantizeTask> tasks_;
     RowUnits units_;
     int n_threads_;
+    std::map<ggml_type, QuantizerTables> tables_;
     std::vector<std::unique_ptr<TensorState>> states_;
     std::mutex states_mutex_;
     std::mutex done_mutex_;
@@ -78,6 +83,7 @@ class Quantizer {
     std::vector<TensorDone> done_;
     std::atomic<uint64_t> source_bytes_done_{0};
     std::atomic<bool> finished_{false};
+    std::atomic<bool> stopping_{false};
     std::unique_ptr<WorkerGroup> workers_;  // last: its threads use all of the above
 };
 

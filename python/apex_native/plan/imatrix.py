@@ -82,12 +82,16 @@ def imatrix_use(
 
 
 def entry_fit(imatrix: ImatrixSummary | None, tensor: TensorInfo) -> EntryFit:
-    """Whether the imatrix holds n_per_row values for each slice of the tensor (``ne0 * ne2``)."""
+    """Whether the imatrix holds n_per_row values for each slice of the tensor.
+
+    An entry that knows its slices must have the tensor's; one that does not (legacy files store
+    all experts in a row) must have as many values. llama-quantize compares the number only.
+    """
     if imatrix is None:
         return EntryFit.NOT_GIVEN
     entry = imatrix.entries.get(tensor.name)
     if entry is None:
         return EntryFit.MISSING
-    n_per_row, n_slices = entry
-    expected = tensor.n_per_row * tensor.n_expert_slices
-    return EntryFit.FITS if n_per_row * n_slices == expected else EntryFit.WRONG_SIZE
+    expected = (tensor.n_per_row, tensor.n_expert_slices)
+    flat = (tensor.n_per_row * tensor.n_expert_slices, 1)
+    return EntryFit.FITS if entry in (expected, flat) else EntryFit.WRONG_SIZE

@@ -236,6 +236,6 @@ class _Translator:
 def _compile(rule: str, pattern: str) -> re.Pattern[bytes]:
     translated = _Translator(rule, pattern).translate()
     try:
-        return re.compile(translated.encode())
+        return re.compile(translated.encode("utf-8", "surrogateescape"))
     except re.error as error:
         raise PlanError(f"tensor-type rule '{rule}': {error}") from error
