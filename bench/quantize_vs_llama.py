@@ -59,8 +59,11 @@ class Bench:
         self.threads = threads
         self.source = folder / "source.gguf"
         self.imatrix = folder / "imatrix.gguf"
-        write_model(self.source, n_layer)
-        write_imatrix(self.imatrix, n_layer)
+        if not self.source.exists():
+            partial = folder / "source.gguf.partial"
+            write_model(partial, n_layer)
+            partial.rename(self.source)
+            write_imatrix(self.imatrix, n_layer)
 
     def measure(self, name: str, repeat: int, with_imatrix: bool) -> Row:
         """Time both programs, interleaved, and compare what they wrote."""
@@ -139,13 +142,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--no-imatrix", action="store_true")
     default = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path()
     parser.add_argument("--folder", type=Path, default=default)
+    parser.add_argument("--keep", action="store_true", help="keep the source for another run")
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = _arguments()
-    folder = arguments.folder / f"apex-bench-{os.getpid()}"
-    folder.mkdir()
+    folder = arguments.folder / ("apex-bench" if arguments.keep else f"apex-bench-{os.getpid()}")
+    folder.mkdir(exist_ok=arguments.keep)
     try:
         bench = Bench(arguments.tools, folder, arguments.threads, arguments.layers)
         names = [
@@ -157,7 +161,8 @@ def main() -> int:
             rows.append(row)
             print(f"  {name}: {row.ratio:.2f}x", file=sys.stderr)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not arguments.keep:
+            shutil.rmtree(folder, ignore_errors=True)
     _print_rows(rows, print)
     geomean = math.exp(statistics.fmean(math.log(row.ratio) for row in rows))
     print(
