@@ -77,7 +77,8 @@ class GridBlock {
                 const int lane = __builtin_ctz(rest);
                 codes[lane] = neighbours_.best(x_rows_[lane] + g * kPositions,
                                                root_rows_[lane] + g * kPositions, scales[lane],
-                                               neighbours_.odd_values(), grid_.lists - 1 - codes[lane]);
+                                               neighbours_.odd_values(),
+                                               grid_.lists - 1 - codes[lane]);
             }
         }
     }

@@ -83,8 +83,8 @@ struct Grid {
 
 // ggml-common.h stores a grid's points as the values its dequantizers use, one byte per level.
 template <typename Point, typename ToLevel>
-GridTables build(const Point* points, int size, int radix, int shells, ToLevel to_level) {
-    auto* grid = new Grid;  // lives as long as the process
+const Grid* build(const Point* points, int size, int radix, int shells, ToLevel to_level) {
+    auto* grid = new Grid;
     grid->positions = sizeof(Point);
     grid->radix = radix;
     grid->bits = radix == 3 ? 2 : 3;
@@ -97,7 +97,7 @@ GridTables build(const Point* points, int size, int radix, int shells, ToLevel t
         grid->codes.push_back(static_cast<uint16_t>(code));
     }
     grid->build(shells);
-    return grid->tables();
+    return grid;
 }
 
 int level_of_2bit(uint8_t byte) { return byte == 8 ? 0 : byte == 25 ? 1 : 2; }
@@ -110,32 +110,38 @@ int level_of_1bit(uint8_t byte) { return static_cast<int8_t>(byte) + 1; }
 // The number of shells is nwant in iq2xs_init_impl and iq3xs_init_impl.
 
 const GridTables& iq2_xxs_grid() {
-    static const GridTables tables = build(iq2xxs_grid, 256, 3, 2, level_of_2bit);
+    static const Grid* const grid = build(iq2xxs_grid, 256, 3, 2, level_of_2bit);
+    static const GridTables tables = grid->tables();
     return tables;
 }
 
 const GridTables& iq2_xs_grid() {
-    static const GridTables tables = build(iq2xs_grid, 512, 3, 2, level_of_2bit);
+    static const Grid* const grid = build(iq2xs_grid, 512, 3, 2, level_of_2bit);
+    static const GridTables tables = grid->tables();
     return tables;
 }
 
 const GridTables& iq2_s_grid() {
-    static const GridTables tables = build(iq2s_grid, 1024, 3, 1, level_of_2bit);
+    static const Grid* const grid = build(iq2s_grid, 1024, 3, 1, level_of_2bit);
+    static const GridTables tables = grid->tables();
     return tables;
 }
 
 const GridTables& iq3_xxs_grid() {
-    static const GridTables tables = build(iq3xxs_grid, 256, 8, 2, level_of_iq3_xxs);
+    static const Grid* const grid = build(iq3xxs_grid, 256, 8, 2, level_of_iq3_xxs);
+    static const GridTables tables = grid->tables();
     return tables;
 }
 
 const GridTables& iq3_s_grid() {
-    static const GridTables tables = build(iq3s_grid, 512, 8, 3, level_of_iq3_s);
+    static const Grid* const grid = build(iq3s_grid, 512, 8, 3, level_of_iq3_s);
+    static const GridTables tables = grid->tables();
     return tables;
 }
 
 const GridTables& iq1_grid() {
-    static const GridTables tables = build(iq1s_grid, NGRID_IQ1S, 3, 3, level_of_1bit);
+    static const Grid* const grid = build(iq1s_grid, NGRID_IQ1S, 3, 3, level_of_1bit);
+    static const GridTables tables = grid->tables();
     return tables;
 }
 

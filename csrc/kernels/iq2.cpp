@@ -119,9 +119,13 @@ struct S {
 
 }  // namespace
 
-QuantizeRows iq2_xxs(bool with_imatrix) { return with_imatrix ? quantize_on_grid<Xxs, true> : nullptr; }
+QuantizeRows iq2_xxs(bool with_imatrix) {
+    return with_imatrix ? quantize_on_grid<Xxs, true> : nullptr;
+}
 
-QuantizeRows iq2_xs(bool with_imatrix) { return with_imatrix ? quantize_on_grid<Xs, true> : nullptr; }
+QuantizeRows iq2_xs(bool with_imatrix) {
+    return with_imatrix ? quantize_on_grid<Xs, true> : nullptr;
+}
 
 QuantizeRows iq2_s(bool with_imatrix) {
     return with_imatrix ? quantize_on_grid<S, true> : quantize_on_grid<S, false>;

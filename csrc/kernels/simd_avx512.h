@@ -1,7 +1,7 @@
 // Sixteen float or int32 lanes in one AVX-512 register.
 //
-// Every operation is one IEEE operation on each lane: nothing here may fuse, reorder or approximate,
-// because the quantizers built on it promise the bytes of ggml's scalar code.
+// Every operation is one IEEE operation on each lane: nothing here may fuse, reorder or
+// approximate, because the quantizers built on it promise the bytes of ggml's scalar code.
 #pragma once
 
 #include <immintrin.h>
