@@ -1,7 +1,8 @@
 """A GGUF of the size and shape real quantization spends its time on, with weights made up.
 
 2 layers of 256 experts of 2048x512 (the shape of Qwen3.5-35B-A3B) in BF16: 1.61 billion weights,
-3.2 GB. Values are Gaussian with a per-expert scale, seeded; an importance matrix to go with it.
+3.2 GB; or, for tiers, more layers of fewer experts. Values are Gaussian with a per-expert scale,
+seeded; an importance matrix to go with it.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ N_LAYER = 2
 SEED = 20261123
 
 
-def expert_shapes() -> dict[str, tuple[int, int, int]]:
+def expert_shapes(n_expert: int) -> dict[str, tuple[int, int, int]]:
     """Tensor base name to row-major shape."""
     return {
-        "ffn_gate_exps": (N_EXPERT, N_FF, N_EMBD),
-        "ffn_up_exps": (N_EXPERT, N_FF, N_EMBD),
-        "ffn_down_exps": (N_EXPERT, N_EMBD, N_FF),
+        "ffn_gate_exps": (n_expert, N_FF, N_EMBD),
+        "ffn_up_exps": (n_expert, N_FF, N_EMBD),
+        "ffn_down_exps": (n_expert, N_EMBD, N_FF),
     }
 
 
-def write_model(path: Path, n_layer: int = N_LAYER) -> None:
+def write_model(path: Path, n_layer: int = N_LAYER, n_expert: int = N_EXPERT) -> None:
     """Write the model; one tensor is in memory at a time."""
     writer = GGUFWriter(path, "qwen3moe", use_temp_file=False)
     writer.add_block_count(n_layer)
@@ -38,10 +39,10 @@ def write_model(path: Path, n_layer: int = N_LAYER) -> None:
     writer.add_head_count(16)
     writer.add_head_count_kv(2)
     writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_expert_count(N_EXPERT)
-    writer.add_expert_used_count(8)
+    writer.add_expert_count(n_expert)
+    writer.add_expert_used_count(min(8, n_expert))
     writer.add_file_type(32)
-    shapes = expert_shapes()
+    shapes = expert_shapes(n_expert)
     for layer in range(n_layer):
         for name, shape in shapes.items():
             n_bytes = 2 * int(np.prod(shape))
@@ -69,7 +70,7 @@ def _bf16_experts(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.n
     return data
 
 
-def write_imatrix(path: Path, n_layer: int = N_LAYER) -> None:
+def write_imatrix(path: Path, n_layer: int = N_LAYER, n_expert: int = N_EXPERT) -> None:
     """An importance matrix for the model: log-normal activations, a different one per expert."""
     writer = GGUFWriter(path, "imatrix")
     writer.add_type("imatrix")
@@ -78,7 +79,7 @@ def write_imatrix(path: Path, n_layer: int = N_LAYER) -> None:
     writer.add_uint32("imatrix.chunk_size", 512)
     rng = np.random.default_rng(SEED + 1)
     for layer in range(n_layer):
-        for name, (n_expert, _, n_per_row) in expert_shapes().items():
+        for name, (_, _, n_per_row) in expert_shapes(n_expert).items():
             counts = rng.integers(50, 5000, (n_expert, 1)).astype(np.float32)
             mean = rng.lognormal(0.0, 1.0, (n_expert, n_per_row)).astype(np.float32)
             tensor = f"blk.{layer}.{name}.weight"

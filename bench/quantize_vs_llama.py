@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import apex_native as apex
-from benchmark_model import N_LAYER, write_imatrix, write_model
+from benchmark_model import N_EXPERT, N_LAYER, write_imatrix, write_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from file_compare import differing_tensors
@@ -53,7 +53,9 @@ class Row:
 class Bench:
     """Source, importance matrix and the two commands."""
 
-    def __init__(self, tools: Path, folder: Path, threads: int, n_layer: int) -> None:
+    def __init__(
+        self, tools: Path, folder: Path, threads: int, n_layer: int, n_expert: int
+    ) -> None:
         self.tool = tools / "llama-quantize"
         self.folder = folder
         self.threads = threads
@@ -61,9 +63,9 @@ class Bench:
         self.imatrix = folder / "imatrix.gguf"
         if not self.source.exists():
             partial = folder / "source.gguf.partial"
-            write_model(partial, n_layer)
+            write_model(partial, n_layer, n_expert)
             partial.rename(self.source)
-            write_imatrix(self.imatrix, n_layer)
+            write_imatrix(self.imatrix, n_layer, n_expert)
 
     def measure(self, name: str, repeat: int, with_imatrix: bool) -> Row:
         """Time both programs, interleaved, and compare what they wrote."""
@@ -138,7 +140,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tiers", default="")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--layers", type=int, default=N_LAYER, help="2 make 3.2 GB")
+    parser.add_argument("--layers", type=int, default=N_LAYER, help="2 of 256 experts: 3.2 GB")
+    parser.add_argument("--experts", type=int, default=N_EXPERT, help="for tiers: 6 layers of 86")
     parser.add_argument("--no-imatrix", action="store_true")
     default = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path()
     parser.add_argument("--folder", type=Path, default=default)
@@ -148,10 +151,16 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> int:
     arguments = _arguments()
-    folder = arguments.folder / ("apex-bench" if arguments.keep else f"apex-bench-{os.getpid()}")
+    folder = arguments.folder / (
+        f"apex-bench-{arguments.layers}x{arguments.experts}"
+        if arguments.keep
+        else f"apex-bench-{os.getpid()}"
+    )
     folder.mkdir(exist_ok=arguments.keep)
     try:
-        bench = Bench(arguments.tools, folder, arguments.threads, arguments.layers)
+        bench = Bench(
+            arguments.tools, folder, arguments.threads, arguments.layers, arguments.experts
+        )
         names = [
             name for name in (*arguments.types.split(","), *arguments.tiers.split(",")) if name
         ]
