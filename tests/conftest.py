@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+
 from isolation import Isolation
 
 
@@ -21,3 +24,11 @@ def isolation() -> Iterator[Isolation]:
 def rng() -> np.random.Generator:
     """Seeded: every run of a test sees the same numbers."""
     return np.random.default_rng(20240229)
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Iterator[int]:
+    """Descriptor of an open, empty file to write tensors into."""
+    descriptor = os.open(tmp_path / "output", os.O_RDWR | os.O_CREAT)
+    yield descriptor
+    os.close(descriptor)

@@ -113,7 +113,9 @@ def tensor_row(
 ) -> bytes:
     """A row of the tensor table; ne is ggml's order (row length first), modulo 2^64."""
     dims = b"".join(u64(d % 2**64) for d in ne)
-    return string(name) + u32(len(ne) if n_dims is None else n_dims) + dims + u32(type) + u64(offset)
+    return (
+        string(name) + u32(len(ne) if n_dims is None else n_dims) + dims + u32(type) + u64(offset)
+    )
 
 
 def file_bytes(

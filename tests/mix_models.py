@@ -36,18 +36,21 @@ def _table(architecture: str, n_layer: int, n_head: int, n_head_kv: int, n_mtp: 
 
 
 def _experts(table: Table, n_expert: int, used: int = 2) -> Table:
-    table.hparams(
-        expert_count=n_expert, expert_used_count=used, expert_feed_forward_length=HIDDEN
-    )
+    table.hparams(expert_count=n_expert, expert_used_count=used, expert_feed_forward_length=HIDDEN)
     return table
 
 
 def _latent_attention(table: Table) -> None:
     """What glm5-next and bailingmoe3 need to load."""
     table.hparams(
-        attention__key_length_mla=64, attention__value_length_mla=64, attention__q_lora_rank=64,
-        attention__kv_lora_rank=64, ssm__conv_kernel=4, kda__head_dim=64,
-        kda__gate_lower_bound=-5.0, expert_shared_count=1,
+        attention__key_length_mla=64,
+        attention__value_length_mla=64,
+        attention__q_lora_rank=64,
+        attention__kv_lora_rank=64,
+        ssm__conv_kernel=4,
+        kda__head_dim=64,
+        kda__gate_lower_bound=-5.0,
+        expert_shared_count=1,
     )
 
 
@@ -114,8 +117,13 @@ def qwen35moe_mtp() -> Table:
     """Gated delta net beside attention, shared and fused experts, one prediction layer."""
     table = _experts(_table("qwen35moe", 12, 16, 2, n_mtp=1), 8)
     table.hparams(
-        ssm__conv_kernel=4, ssm__inner_size=HIDDEN, ssm__state_size=64, ssm__group_count=2,
-        ssm__time_step_rank=4, rope__dimension_sections=(3, 3, 2, 0), full_attention_interval=4,
+        ssm__conv_kernel=4,
+        ssm__inner_size=HIDDEN,
+        ssm__state_size=64,
+        ssm__group_count=2,
+        ssm__time_step_rank=4,
+        rope__dimension_sections=(3, 3, 2, 0),
+        full_attention_interval=4,
     )
     add_frame(table, HIDDEN, VOCAB)
     for layer in range(13):
@@ -145,10 +153,17 @@ def deepseek2() -> Table:
     """Multi-head latent attention, a dense first layer, rows of 192 in the latent projections."""
     table = _experts(_table("deepseek2", 16, 16, 1), 32)
     table.hparams(
-        leading_dense_block_count=1, vocab_size=VOCAB, attention__q_lora_rank=192,
-        attention__kv_lora_rank=192, attention__key_length=192, attention__value_length=128,
-        attention__key_length_mla=96, attention__value_length_mla=64, expert_shared_count=1,
-        expert_weights_scale=1.0, rope__dimension_count=32,
+        leading_dense_block_count=1,
+        vocab_size=VOCAB,
+        attention__q_lora_rank=192,
+        attention__kv_lora_rank=192,
+        attention__key_length=192,
+        attention__value_length=128,
+        attention__key_length_mla=96,
+        attention__value_length_mla=64,
+        expert_shared_count=1,
+        expert_weights_scale=1.0,
+        rope__dimension_count=32,
     )
     add_frame(table, HIDDEN, VOCAB)
     for layer in range(16):
@@ -184,7 +199,9 @@ def gemma3n() -> Table:
     """Two tied embedding tables and small weights that are never quantized."""
     table = _table("gemma3n", 20, 8, 2)
     table.hparams(
-        embedding_length_per_layer_input=HIDDEN, attention__sliding_window=64, vocab_size=VOCAB,
+        embedding_length_per_layer_input=HIDDEN,
+        attention__sliding_window=64,
+        vocab_size=VOCAB,
     )
     add_frame(table, HIDDEN, VOCAB, tied=True)
     table.add("per_layer_token_embd.weight", (HIDDEN, VOCAB), Role.EMBEDDING)
@@ -212,9 +229,13 @@ def glm5_next() -> Table:
     table = _experts(_table("glm5-next", 2, 8, 8, n_mtp=1), 8)
     _latent_attention(table)
     table.hparams(
-        attention__indexer__head_count=4, attention__indexer__key_length=64,
-        attention__indexer__top_k=8, attention__indexer__kpool=4, hyper_connection__count=4,
-        hyper_connection__sinkhorn_iterations=3, hyper_connection__epsilon=1e-5,
+        attention__indexer__head_count=4,
+        attention__indexer__key_length=64,
+        attention__indexer__top_k=8,
+        attention__indexer__kpool=4,
+        hyper_connection__count=4,
+        hyper_connection__sinkhorn_iterations=3,
+        hyper_connection__epsilon=1e-5,
     )
     add_frame(table, HIDDEN, VOCAB)
     for layer in range(3):
@@ -262,7 +283,19 @@ def lfm2_hybrid() -> Table:
 MODELS: dict[str, Callable[[], Table]] = {
     builder.__name__: builder
     for builder in (
-        llama_gqa, llama_mha, llama_70b, qwen2_80, mixtral, qwen3moe, qwen35moe_mtp, deepseek2,
-        falcon, gemma3n, odd_rows, glm5_next, bailingmoe3, lfm2_hybrid,
+        llama_gqa,
+        llama_mha,
+        llama_70b,
+        qwen2_80,
+        mixtral,
+        qwen3moe,
+        qwen35moe_mtp,
+        deepseek2,
+        falcon,
+        gemma3n,
+        odd_rows,
+        glm5_next,
+        bailingmoe3,
+        lfm2_hybrid,
     )
 }

@@ -39,7 +39,10 @@ def _with_options() -> list[Scenario]:
     output = (("--output-tensor-type", "q5_0"), {"output_tensor_type": q5_0})
     embedding = (("--token-embedding-type", "Q4_1"), {"token_embedding_type": q4_1})
     both = ((*output[0], *embedding[0]), {**output[1], **embedding[1]})
-    first, second = _rules("ATTN_V=q8_0"), _rules(r"blk\.[0-3]\.ffn_down=Q6_K", "ffn_(up|down)=q3_k")
+    first, second = (
+        _rules("ATTN_V=q8_0"),
+        _rules(r"blk\.[0-3]\.ffn_down=Q6_K", "ffn_(up|down)=q3_k"),
+    )
     named = _rules("per_layer_token_embd=q5_1")
     cases: Sequence[tuple[str, tuple[str, ...], dict[str, Any], tuple[str, ...]]] = [
         ("pure", ("--pure",), {"pure": True}, ("Q4_K_M", "IQ2_XS", "Q8_0", "F16")),

@@ -73,9 +73,7 @@ class Table:
         for key, value in values.items():
             self.hparam(key.replace("__", "."), value)
 
-    def add(
-        self, name: str, ne: tuple[int, ...], role: Role, type: GgmlType | None = None
-    ) -> None:
+    def add(self, name: str, ne: tuple[int, ...], role: Role, type: GgmlType | None = None) -> None:
         """Append a tensor of ggml shape ne; 1-D tensors are F32 unless a type is given."""
         stored = type or (GgmlType.F32 if len(ne) == 1 else self.weight_type)
         shape = tuple(reversed(ne))

@@ -1,4 +1,4 @@
-"""Small models for quantization tests: complete enough for llama_model_quantize, quick to convert."""
+"""Small models for quantization tests: enough for llama_model_quantize, quick to convert."""
 
 from __future__ import annotations
 

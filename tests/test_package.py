@@ -9,8 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import apex_native
 import pytest
+
+import apex_native
 
 ROOT = Path(__file__).resolve().parent.parent
 FETCH = ROOT / "third_party" / "llama.cpp" / "fetch.py"

@@ -11,9 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import apex_native as apex
 import numpy as np
 import pytest
+
+import apex_native as apex
 from apex_native._native import core
 from apex_native.plan import FileType
 from file_compare import differing_tensors
@@ -81,7 +82,7 @@ def test_every_target_type(folder: Path, target: str, with_imatrix: bool) -> Non
             )  # fmt: skip
         with apex.open_gguf(folder / "BF16.gguf") as model:
             plan = apex.make_plan(model, ftype="Q8_0", tensor_types=[f"{rules[0][0]}={target}"])
-            with pytest.raises(apex.PlanError, match="imatrix|importance matrix"):
+            with pytest.raises(apex.PlanError, match="importance matrix"):
                 apex.quantize(model, plan, folder / "refused.gguf")
         return
     assert (

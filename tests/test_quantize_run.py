@@ -12,9 +12,10 @@ import threading
 import time
 from pathlib import Path
 
-import apex_native as apex
 import numpy as np
 import pytest
+
+import apex_native as apex
 from apex_native.quantize import Progress
 from file_compare import differing_tensors, read_tensors
 from quantize_models import tensor_shapes, weights, write_imatrix, write_model
@@ -153,7 +154,7 @@ def test_bad_weight_in_a_copied_tensor_is_named(tmp_path: Path) -> None:
     bad = weights((512,), 3)
     bad[100] = np.nan
     model = write_model(tmp_path / "bad.gguf", changes={"blk.0.attn_norm.weight": bad})
-    with pytest.raises(apex.QuantizeError, match="attn_norm.weight', row 0, column 100"):
+    with pytest.raises(apex.QuantizeError, match=r"attn_norm\.weight', row 0, column 100"):
         quantize(model, tmp_path / "out.gguf")
 
 
@@ -162,7 +163,7 @@ def test_overflow_is_named(tmp_path: Path) -> None:
     huge = weights((64, 512), 3)
     huge[5] = 1e30
     model = write_model(tmp_path / "huge.gguf", source="F32", changes={name: huge})
-    with pytest.raises(apex.QuantizeError, match="attn_q.weight', rows .* too large"):
+    with pytest.raises(apex.QuantizeError, match=r"attn_q\.weight', rows .* too large"):
         quantize(model, tmp_path / "out.gguf", ftype="Q8_0")
 
 
@@ -259,7 +260,8 @@ def test_kill_9_then_resume_gives_the_same_bytes(
     quantize(model, whole, ftype="IQ4_XS")
     script = KILLED.replace(
         "import apex_native as apex\n",
-        "import apex_native as apex\nfrom apex_native.quantize import run\nrun.SYNC_EVERY_S = 0.0\n",
+        "import apex_native as apex\nfrom apex_native.quantize import run\n"
+        "run.SYNC_EVERY_S = 0.0\n",
     )
     environment = {**os.environ, "APEX_ISA": "portable", "PYTHONPATH": os.pathsep.join(sys.path)}
     child = subprocess.Popen(

@@ -80,8 +80,8 @@ py::list shard_paths(const GgufFile& file) {
     py::list paths;
     for (size_t i = 0; i < file.n_shards(); ++i) {
         const std::string& path = file.shard_file(i).path();
-        paths.append(py::reinterpret_steal<py::object>(PyUnicode_DecodeFSDefaultAndSize(
-            path.data(), static_cast<Py_ssize_t>(path.size()))));
+        paths.append(py::reinterpret_steal<py::object>(
+            PyUnicode_DecodeFSDefaultAndSize(path.data(), static_cast<Py_ssize_t>(path.size()))));
     }
     return paths;
 }

@@ -15,7 +15,7 @@ ggml_type checked_type(int number) {
 }
 
 ByteArray quantize(const FloatArray& weights, int type_number,
-                   const std::optional<FloatArray>& imatrix) {
+                   const std::optional<FloatArray>& imatrix, bool own_kernel) {
     const ggml_type type = checked_type(type_number);
     if (weights.ndim() != 2 || weights.size() == 0) {
         fail<InvalidArgument>("weights: expected shape (rows, n_per_row) with at least one row");
@@ -34,7 +34,8 @@ ByteArray quantize(const FloatArray& weights, int type_number,
     if (!all_finite(src, n_rows * n_per_row)) {
         fail<QuantizeError>("weights: expected finite values, found NaN or Inf");
     }
-    quantize_rows(type, src, dst, n_rows, n_per_row, matrix);
+    const auto quantize_with = own_kernel ? quantize_rows : quantize_rows_by_ggml;
+    quantize_with(type, src, dst, n_rows, n_per_row, matrix);
     return result;
 }
 
@@ -67,9 +68,12 @@ py::object type_traits(int number) {
 }  // namespace
 
 void register_rows(py::module_& module) {
-    module.def("quantize_rows", &quantize, py::arg("weights").noconvert(), "type"_a,
-               py::arg("imatrix").noconvert() = py::none(),
-               "float32 (rows, n_per_row) to uint8 (rows, row bytes); GIL released.");
+    module.def(
+        "quantize_rows", &quantize, py::arg("weights").noconvert(), "type"_a,
+        py::arg("imatrix").noconvert() = py::none(), "own_kernel"_a = true,
+        "float32 (rows, n_per_row) to uint8 (rows, row bytes), by our kernel if there is one "
+        "or always by ggml's function, with equal bytes; GIL released.");
+    module.def("kernel_isa", &kernel_isa, "'avx512', 'avx2' or 'portable' (ggml does it all).");
     module.def("dequantize_rows", &dequantize, py::arg("stored").noconvert(), "type"_a,
                "n_per_row"_a, "uint8 rows to float32 (rows, n_per_row); GIL released.");
     module.def("type_traits", &type_traits, "type"_a,

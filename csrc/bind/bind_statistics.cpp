@@ -13,10 +13,12 @@ std::vector<StoredTensor> stored_tensors(const GgufFile& file, const std::vector
         if (index >= file.tensors().size()) throw py::index_error("tensor index out of range");
         const ShardTensor& tensor = file.tensors()[index];
         file.tensor_data(tensor);  // throws where the file is header-only
-        tensors.push_back({tensor.entry.name, &file.shard_file(tensor.shard),
-                           file.file_offset(tensor), tensor.entry.type,
-                           {tensor.entry.n_per_row(), tensor.entry.rows_per_slice(),
-                            tensor.entry.n_slices()}});
+        tensors.push_back(
+            {tensor.entry.name,
+             &file.shard_file(tensor.shard),
+             file.file_offset(tensor),
+             tensor.entry.type,
+             {tensor.entry.n_per_row(), tensor.entry.rows_per_slice(), tensor.entry.n_slices()}});
     }
     return tensors;
 }
@@ -24,9 +26,8 @@ std::vector<StoredTensor> stored_tensors(const GgufFile& file, const std::vector
 py::list statistics(const GgufFile& file, const std::vector<size_t>& indices, int n_threads) {
     const std::vector<StoredTensor> tensors = stored_tensors(file, indices);
     std::atomic<bool> cancelled{false};
-    auto work = std::async(std::launch::async, [&] {
-        return weight_statistics(tensors, n_threads, cancelled);
-    });
+    auto work = std::async(std::launch::async,
+                           [&] { return weight_statistics(tensors, n_threads, cancelled); });
     // Ctrl-C has to reach a call that may read 65 GB.
     bool interrupted = false;
     while (true) {

@@ -69,7 +69,9 @@ py::list drain_log_lines() {
 
 }  // namespace
 
-void register_errors(py::module_&) { py::register_local_exception_translator(translate); }
+void register_errors(py::module_&) {
+    py::register_local_exception_translator(translate);
+}
 
 }  // namespace apex::bind
 
@@ -83,6 +85,7 @@ PYBIND11_MODULE(_core, module) {
     register_statistics(module);
     register_model(module);
     module.def("build_info", &build_info, "Versions and compiler of this build.");
-    module.def("drain_log", &drain_log_lines, "llama.cpp's and ggml's messages since the last call.");
+    module.def("drain_log", &drain_log_lines,
+               "llama.cpp's and ggml's messages since the last call.");
     apex::initialize_llama();
 }

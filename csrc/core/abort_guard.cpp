@@ -27,6 +27,8 @@ AbortGuard::AbortGuard() {
     ++guard_depth;
 }
 
-AbortGuard::~AbortGuard() { --guard_depth; }
+AbortGuard::~AbortGuard() {
+    --guard_depth;
+}
 
 }  // namespace apex

@@ -38,7 +38,9 @@ bool is_readable_source(ggml_type type) {
                                      ggml_get_type_traits(type)->to_float != nullptr);
 }
 
-bool kernel_requires_imatrix(ggml_type type) { return ggml_quantize_requires_imatrix(type); }
+bool kernel_requires_imatrix(ggml_type type) {
+    return ggml_quantize_requires_imatrix(type);
+}
 
 void check_conversion(const std::string& tensor, ggml_type source, ggml_type target,
                       int64_t n_per_row, bool has_imatrix) {

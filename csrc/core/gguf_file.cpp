@@ -69,8 +69,10 @@ void GgufFile::open_siblings(const std::string& path, uint64_t n_shards) {
         const GgufHeader& shard = shards_.back().header;
         if (split_setting(shard, "split.no", 0, sibling) != i ||
             split_setting(shard, "split.count", 1, sibling) != n_shards) {
-            fail<GgufError>(sibling, ": its metadata says it is another shard than its name says; "
-                                     "expected number ", i + 1, " of ", n_shards);
+            fail<GgufError>(sibling,
+                            ": its metadata says it is another shard than its name says; "
+                            "expected number ",
+                            i + 1, " of ", n_shards);
         }
     }
 }
@@ -87,8 +89,7 @@ void GgufFile::collect_tensors() {
         }
     }
     const std::string& path = shards_.front().file->path();
-    const uint64_t expected =
-        split_setting(header(), "split.tensors.count", tensors_.size(), path);
+    const uint64_t expected = split_setting(header(), "split.tensors.count", tensors_.size(), path);
     if (shards_.size() > 1 && expected != tensors_.size()) {
         fail<GgufError>(path, ": the shards hold ", tensors_.size(),
                         " tensors, split.tensors.count says ", expected);

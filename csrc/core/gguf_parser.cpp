@@ -69,12 +69,12 @@ class ByteReader {
 };
 
 // Limits far above any real model, low enough that no allocation below is a surprise.
-constexpr uint64_t kMaxKeyLength = 65535;       // the format's own limit for keys
-constexpr uint64_t kMaxStringLength = 1u << 30; // a chat template is 10^4, a grammar 10^6
+constexpr uint64_t kMaxKeyLength = 65535;        // the format's own limit for keys
+constexpr uint64_t kMaxStringLength = 1u << 30;  // a chat template is 10^4, a grammar 10^6
 constexpr uint64_t kMinPairBytes = 8 + 1 + 4 + 1;
 constexpr uint64_t kMinTensorBytes = 8 + 1 + 4 + 8 + 4 + 8;
-constexpr uint64_t kMaxEntries = 1u << 20;      // models have 10^2 keys and at most 10^5 tensors
-constexpr uint64_t kMinAlignment = 8;           // the format asks for a multiple of 8
+constexpr uint64_t kMaxEntries = 1u << 20;  // models have 10^2 keys and at most 10^5 tensors
+constexpr uint64_t kMinAlignment = 8;       // the format asks for a multiple of 8
 constexpr uint64_t kMaxAlignment = 1u << 20;
 
 size_t value_size(GgufValueType type) {
@@ -101,23 +101,35 @@ size_t value_size(GgufValueType type) {
 
 GgufScalar read_scalar(ByteReader& in, GgufValueType type) {
     switch (type) {
-        case GgufValueType::u8: return uint64_t{in.read<uint8_t>("a u8")};
-        case GgufValueType::i8: return int64_t{in.read<int8_t>("an i8")};
-        case GgufValueType::u16: return uint64_t{in.read<uint16_t>("a u16")};
-        case GgufValueType::i16: return int64_t{in.read<int16_t>("an i16")};
-        case GgufValueType::u32: return uint64_t{in.read<uint32_t>("a u32")};
-        case GgufValueType::i32: return int64_t{in.read<int32_t>("an i32")};
-        case GgufValueType::u64: return in.read<uint64_t>("a u64");
-        case GgufValueType::i64: return in.read<int64_t>("an i64");
-        case GgufValueType::f32: return double{in.read<float>("an f32")};
-        case GgufValueType::f64: return in.read<double>("an f64");
+        case GgufValueType::u8:
+            return uint64_t{in.read<uint8_t>("a u8")};
+        case GgufValueType::i8:
+            return int64_t{in.read<int8_t>("an i8")};
+        case GgufValueType::u16:
+            return uint64_t{in.read<uint16_t>("a u16")};
+        case GgufValueType::i16:
+            return int64_t{in.read<int16_t>("an i16")};
+        case GgufValueType::u32:
+            return uint64_t{in.read<uint32_t>("a u32")};
+        case GgufValueType::i32:
+            return int64_t{in.read<int32_t>("an i32")};
+        case GgufValueType::u64:
+            return in.read<uint64_t>("a u64");
+        case GgufValueType::i64:
+            return in.read<int64_t>("an i64");
+        case GgufValueType::f32:
+            return double{in.read<float>("an f32")};
+        case GgufValueType::f64:
+            return in.read<double>("an f64");
         case GgufValueType::boolean: {
             const auto byte = in.read<uint8_t>("a bool");
             if (byte > 1) in.damaged("a bool holds ", int{byte}, ", expected 0 or 1");
             return byte == 1;
         }
-        case GgufValueType::string: return in.read_string("a string value", kMaxStringLength);
-        default: in.damaged("value type ", static_cast<uint32_t>(type), " cannot be read");
+        case GgufValueType::string:
+            return in.read_string("a string value", kMaxStringLength);
+        default:
+            in.damaged("value type ", static_cast<uint32_t>(type), " cannot be read");
     }
 }
 
@@ -249,7 +261,8 @@ void read_tensors(ByteReader& in, uint64_t n_tensors, GgufHeader& header) {
     }
 }
 
-// Data must lie inside the file and must not be shared; gaps are allowed, as the format allows them.
+// Data must lie inside the file and must not be shared; gaps are allowed, as the format allows
+// them.
 void check_data(const ByteReader& in, const GgufHeader& header, size_t size,
                 const std::string& path) {
     std::vector<size_t> order(header.tensors.size());
@@ -273,8 +286,8 @@ void check_data(const ByteReader& in, const GgufHeader& header, size_t size,
     if (!header.has_data || previous == nullptr) return;
     const uint64_t available = size - header.data_begin;
     if (previous->offset + previous->n_bytes > available) {
-        fail<GgufError>(path, ": the file is truncated: tensor '", previous->name, "' ends at byte ",
-                        header.data_begin + previous->offset + previous->n_bytes,
+        fail<GgufError>(path, ": the file is truncated: tensor '", previous->name,
+                        "' ends at byte ", header.data_begin + previous->offset + previous->n_bytes,
                         ", the file at ", size, "; download or convert it again");
     }
 }
@@ -293,7 +306,8 @@ void check_count(const ByteReader& in, uint64_t count, uint64_t least_bytes, con
 uint32_t read_version(ByteReader& in, const std::string& path) {
     const auto magic = in.read<uint32_t>("the magic");
     if (std::memcmp(&magic, "GGUF", 4) != 0) {
-        fail<GgufError>(path, ": expected a GGUF file, found other content (no 'GGUF' at its start)");
+        fail<GgufError>(path,
+                        ": expected a GGUF file, found other content (no 'GGUF' at its start)");
     }
     const auto version = in.read<uint32_t>("the version");
     if ((version & 0xffffu) == 0 && version != 0) {

@@ -39,10 +39,10 @@ using GgufScalar = std::variant<bool, uint64_t, int64_t, double, std::string>;
 
 struct GgufKeyValue {
     std::string key;
-    GgufValueType type{};          // of the value, or of the elements where is_array
+    GgufValueType type{};  // of the value, or of the elements where is_array
     bool is_array = false;
     uint64_t n_values = 1;
-    size_t begin = 0;              // the whole pair is bytes [begin, end) of the file
+    size_t begin = 0;  // the whole pair is bytes [begin, end) of the file
     size_t end = 0;
     std::vector<GgufScalar> values;  // empty where the array is longer than the limit below
 };
@@ -55,7 +55,7 @@ struct GgufTensor {
     int n_dims = 0;
     int64_t ne[4] = {1, 1, 1, 1};  // ggml order: ne[0] is the row length
     ggml_type type = GGML_TYPE_COUNT;
-    uint64_t offset = 0;           // from the start of the data section
+    uint64_t offset = 0;  // from the start of the data section
     uint64_t n_bytes = 0;
 
     int64_t n_per_row() const { return ne[0]; }
@@ -69,7 +69,7 @@ struct GgufHeader {
     uint64_t alignment = 32;
     size_t kv_begin = 0;
     size_t data_begin = 0;
-    bool has_data = true;          // false: the file ends where the tensor data would begin
+    bool has_data = true;  // false: the file ends where the tensor data would begin
     std::vector<GgufKeyValue> key_values;
     std::vector<GgufTensor> tensors;
 

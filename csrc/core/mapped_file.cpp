@@ -16,7 +16,7 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
     // O_NONBLOCK: opening a FIFO must fail below, not wait for a writer.
     fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd_ < 0) fail<GgufError>("cannot open ", path, ": ", std::strerror(errno));
-    struct stat info {};
+    struct stat info{};
     const bool regular = ::fstat(fd_, &info) == 0 && S_ISREG(info.st_mode);
     if (!regular || info.st_size == 0) {
         ::close(fd_);

@@ -2,9 +2,10 @@
 
 #include <chrono>
 #include <map>
+#include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
-#include <utility>
 
 #include "core/abort_guard.h"
 #include "core/checks.h"
@@ -15,14 +16,25 @@ namespace apex {
 
 namespace {
 
+kernels::Isa isa_in_use() {
+    static const kernels::Isa isa = kernels::best_isa();
+    return isa;
+}
+
 // Our own kernel for this CPU, or null where ggml's function is the one to call.
 kernels::QuantizeRows own_kernel(ggml_type type, bool with_imatrix) {
-    static const kernels::Isa isa = kernels::best_isa();
-    return kernels::quantize_rows(type, isa, with_imatrix);
+    return kernels::quantize_rows(type, isa_in_use(), with_imatrix);
 }
 
 bool needs_ggml_tables(ggml_type type) {
-    return own_kernel(type, true) == nullptr || own_kernel(type, false) == nullptr;
+    const bool without_matrix = !kernel_requires_imatrix(type);
+    return own_kernel(type, true) == nullptr ||
+           (without_matrix && own_kernel(type, false) == nullptr);
+}
+
+bool has_finite_scales(ggml_type type, const void* rows, int64_t n_rows, int64_t n_per_row) {
+    return ggml_validate_row_data(type, rows,
+                                  row_bytes(type, n_per_row) * static_cast<size_t>(n_rows));
 }
 
 }  // namespace
@@ -33,11 +45,15 @@ QuantizerTables::QuantizerTables(ggml_type type) {
     const std::lock_guard<std::mutex> lock(mutex);
     std::shared_future<void>& future = started[type];
     if (!future.valid()) {
-        std::packaged_task<void()> build([type] {
+        const auto build = std::make_shared<std::packaged_task<void()>>([type] {
             if (needs_ggml_tables(type)) ggml_quantize_init(type);
         });
-        future = build.get_future().share();
-        std::thread(std::move(build)).detach();
+        future = build->get_future().share();
+        try {
+            std::thread([build] { (*build)(); }).detach();
+        } catch (const std::system_error&) {
+            (*build)();  // no thread to be had
+        }
     }
     built_ = future;
 }
@@ -48,21 +64,39 @@ bool QuantizerTables::ready(int timeout_ms) const {
 
 void quantize_rows(ggml_type type, const float* src, void* dst, int64_t n_rows, int64_t n_per_row,
                    const float* imatrix) {
-    const kernels::QuantizeRows kernel = own_kernel(type, imatrix != nullptr);
-    try {
-        if (kernel != nullptr) {
+    // Where sums overflow, ggml has the last word: it refuses, or it finds a way through.
+    if (const kernels::QuantizeRows kernel = own_kernel(type, imatrix != nullptr)) {
+        try {
             kernel(src, dst, n_rows, n_per_row, imatrix);
-        } else {
-            guarded([&] { ggml_quantize_chunk(type, src, dst, 0, n_rows, n_per_row, imatrix); });
+            if (has_finite_scales(type, dst, n_rows, n_per_row)) return;
+        } catch (const kernels::Overflow&) {
         }
+    }
+    quantize_rows_by_ggml(type, src, dst, n_rows, n_per_row, imatrix);
+}
+
+void quantize_rows_by_ggml(ggml_type type, const float* src, void* dst, int64_t n_rows,
+                           int64_t n_per_row, const float* imatrix) {
+    try {
+        guarded([&] { ggml_quantize_chunk(type, src, dst, 0, n_rows, n_per_row, imatrix); });
     } catch (const GgmlAbort& abort) {
         fail<QuantizeError>("ggml's quantizer for ", ggml_type_name(type),
                             " gave up on these weights: ", abort.what());
     }
-    const size_t n_bytes = row_bytes(type, n_per_row) * static_cast<size_t>(n_rows);
-    if (!ggml_validate_row_data(type, dst, n_bytes)) {
+    if (!has_finite_scales(type, dst, n_rows, n_per_row)) {
         fail<QuantizeError>("the result in ", ggml_type_name(type),
                             " holds a scale that is not finite: the weights are too large for it");
+    }
+}
+
+const char* kernel_isa() {
+    switch (isa_in_use()) {
+        case kernels::Isa::avx512:
+            return "avx512";
+        case kernels::Isa::avx2:
+            return "avx2";
+        default:
+            return "portable";
     }
 }
 

@@ -27,4 +27,11 @@ class QuantizerTables {
 void quantize_rows(ggml_type type, const float* src, void* dst, int64_t n_rows, int64_t n_per_row,
                    const float* imatrix);
 
+// The same by ggml's own function, whatever kernels there are: what ours is measured against.
+void quantize_rows_by_ggml(ggml_type type, const float* src, void* dst, int64_t n_rows,
+                           int64_t n_per_row, const float* imatrix);
+
+// The instruction set of the kernels in use: "avx512", "avx2" or "portable" (ggml does it all).
+const char* kernel_isa();
+
 }  // namespace apex

@@ -37,7 +37,8 @@ int affordable_threads(const RowUnits& units, const QuantizeOptions& options) {
         fail<InvalidArgument>("max_memory is ", options.max_memory, " bytes, one worker needs ",
                               per_worker, " for the longest row; raise --max-memory");
     }
-    return static_cast<int>(std::min<uint64_t>(affordable, static_cast<uint64_t>(options.n_threads)));
+    return static_cast<int>(
+        std::min<uint64_t>(affordable, static_cast<uint64_t>(options.n_threads)));
 }
 
 bool is_float(ggml_type type) {
@@ -77,11 +78,12 @@ Quantizer::Quantizer(std::vector<QuantizeTask> tasks, const QuantizeOptions& opt
         const std::lock_guard<std::mutex> lock(done_mutex_);
         done_changed_.notify_all();
     };
-    workers_ =
-        std::make_unique<WorkerGroup>(n_threads_, units_.size(), make_worker, wake_waiters);
+    workers_ = std::make_unique<WorkerGroup>(n_threads_, units_.size(), make_worker, wake_waiters);
 }
 
-Quantizer::~Quantizer() { stopping_ = true; }
+Quantizer::~Quantizer() {
+    stopping_ = true;
+}
 
 void Quantizer::check_tasks() const {
     for (const QuantizeTask& task : tasks_) {
@@ -97,7 +99,8 @@ void Quantizer::check_tasks() const {
 
 void Quantizer::start_tables() {
     for (const QuantizeTask& task : tasks_) {
-        if (task.target_type != task.source.type) tables_.try_emplace(task.target_type, task.target_type);
+        if (task.target_type != task.source.type)
+            tables_.try_emplace(task.target_type, task.target_type);
     }
 }
 
@@ -164,8 +167,8 @@ void Quantizer::convert_rows(const QuantizeTask& task, const RowUnit& unit, Buff
         fail<QuantizeError>(describe(task.source, unit), ": ", error.what());
     }
     convert_to_float(task.target_type, buffers.result.data(), buffers.restored.data(), n);
-    RowError* errors = row_errors(unit.tensor) +
-                       unit.slice * task.source.rows.rows_per_slice + unit.first_row;
+    RowError* errors =
+        row_errors(unit.tensor) + unit.slice * task.source.rows.rows_per_slice + unit.first_row;
     for (int64_t row = 0; row < unit.n_rows; ++row) {
         errors[row] = row_error(buffers.weights.data() + row * n_per_row,
                                 buffers.restored.data() + row * n_per_row, n_per_row);

@@ -6,8 +6,8 @@
 namespace apex {
 
 struct RowError {
-    double squared_error = 0;   // sum of (original - restored)^2
-    double squared_weights = 0; // sum of original^2
+    double squared_error = 0;    // sum of (original - restored)^2
+    double squared_weights = 0;  // sum of original^2
 };
 
 // Element i goes to partial sum i % 16, and the sixteen are added pairwise at the end: the same

@@ -43,7 +43,8 @@ void require_finite(const StoredTensor& tensor, const RowUnit& unit, const float
     const int64_t index = bad - values;
     fail<QuantizeError>("tensor '", tensor.name, "'", expert_text(tensor, unit), ", row ",
                         unit.first_row + index / n_per_row, ", column ", index % n_per_row,
-                        " holds ", *bad, ", expected a finite weight; the source file is damaged "
+                        " holds ", *bad,
+                        ", expected a finite weight; the source file is damaged "
                         "or was converted wrongly");
 }
 

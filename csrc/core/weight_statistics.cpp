@@ -53,8 +53,8 @@ CentralSums row_sums(const float* row, int64_t n_per_row) {
     const double rms = std::sqrt(sums.d2 / n + sums.mean * sums.mean);
     const auto limit = static_cast<float>(kOutlierFactor * rms);
     if (max_abs > limit) {
-        sums.outliers = std::count_if(row, row + n_per_row,
-                                      [&](float x) { return std::fabs(x) > limit; });
+        sums.outliers =
+            std::count_if(row, row + n_per_row, [&](float x) { return std::fabs(x) > limit; });
     }
     return sums;
 }
@@ -73,8 +73,8 @@ void add(const CentralSums& part, CentralSums& total) {
     total.d4 += part.d4 + delta * step * step * step * a * b * (a * a - a * b + b * b) +
                 6 * step * step * (a * a * part.d2 + b * b * total.d2) +
                 4 * step * (a * part.d3 - b * total.d3);
-    total.d3 += part.d3 + delta * step * step * a * b * (a - b) +
-                3 * step * (a * part.d2 - b * total.d2);
+    total.d3 +=
+        part.d3 + delta * step * step * a * b * (a - b) + 3 * step * (a * part.d2 - b * total.d2);
     total.d2 += part.d2 + delta * step * a * b;
     total.mean += step * b;
     total.n += part.n;
@@ -124,8 +124,7 @@ CentralSums unit_sums(const StoredTensor& tensor, const RowUnit& unit, Buffers& 
 }  // namespace
 
 std::vector<WeightStatistics> weight_statistics(const std::vector<StoredTensor>& tensors,
-                                                int n_threads,
-                                                const std::atomic<bool>& cancelled) {
+                                                int n_threads, const std::atomic<bool>& cancelled) {
     for (const StoredTensor& tensor : tensors) {
         if (!is_readable_source(tensor.type)) {
             fail<InvalidArgument>("tensor '", tensor.name, "' has type ",

@@ -20,7 +20,6 @@ struct WeightStatistics {
 
 // One result per tensor, in order. Throws Cancelled soon after cancelled becomes true.
 std::vector<WeightStatistics> weight_statistics(const std::vector<StoredTensor>& tensors,
-                                                int n_threads,
-                                                const std::atomic<bool>& cancelled);
+                                                int n_threads, const std::atomic<bool>& cancelled);
 
 }  // namespace apex

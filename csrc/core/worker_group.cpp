@@ -7,8 +7,7 @@
 
 namespace apex {
 
-WorkerGroup::WorkerGroup(int n_threads, int64_t n_units,
-                         const std::function<Worker()>& make_worker,
+WorkerGroup::WorkerGroup(int n_threads, int64_t n_units, const std::function<Worker()>& make_worker,
                          const std::function<void()>& on_idle) {
     const auto wanted = static_cast<int>(std::min<int64_t>(n_threads, n_units));
     threads_.reserve(static_cast<size_t>(wanted));

@@ -21,8 +21,9 @@ class WorkerGroup {
     // No more threads than units are started, and fewer where the system refuses; Error if it
     // refuses the first. Every thread calls on_idle as its last act.
     using Worker = std::function<void(int64_t unit)>;
-    WorkerGroup(int n_threads, int64_t n_units, const std::function<Worker()>& make_worker,
-                const std::function<void()>& on_idle = [] {});
+    WorkerGroup(
+        int n_threads, int64_t n_units, const std::function<Worker()>& make_worker,
+        const std::function<void()>& on_idle = [] {});
 
     ~WorkerGroup() { stop(); }
     WorkerGroup(const WorkerGroup&) = delete;

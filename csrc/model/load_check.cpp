@@ -71,8 +71,9 @@ llama_model_ptr load(const std::string& path) {
 
 std::vector<llama_token> tokenize(const llama_vocab* vocab, const std::string& text) {
     std::vector<llama_token> tokens(text.size() + 2);
-    const int32_t n = llama_tokenize(vocab, text.data(), static_cast<int32_t>(text.size()),
-                                     tokens.data(), static_cast<int32_t>(tokens.size()), true, true);
+    const int32_t n =
+        llama_tokenize(vocab, text.data(), static_cast<int32_t>(text.size()), tokens.data(),
+                       static_cast<int32_t>(tokens.size()), true, true);
     tokens.resize(static_cast<size_t>(std::clamp(n, 0, kMaxTokens)));
     if (tokens.size() < 2) fail<InvalidArgument>("text: expected at least two tokens");
     return tokens;

@@ -7,11 +7,11 @@
 namespace apex {
 
 struct LoadCheck {
-    std::string description;   // llama.cpp's own: architecture, size, type
+    std::string description;  // llama.cpp's own: architecture, size, type
     uint64_t n_parameters = 0;
     int32_t n_vocab = 0;
-    int32_t n_tokens = 0;      // decoded
-    double mean_nll = 0;       // nats per token of the text; NaN-free by construction
+    int32_t n_tokens = 0;  // decoded
+    double mean_nll = 0;   // nats per token of the text; NaN-free by construction
 };
 
 // Loads the file on the CPU, decodes text (at most 512 tokens of it) and returns the mean negative

@@ -13,8 +13,8 @@ struct UpstreamQuantizeOptions {
     int n_threads = 1;
     bool pure = false;
     bool allow_requantize = false;
-    std::vector<std::pair<std::string, int>> tensor_types;      // regex, ggml type number
-    std::map<std::string, std::vector<float>> imatrix;          // tensor name, mean activations
+    std::vector<std::pair<std::string, int>> tensor_types;  // regex, ggml type number
+    std::map<std::string, std::vector<float>> imatrix;      // tensor name, mean activations
 };
 
 // For tests and benchmarks only: no progress, no resume, and bad input may end the process.

@@ -2,11 +2,13 @@
 
     python tests/parity/compare_mix.py PATH/TO/llama-quantize [MODEL.gguf ...] [--write-golden]
 
-Runs ``llama-quantize --dry-run`` for every scenario of ``mix_scenarios`` over every model of
-``mix_models`` (and over the GGUF models given, which needs the native module) and prints each
-tensor for which the two disagree. Exit status 1 if there is one. ``--write-golden`` also writes
-what llama-quantize printed to tests/golden/mix_*.json, from which tests/test_plan_mix.py checks
-the same without the tool; do that after the pinned llama.cpp changes, and read the difference.
+Runs ``llama-quantize --dry-run`` for every scenario of ``mix_scenarios`` and for every tier over
+every model of ``mix_models`` (and over the GGUF models given, which needs the native module) and
+prints each tensor for which the two disagree. Exit status 1 if there is one.
+
+``--write-golden`` also writes what llama-quantize printed to tests/golden/mix_*.json, from which
+tests/test_plan_mix.py checks the same without the tool. Do that after the pinned llama.cpp
+changes, and read the difference.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ TESTS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TESTS))
 
 from apex_native.errors import PlanError  # noqa: E402
-from apex_native.plan import make_plan  # noqa: E402
+from apex_native.plan import DecidedBy, make_plan, tier_names  # noqa: E402
 from apex_native.types import Classification, GgmlType, GgufFacts, Role  # noqa: E402
 from mix_models import MODELS  # noqa: E402
 from mix_scenarios import IMATRIX, SCENARIOS, Scenario  # noqa: E402
@@ -65,6 +67,22 @@ def planned_types(
     except PlanError:
         return None
     return {tensor.name: tensor.type.name for tensor in plan.tensors}
+
+
+def tier_scenarios(classification: Classification, facts: GgufFacts) -> Iterator[Scenario]:
+    """Each tier as llama-quantize can do it: its base type, and an anchored rule for each tensor.
+
+    Only the tensors the tier itself decides get a rule, so this checks what the base mix makes
+    of the others, the tensors that "published" semantics leave to it among them.
+    """
+    for tier in tier_names():
+        for semantics in ("published", "declared"):
+            plan = make_plan(classification, facts, tier=tier, semantics=semantics)
+            decided = [t for t in plan.tensors if t.decided_by is DecidedBy.TIER]
+            rules = [f"^{re.escape(t.name)}$={t.wanted.name}" for t in decided]
+            arguments = [part for rule in rules for part in ("--tensor-type", rule)]
+            options = {"ftype": None, "tier": tier, "semantics": semantics}
+            yield Scenario(f"{tier} {semantics}", plan.ftype, tuple(arguments), options)
 
 
 def write_imatrix(path: Path) -> None:
@@ -114,7 +132,7 @@ def golden_text(name: str, results: dict[str, Types | None]) -> str:
         "model": name,
         "letters": {letters[type]: type for type in used},
         "tensors": list(first),
-        "scenarios": {pattern: labels for pattern, labels in scenarios.items()},
+        "scenarios": scenarios,
     }
     return json.dumps(data, indent=0) + "\n"
 
@@ -140,32 +158,44 @@ def small_models(folder: Path) -> Iterator[tuple[str, Path, Classification, Gguf
         yield name, path, table.classification, table.facts
 
 
+def compare(
+    tool: Path, model: str, path: Path, classification: Classification, facts: GgufFacts
+) -> tuple[int, int, dict[str, Types | None]]:
+    """All scenarios over one model: (compared, different, what llama-quantize gave)."""
+    results: dict[str, Types | None] = {}
+    n_different = 0
+    with tempfile.TemporaryDirectory() as folder:
+        imatrix = Path(folder) / "imatrix.gguf"
+        write_imatrix(imatrix)
+        for scenario in (*SCENARIOS, *tier_scenarios(classification, facts)):
+            upstream = upstream_types(tool, path, scenario, imatrix)
+            results[scenario.label] = upstream
+            found = list(differences(upstream, planned_types(classification, facts, scenario)))
+            n_different += bool(found)
+            for line in found:
+                print(f"{model} {scenario.label}: {line}")
+    return len(results), n_different, results
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Compare, report, and write golden results if asked; 1 if anything differs."""
+    parser = argparse.ArgumentParser(description="Compare make_plan with llama-quantize.")
     parser.add_argument("tool", type=Path, help="llama-quantize of the pinned llama.cpp")
     parser.add_argument("models", type=Path, nargs="*", help="further GGUF models to compare over")
     parser.add_argument("--write-golden", action="store_true", help="write tests/golden/mix_*.json")
     options = parser.parse_args()
     n_compared = n_different = 0
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        imatrix = folder / "imatrix.gguf"
-        write_imatrix(imatrix)
-        models = [*small_models(folder), *given_models(options.models)]
+    with tempfile.TemporaryDirectory() as folder:
+        models = [*small_models(Path(folder)), *given_models(options.models)]
         for model, path, classification, facts in models:
-            results = {}
-            for scenario in SCENARIOS:
-                upstream = upstream_types(options.tool, path, scenario, imatrix)
-                results[scenario.label] = upstream
-                n_compared += 1
-                found = list(differences(upstream, planned_types(classification, facts, scenario)))
-                n_different += bool(found)
-                for line in found:
-                    print(f"{model} {scenario.label}: {line}")
+            n, different, results = compare(options.tool, model, path, classification, facts)
+            n_compared += n
+            n_different += different
+            print(f"{model}: {n} scenarios, {different} with differences", flush=True)
             if options.write_golden and model in MODELS:
                 golden = TESTS / "golden" / f"mix_{model}.json"
-                golden.write_text(golden_text(model, results), "utf-8")
-            print(f"{model}: {len(SCENARIOS)} scenarios compared", flush=True)
+                kept = {scenario.label: results[scenario.label] for scenario in SCENARIOS}
+                golden.write_text(golden_text(model, kept), "utf-8")
     print(f"{n_compared} comparisons, {n_different} with differences")
     return 1 if n_different else 0
 

@@ -22,6 +22,7 @@ from apex_native.plan.parts import (
     Severity,
     rules_sha256,
 )
+from apex_native.plan.request import Semantics
 from apex_native.plan.rules import TensorTypeRule, parse_rule, parse_rule_file
 from apex_native.plan.tier import Tier, TierRule, load_tier, tier_names
 
@@ -41,6 +42,7 @@ __all__ = [
     "PlannedTensor",
     "Position",
     "RoleSummary",
+    "Semantics",
     "Severity",
     "TensorTypeRule",
     "Tier",

@@ -213,4 +213,5 @@ def _check_findings(findings: Sequence[Finding]) -> None:
     lines = [f"{f.kind}: {f.tensor + ': ' if f.tensor else ''}{f.message}" for f in bad]
     shown = "\n  ".join(lines[:_FINDINGS_SHOWN])
     more = f"\n  and {len(lines) - _FINDINGS_SHOWN} more" if len(lines) > _FINDINGS_SHOWN else ""
-    raise PlanError(f"the plan has {len(lines)} findings:\n  {shown}{more}")
+    count = f"{len(lines)} finding{'s' if len(lines) > 1 else ''}"
+    raise PlanError(f"the plan has {count}:\n  {shown}{more}")

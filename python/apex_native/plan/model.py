@@ -170,7 +170,7 @@ class Plan:
         except json.JSONDecodeError as error:
             raise PlanError(f"plan: not JSON: {error}") from error
         version = data.get("schema_version") if isinstance(data, dict) else None
-        if version != SCHEMA_VERSION:
+        if version is True or version != SCHEMA_VERSION:  # True == 1
             raise PlanError(f"plan: schema_version must be {SCHEMA_VERSION}, found {version!r}")
         plan = decode(cls, data, "plan")
         plan._check_consistent(data)

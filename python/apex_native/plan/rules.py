@@ -95,7 +95,7 @@ _TOKEN = re.compile(
     | (?P<set>\[)
     | (?P<repeat>[*+?]|\{[0-9]+(?:,[0-9]*)?\})
     | (?P<anchor>[\^$])
-    | (?P<other>.)
+    | (?P<other>[^\\])
     """,
     re.VERBOSE | re.DOTALL,
 )

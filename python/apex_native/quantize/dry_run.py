@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apex_native.gguf import GgufFile
-from apex_native.imatrix import Imatrix
 from apex_native.plan import Plan
 from apex_native.quantize.output import (
     plan_outputs,
@@ -15,6 +15,9 @@ from apex_native.quantize.output import (
     require_fresh,
 )
 from apex_native.quantize.run import check_inputs
+
+if TYPE_CHECKING:
+    from apex_native.imatrix import Imatrix
 
 __all__ = ["PredictedFile", "dry_run"]
 

@@ -1,0 +1,37 @@
+"""Builds the C++ test programs of tests/cpp; later calls only compile what has changed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _tool(name: str) -> str:
+    """A program of this environment's own packages, or else of the system."""
+    beside_python = str(Path(sys.executable).parent)
+    found = shutil.which(name, path=os.pathsep.join([beside_python, os.environ.get("PATH", "")]))
+    assert found, f"{name} is missing: pip install '.[test]' brings it"
+    return found
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+
+
+def build_program(target: str, *, sanitize: bool = False) -> Path:
+    """Path of a built program; sanitize: with address and undefined-behaviour sanitizers."""
+    folder = ROOT / "build" / ("sanitize" if sanitize else "tests")
+    _run(
+        *(_tool("cmake"), "-S", str(ROOT), "-B", str(folder), "-G", "Ninja"),
+        *(f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}", f"-DPython_EXECUTABLE={sys.executable}"),
+        *("-DAPEX_BUILD_EXTENSION=OFF", "-DAPEX_BUILD_TESTS=ON"),
+        f"-DAPEX_SANITIZE={'ON' if sanitize else 'OFF'}",
+    )
+    _run(_tool("cmake"), "--build", str(folder), "--target", target)
+    return folder / "tests" / "cpp" / target

@@ -1,0 +1,38 @@
+"""What the tests of native jobs share: a model of one tensor, and jobs run to their end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import gguf_builder as build
+from apex_native._native import core
+from apex_native.gguf import GgufFile, open_gguf
+
+SOON = 2.0
+"""Seconds for what takes one unit of work, some 7 ms; the rest is for a loaded machine."""
+
+
+def model(tmp_path: Path, weights: npt.ArrayLike) -> GgufFile:
+    """A file with the one float32 tensor t.weight."""
+    path = tmp_path / "model.gguf"
+    return open_gguf(build.write_gguf(path, [build.f32_tensor("t.weight", weights)]))
+
+
+def gaussian(*shape: int) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(11).standard_normal(shape, dtype=np.float32)
+
+
+def start(file: GgufFile, *tasks: tuple[Any, ...], n_threads: int = 2) -> Any:
+    return core().QuantizeJob(file.native, list(tasks), n_threads=n_threads, max_memory=2**30)
+
+
+def finish(job: Any) -> list[tuple[int, float, float]]:
+    """All (task, squared error, squared weights) of a job."""
+    done = []
+    while not job.finished:
+        done += job.wait(60_000)
+    return done

@@ -1,0 +1,210 @@
+"""The one-way flow of the stages, what imports without the native core, and the size of files."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "python" / "apex_native"
+
+ORDER = [
+    *("errors", "types", "_native", "gguf_layout", "gguf_encode"),
+    # the stages
+    *("gguf", "classify", "plan", "imatrix", "quantize", "evaluate", "report"),
+    # what is made of all of them
+    *("api", "demo_text", "demo", "demo_run", "self_test", "cli", "__main__"),
+]
+"""A module imports only from its left."""
+
+PURE = {"classify", "plan", "report"}
+PURE_MAY_IMPORT = {"errors", "types", "gguf_layout", *PURE}
+"""What needs neither numpy nor the native core."""
+
+MAY_IMPORT_NUMPY = {"gguf", "imatrix", "quantize", "evaluate", "demo", "self_test"}
+
+MAX_PYTHON_LINES = 400
+MAX_FUNCTION_LINES = 50
+MAX_CPP_LINES = 400
+MAX_BINDING_LINES = 200
+
+
+def source_files(package: Path = PACKAGE) -> list[Path]:
+    return sorted(package.rglob("*.py"))
+
+
+def unit_of(path: Path) -> str:
+    """The stage or module a file belongs to: the first part of its path in the package."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Full names of all modules a file imports, anywhere in it, type checking included."""
+    own_package = ["apex_native", *path.relative_to(PACKAGE).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = own_package[: len(own_package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *(node.module.split(".") if node.module else [])])
+            if module == "apex_native":
+                yield from (f"apex_native.{alias.name}" for alias in node.names)
+            else:
+                yield module
+
+
+def units_imported(path: Path) -> set[str]:
+    names = [name.split(".") for name in imports_of(path)]
+    return {parts[1] if len(parts) > 1 else "" for parts in names if parts[0] == "apex_native"}
+
+
+UNITS = sorted({unit_of(path) for path in source_files()} - {"__init__"})
+
+
+def test_every_module_has_its_place() -> None:
+    assert [unit for unit in UNITS if unit not in ORDER] == []
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_imports_come_from_the_left(unit: str) -> None:
+    left = set(ORDER[: ORDER.index(unit)])
+    for path in source_files():
+        if unit_of(path) == unit:
+            assert units_imported(path) <= left | {unit}, path
+
+
+def test_nothing_imports_the_package_itself() -> None:
+    # `import apex_native` in a stage would pull in all the others.
+    for path in source_files():
+        if unit_of(path) != "cli":
+            assert "" not in units_imported(path), path
+
+
+def test_the_front_door_does_not_import_the_command_line() -> None:
+    assert not units_imported(PACKAGE / "__init__.py") & {"cli", "__main__", "self_test"}
+
+
+@pytest.mark.parametrize("unit", sorted(PURE))
+def test_pure_stages_import_only_pure_modules(unit: str) -> None:
+    files = [path for path in source_files() if unit_of(path) == unit]
+    assert files
+    for path in files:
+        assert units_imported(path) <= PURE_MAY_IMPORT, path
+
+
+def test_numpy_is_for_stages_that_hold_weights() -> None:
+    for path in source_files():
+        if any(name.split(".")[0] == "numpy" for name in imports_of(path)):
+            assert unit_of(path) in MAY_IMPORT_NUMPY, path
+
+
+WITHOUT_NATIVE_CORE = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy" or name.startswith("numpy.") or name == "apex_native._core":
+            raise ImportError(f"{name} is blocked by the test")
+
+sys.meta_path.insert(0, Blocked())
+import apex_native.classify, apex_native.plan, apex_native.report
+from apex_native.errors import NativeModuleError
+from apex_native.classify import classify_tensors
+from apex_native.types import GgmlType, GgufFacts, TensorInfo
+
+facts = GgufFacts(
+    metadata={"general.architecture": "llama"},
+    tensors=(TensorInfo("token_embd.weight", (8, 256), GgmlType.F16, 4096),),
+    kv_sizes={},
+)
+assert classify_tensors(facts).tensors[0].role.value == "embedding"
+assert "numpy" not in sys.modules
+from apex_native._native import core
+try:
+    core()
+except NativeModuleError as error:
+    print(error)
+"""
+
+
+def test_pure_stages_work_without_native_core_and_numpy() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT_NATIVE_CORE],
+        env={"PYTHONPATH": str(PACKAGE.parent), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "the native core of apex_native could not be loaded" in run.stdout
+    assert "is blocked by the test" in run.stdout
+    assert "pip install" in run.stdout
+
+
+# --- sizes --------------------------------------------------------------------------------------
+
+
+def python_files() -> list[Path]:
+    folders = ("python", "tests", "bench", "third_party")
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def n_lines(path: Path) -> int:
+    return len(path.read_text().splitlines())
+
+
+def test_python_files_are_short() -> None:
+    long = {str(p.relative_to(ROOT)): n_lines(p) for p in python_files()}
+    assert {name: n for name, n in long.items() if n > MAX_PYTHON_LINES} == {}
+
+
+def function_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines from def to end, the docstring not counted."""
+    assert node.end_lineno is not None
+    lines = node.end_lineno - node.lineno + 1
+    first = node.body[0]
+    if ast.get_docstring(node) is not None and first.end_lineno is not None:
+        lines -= first.end_lineno - first.lineno + 1
+    return lines
+
+
+def test_python_functions_are_short() -> None:
+    long = {}
+    for path in python_files():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = function_lines(node)
+                if lines > MAX_FUNCTION_LINES:
+                    long[f"{path.relative_to(ROOT)}:{node.name}"] = lines
+    assert long == {}
+
+
+@pytest.mark.parametrize(
+    ("folder", "limit"),
+    [("csrc", MAX_CPP_LINES), ("csrc/bind", MAX_BINDING_LINES), ("tests/cpp", MAX_CPP_LINES)],
+)
+def test_native_files_are_short(folder: str, limit: int) -> None:
+    suffixes = {".cpp", ".h", ".cu", ".cuh"}
+    files = [path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes]
+    assert files
+    assert {str(p.relative_to(ROOT)): n_lines(p) for p in files if n_lines(p) > limit} == {}
+
+
+def test_the_core_knows_no_python() -> None:
+    for folder in ("core", "kernels", "model"):
+        for path in (ROOT / "csrc" / folder).rglob("*"):
+            if path.suffix in {".cpp", ".h"}:
+                text = path.read_text()
+                assert "pybind11" not in text, path
+                assert "Python.h" not in text, path
+
+
+def test_one_header_includes_pybind11() -> None:
+    sources = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in {".cpp", ".h"}]
+    including = [p.name for p in sources if "#include <pybind11" in p.read_text()]
+    assert including == ["module.h"]
