@@ -1,6 +1,8 @@
-"""Damaged and malicious GGUF files: content, and a word that the refusal must contain."""
+"""Damaged and malicious GGUF files: content, a word that the refusal must contain; mutations."""
 
 from __future__ import annotations
+
+import random
 
 import numpy as np
 
@@ -90,6 +92,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "key of 2^63": (with_pair(build.u64(2**63) + b"k" + U8 + b"\1"), "9223372036854775808"),
     "key beyond the file": (with_pair(build.u64(60000) + b"k" + U8 + b"\1"), "a key needs 60000"),
     "key not UTF-8": (with_pair(build.pair(b"k\xff", V.U8, 1)), "not valid UTF-8"),
+    "line end in a key": (with_pair(build.pair("k\n", V.U8, 1)), "holds a control character"),
     "key twice": (with_pair(ARCHITECTURE), "'general.architecture' occurs twice"),
     # values
     "value type 13": (with_pair(build.raw_pair("k", 13, ENOUGH)), "value type 13"),
@@ -173,7 +176,9 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "name of 64": (with_name("n" * 64), "64 bytes long"),
     "name of 10^6": (with_name("n" * 10**6), "1000000 bytes long"),
     "name of 2^64-1": (with_row(build.u64(2**64 - 1) + ENOUGH), "18446744073709551615"),
-    "zero byte in a name": (with_name("t\0.weight"), "zero byte"),
+    "zero byte in a name": (with_name("t\0.weight"), "holds a control character"),
+    "escape sequence in a name": (with_name("\x1b[2J"), "holds a control character"),
+    "C1 control in a name": (with_name("t\x9b2J"), "holds a control character"),
     "name not UTF-8": (with_name(b"\xff.weight"), "not valid UTF-8"),
     "name with an overlong slash": (with_name(b"\xc0\xaf.weight"), "not valid UTF-8"),
     "name with a surrogate": (with_name(b"\xed\xa0\x80.weight"), "not valid UTF-8"),
@@ -225,3 +230,46 @@ def parse(path: str) -> int:
         if file.facts.has_data:
             return sum(int(file.tensor_bytes(tensor.name).sum()) for tensor in file.tensors)
         return -1
+
+
+def fuzz_seed_file() -> tuple[bytes, int]:
+    """A sound file to mutate, and the length of its header: every kind of value, three tensors."""
+    pairs = [
+        ARCHITECTURE,
+        build.pair("general.alignment", V.U32, 32),
+        build.pair("a.u16", V.U16, 3),
+        build.pair("a.f32", V.F32, 0.5),
+        build.pair("a.bools", V.BOOL, [True, False]),
+        build.pair("a.words", V.STRING, ["ab", "", "c"]),
+        build.pair("split.count", V.U16, 1),
+    ]
+    tensors = [
+        build.f32_tensor("a.weight", np.ones((2, 32))),
+        build.f16_tensor("b.weight", np.ones((2, 2, 32))),
+        build.quantized_tensor("c.weight", build.Q8_0, (2, 64), bytes(range(136))),
+    ]
+    content = build.model_bytes(pairs, tensors)
+    return content, len(build.model_bytes(pairs, tensors, with_data=False))
+
+
+def mutate(source: bytes, header_bytes: int, random_source: random.Random) -> bytes:
+    """One to four edits of the header: a byte, a bit, an extreme number, a gap, an echo, a cut."""
+    content = bytearray(source)
+    for _ in range(random_source.randint(1, 4)):
+        at = random_source.randrange(min(header_bytes, len(content)))
+        kind = random_source.randrange(6)
+        if kind == 0:
+            content[at] = random_source.randrange(256)
+        elif kind == 1:
+            content[at] ^= 1 << random_source.randrange(8)
+        elif kind == 2:
+            extreme = random_source.choice([0, 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1, 2**64 - 32])
+            content[at : at + 8] = extreme.to_bytes(8, "little")
+        elif kind == 3:
+            del content[at : at + random_source.randint(1, 16)]
+        elif kind == 4:
+            piece = content[at : at + random_source.randint(1, 32)]
+            content[at:at] = piece
+        else:
+            del content[max(25, random_source.randrange(len(content))) :]
+    return bytes(content)

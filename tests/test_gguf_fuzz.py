@@ -5,62 +5,16 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-import gguf_builder as build
 from apex_native.errors import GgufError
-from gguf_builder import ValueType as V
-from hostile_files import ARCHITECTURE, parse
+from hostile_files import fuzz_seed_file, mutate, parse
 from isolation import Isolation
-
-
-def fuzz_seed_file() -> bytes:
-    """Small, so that a random byte hits structure; all kinds of values and three tensors."""
-    pairs = [
-        ARCHITECTURE,
-        build.pair("general.alignment", V.U32, 32),
-        build.pair("a.u16", V.U16, 3),
-        build.pair("a.f32", V.F32, 0.5),
-        build.pair("a.bools", V.BOOL, [True, False]),
-        build.pair("a.words", V.STRING, ["ab", "", "c"]),
-        build.pair("split.count", V.U16, 1),
-    ]
-    tensors = [
-        build.f32_tensor("a.weight", np.ones((2, 32))),
-        build.f16_tensor("b.weight", np.ones((2, 2, 32))),
-        build.quantized_tensor("c.weight", build.Q8_0, (2, 64), bytes(range(136))),
-    ]
-    return build.model_bytes(pairs, tensors)
-
-
-def mutate(source: bytes, header_bytes: int, random_source: random.Random) -> bytes:
-    """One to four edits of the header: a byte, a bit, an extreme number, a gap, an echo, a cut."""
-    content = bytearray(source)
-    for _ in range(random_source.randint(1, 4)):
-        at = random_source.randrange(min(header_bytes, len(content)))
-        kind = random_source.randrange(6)
-        if kind == 0:
-            content[at] = random_source.randrange(256)
-        elif kind == 1:
-            content[at] ^= 1 << random_source.randrange(8)
-        elif kind == 2:
-            extreme = random_source.choice([0, 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1, 2**64 - 32])
-            content[at : at + 8] = extreme.to_bytes(8, "little")
-        elif kind == 3:
-            del content[at : at + random_source.randint(1, 16)]
-        elif kind == 4:
-            piece = content[at : at + random_source.randint(1, 32)]
-            content[at:at] = piece
-        else:
-            del content[max(25, random_source.randrange(len(content))) :]
-    return bytes(content)
 
 
 def fuzz(path: str, seed: int, n_mutations: int) -> dict[str, int]:
     """Counts of (accepted, refused); any other exception goes up with the seed file's bytes."""
-    source = fuzz_seed_file()
-    header_bytes = len(source) - 256 - 256 - 160
+    source, header_bytes = fuzz_seed_file()
     counts = {"accepted": 0, "refused": 0}
     random_source = random.Random(seed)
     for number in range(n_mutations):

@@ -64,12 +64,16 @@ bool QuantizerTables::ready(int timeout_ms) const {
 
 void quantize_rows(ggml_type type, const float* src, void* dst, int64_t n_rows, int64_t n_per_row,
                    const float* imatrix) {
-    // Where sums overflow, ggml has the last word: it refuses, or it finds a way through.
     if (const kernels::QuantizeRows kernel = own_kernel(type, imatrix != nullptr)) {
         try {
             kernel(src, dst, n_rows, n_per_row, imatrix);
             if (has_finite_scales(type, dst, n_rows, n_per_row)) return;
+            // Sums overflowed; ggml refuses too, or (Q3_K) its NaN take another way.
         } catch (const kernels::Overflow&) {
+            // ggml is not asked to fail: IQ2_XXS reads beyond its map before it does.
+            fail<QuantizeError>("the weights or importances are too large for ",
+                                ggml_type_name(type), ": a sum of its search overflows");
+        } catch (const kernels::UndefinedInGgml&) {
         }
     }
     quantize_rows_by_ggml(type, src, dst, n_rows, n_per_row, imatrix);

@@ -1,3 +1,7 @@
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <cstring>
 
@@ -8,13 +12,21 @@ namespace apex::kernels {
 
 namespace {
 
+#if defined(__x86_64__)
+// Some versions of clang do not know it as a feature of __builtin_cpu_supports.
+bool has_f16c() {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
+}
+#endif
+
 Isa cpu_isa() {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
-    const bool avx512 =
-        avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    const bool avx2 = __builtin_cpu_supports("avx2") && has_f16c();
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                        __builtin_cpu_supports("avx512vl");
     return avx512 ? Isa::avx512 : avx2 ? Isa::avx2 : Isa::portable;
 #else
     return Isa::portable;
@@ -29,6 +41,14 @@ Isa environment_limit() {
 }
 
 }  // namespace
+
+void throw_overflow() {
+    throw Overflow();
+}
+
+void throw_undefined_in_ggml() {
+    throw UndefinedInGgml();
+}
 
 Isa best_isa() {
     const Isa cpu = cpu_isa();

@@ -21,6 +21,11 @@ inline void to_rows(const float* lanes, GroupRows<Length>& rows) {
     }
 }
 
+// Throws Overflow where ggml asserts scale >= 0 after the sign was split off: the scale is NaN.
+inline void require_scale(F32 scale, Mask lanes) {
+    if (any(lanes & (scale != scale))) throw_overflow();
+}
+
 // A grid point per group and lane.
 template <int Groups>
 struct GridPoints {
@@ -67,18 +72,17 @@ class GridBlock {
         for (int g = 0; g < kGroups; ++g) lanes |= wanted[g];
         const bool in_range = (lanes & ~bits(abs(inverse * largest_) < F32(4e6f))) == 0;
         for (int g = 0; g < kGroups; ++g) {
-            const I32 entry = gather(grid_.by_rank, in_range ? rank<true>(g, inverse)
-                                                             : rank<false>(g, inverse));
+            const I32 entry =
+                gather(grid_.by_rank, in_range ? rank<true>(g, inverse) : rank<false>(g, inverse));
             int32_t* codes = points->codes + g * kLanes;
             store(codes, entry);
             const uint32_t off = bits(entry < I32(0));
             points->on_grid[g] = ~off;
             for (uint32_t rest = off & wanted[g]; rest; rest &= rest - 1) {
                 const int lane = __builtin_ctz(rest);
-                codes[lane] = neighbours_.best(x_rows_[lane] + g * kPositions,
-                                               root_rows_[lane] + g * kPositions, scales[lane],
-                                               neighbours_.odd_values(),
-                                               grid_.lists - 1 - codes[lane]);
+                codes[lane] = neighbours_.best(
+                    x_rows_[lane] + g * kPositions, root_rows_[lane] + g * kPositions, scales[lane],
+                    neighbours_.odd_values(), grid_.lists - 1 - codes[lane]);
             }
         }
     }

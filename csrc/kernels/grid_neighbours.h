@@ -2,7 +2,11 @@
 // iq3_find_best_neighbour.
 #pragma once
 
+#include <cfloat>
+#include <cmath>
+
 #include "grid_tables.h"
+#include "kernels.h"
 #include "simd.h"
 
 namespace apex::kernels::APEX_ISA {
@@ -39,7 +43,8 @@ class NeighbourSearch {
 
     // x, w: kPositions values, with eight floats readable. values: a level_pattern. list: a list
     // of GridTables. Returns the code of the first candidate with the smallest sum of
-    // w * (scale * value - x)^2.
+    // w * (scale * value - x)^2; throws Overflow if none is less than FLT_MAX, where ggml's
+    // search comes out empty.
     uint16_t best(const float* x, const float* w, float scale, F32 values,
                   const uint16_t* list) const {
         alignas(64) float costs[kPositions * kLevels];
@@ -48,12 +53,14 @@ class NeighbourSearch {
         const F32 scaled = F32(scale) * values;
         for (int v = 0; v < kVectors; ++v) {
             const F32 diff = scaled - lookup(tx, positions_[v]);
-            store(costs + v * kLanes, lookup(tw, positions_[v]) * diff * diff);
+            // 0 * infinity is NaN, which ggml never picks: infinity neither. (min: not for NaN.)
+            const F32 cost = lookup(tw, positions_[v]) * diff * diff;
+            store(costs + v * kLanes, min(cost, F32(INFINITY)));
         }
         const CostTables tables(costs);
         const int count = *list++;
         const F32 first = tables.sum(load_u16(list));
-        if (count <= kLanes) return list[first_lane(first == F32(smallest_lane(first)))];
+        if (count <= kLanes) return list[first_lane(first == F32(smallest_cost(first)))];
         return best_of_many(tables, first, list, count);
     }
 
@@ -81,6 +88,12 @@ class NeighbourSearch {
         }
     };
 
+    static float smallest_cost(F32 costs) {
+        const float smallest = smallest_lane(costs);
+        if (!(smallest < FLT_MAX)) throw_overflow();  // NaN too
+        return smallest;
+    }
+
     static int first_lane(Mask m) { return __builtin_ctz(bits(m)); }
 
     static uint16_t best_of_many(const CostTables& tables, F32 first, const uint16_t* list,
@@ -95,7 +108,7 @@ class NeighbourSearch {
         }
         alignas(64) int32_t starts[kLanes];
         store(starts, start);
-        uint32_t ties = bits(best == F32(smallest_lane(best)));
+        uint32_t ties = bits(best == F32(smallest_cost(best)));
         int position = starts[__builtin_ctz(ties)] + __builtin_ctz(ties);
         while (ties &= ties - 1) {
             const int other = starts[__builtin_ctz(ties)] + __builtin_ctz(ties);

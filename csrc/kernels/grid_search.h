@@ -104,8 +104,7 @@ inline F32 quantize_grid_scales(const F32* scales, int32_t* levels, uint32_t* em
     const F32 inverse = F32(1.0f) / d;
     const Mask none = largest == F32(0.0f);
     for (int j = 0; j < SubBlocks; ++j) {
-        const I32 l =
-            clamp(nearest_int(F32(0.5f) * (inverse * scales[j] - F32(1.0f))), 0, 15);
+        const I32 l = clamp(nearest_int(F32(0.5f) * (inverse * scales[j] - F32(1.0f))), 0, 15);
         store(levels + j * kLanes, select(none, I32(0), l));
     }
     *empty = bits(none);

@@ -100,10 +100,18 @@ const Grid* build(const Point* points, int size, int radix, int shells, ToLevel 
     return grid;
 }
 
-int level_of_2bit(uint8_t byte) { return byte == 8 ? 0 : byte == 25 ? 1 : 2; }
-int level_of_iq3_xxs(uint8_t byte) { return (byte - 4) / 8; }
-int level_of_iq3_s(uint8_t byte) { return (byte - 1) / 2; }
-int level_of_1bit(uint8_t byte) { return static_cast<int8_t>(byte) + 1; }
+int level_of_2bit(uint8_t byte) {
+    return byte == 8 ? 0 : byte == 25 ? 1 : 2;
+}
+int level_of_iq3_xxs(uint8_t byte) {
+    return (byte - 4) / 8;
+}
+int level_of_iq3_s(uint8_t byte) {
+    return (byte - 1) / 2;
+}
+int level_of_1bit(uint8_t byte) {
+    return static_cast<int8_t>(byte) + 1;
+}
 
 }  // namespace
 

@@ -60,6 +60,7 @@ void find_sub_block(const float* x, const float* qw, F32 sigma2, Mask used, int 
     fit->block.set(magnitudes, w);
     fit->search(used & lanes, divisor, Type::kSteps, Type::kRefit);
 
+    require_scale(fit->scale, used & lanes);
     const Mask flip = fit->scale < F32(0.0f);
     f->zero[j] = ~bits(lanes);
     f->scales[j] = select(lanes, select(flip, negate(fit->scale), fit->scale), F32(0.0f));
@@ -87,8 +88,7 @@ void quantize_on_grid(const float* src, void* dst, int64_t nrows, int64_t n_per_
         GridFound<Type::kBits, kSubBlocks> f;
         batch.load_x(x);
         if (WithMatrix) batch.load_imatrix(qw);
-        const F32 sigma2 =
-            F32(Type::kSigma) * sum_of_squares(x, kSuperBlock) / F32(256.0f);
+        const F32 sigma2 = F32(Type::kSigma) * sum_of_squares(x, kSuperBlock) / F32(256.0f);
         const Mask used = lane_numbers() < I32(batch.count);
         for (int j = 0; j < kSubBlocks; ++j) {
             const int at = j * kLength * kLanes;

@@ -118,6 +118,7 @@ void find_sub_block(const float* x, const float* w, Mask used, int j, Iq1Points<
     halves_down(shifts, down);
     const F32 scale = select(flip, negate(split.scale), split.scale);
     const F32 fitted = points->assign(x, w, levels, scale, down, lanes);
+    require_scale(fitted, lanes);
     f->scales[j] = select(lanes, fitted, F32(0.0f));
     store(f->shifts + j * kLanes, select(lanes, shifts, I32(0)));
     for (int g = 0; g < kGroups; ++g) {
@@ -180,8 +181,7 @@ void pack(const Found& f, const GridTables& grid, int lane, bool empty, block_iq
 }
 
 template <bool WithMatrix>
-void quantize(const float* src, void* dst, int64_t nrows, int64_t n_per_row,
-              const float* imatrix) {
+void quantize(const float* src, void* dst, int64_t nrows, int64_t n_per_row, const float* imatrix) {
     const GridTables& grid = iq1_grid();
     Iq1Points<kLength> points(grid);
     const auto quantize_batch = [&](const Batch<kSuperBlock, block_iq1_m>& batch) {
@@ -211,6 +211,8 @@ void quantize(const float* src, void* dst, int64_t nrows, int64_t n_per_row,
 
 }  // namespace
 
-QuantizeRows iq1_m(bool with_imatrix) { return with_imatrix ? quantize<true> : quantize<false>; }
+QuantizeRows iq1_m(bool with_imatrix) {
+    return with_imatrix ? quantize<true> : quantize<false>;
+}
 
 }  // namespace apex::kernels::APEX_ISA

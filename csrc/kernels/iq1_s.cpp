@@ -84,14 +84,14 @@ F32 find_sub_block(const float* x, const float* qw, F32 sigma2, Mask used,
     const Mask down_groups[kGroups] = {*down, *down, *down, *down};
     const F32 scale = select(flip, negate(split.scale), split.scale);
     const F32 fitted = points->assign(x, w, levels, scale, down_groups, lanes);
+    require_scale(fitted, lanes);
     for (int g = 0; g < kGroups; ++g) {
         store(codes + g * kLanes, select(lanes, load(points->codes + g * kLanes), I32(0)));
     }
     return select(lanes, fitted, F32(0.0f));
 }
 
-void quantize(const float* src, void* dst, int64_t nrows, int64_t n_per_row,
-              const float* imatrix) {
+void quantize(const float* src, void* dst, int64_t nrows, int64_t n_per_row, const float* imatrix) {
     const GridTables& grid = iq1_grid();
     Iq1Points<kLength> points(grid);
     const auto quantize_batch = [&](const Batch<kSuperBlock, block_iq1_s>& batch) {
@@ -139,6 +139,8 @@ void quantize(const float* src, void* dst, int64_t nrows, int64_t n_per_row,
 
 }  // namespace
 
-QuantizeRows iq1_s(bool with_imatrix) { return with_imatrix ? quantize : nullptr; }
+QuantizeRows iq1_s(bool with_imatrix) {
+    return with_imatrix ? quantize : nullptr;
+}
 
 }  // namespace apex::kernels::APEX_ISA

@@ -131,8 +131,7 @@ void quantize_xs_batch(const Batch<kSuperBlock, block_iq4_xs>& batch) {
     I32 scales_low = 0, scales_high = 0;
     for (int j = 0; j < kBlocks; ++j) {
         const I32 l = clamp(nearest_int(inverse * scales[j]), -32, 31);
-        choose_levels(x + j * kLength * kLanes, inverse_or_zero(d * to_float(l)), codebook,
-                      levels);
+        choose_levels(x + j * kLength * kLanes, inverse_or_zero(d * to_float(l)), codebook, levels);
         pack_nibbles(levels, words + (2 + 4 * j) * kLanes);
         const I32 shifted = l + I32(32);
         scales_low = scales_low | ((shifted & I32(0xF)) << (4 * j));

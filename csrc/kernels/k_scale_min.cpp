@@ -164,10 +164,9 @@ void search_without_matrix(const float* x, int nmax, ScaleSteps steps, ScaleMin*
 
 // Bits: 4 or 5. Both blocks are d, dmin, scales, [qh,] qs.
 template <int Bits, typename Block, bool WithMatrix>
-void quantize(const float* src, void* dst, int64_t nrows, int64_t n_per_row,
-              const float* imatrix) {
+void quantize(const float* src, void* dst, int64_t nrows, int64_t n_per_row, const float* imatrix) {
     constexpr int kMax = (1 << Bits) - 1;
-    constexpr ScaleSteps kSteps =
+    static constexpr ScaleSteps kSteps =
         Bits == 4 ? ScaleSteps{-1.0f, 0.1f, 20} : ScaleSteps{-0.5f, 0.1f, 15};
     constexpr int kWords = sizeof(Block) / 4;
     const auto quantize_batch = [](const Batch<kSuperBlock, Block>& batch) {

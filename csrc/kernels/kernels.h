@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 
 #include "ggml.h"
 
@@ -13,10 +14,26 @@ enum class Isa { portable, avx2, avx512 };
 // APEX_ISA=portable|avx2|avx512 allows. Any other value of the variable is ignored.
 Isa best_isa();
 
+// The weights or importances are so large that sums overflow and ggml fails an assertion.
+struct Overflow : std::exception {
+    const char* what() const noexcept override { return "a sum of the search overflows"; }
+};
+
+// What ggml does with these weights is undefined behaviour: its own function must be called to find
+// out what its compiler made of it.
+struct UndefinedInGgml : std::exception {
+    const char* what() const noexcept override { return "undefined behaviour in ggml"; }
+};
+
+// Out of line, because what is compiled once per instruction set shares no code with the rest.
+[[noreturn]] void throw_overflow();
+[[noreturn]] void throw_undefined_in_ggml();
+
 // Quantizes nrows rows of n_per_row floats into dst (nrows * ggml_row_size bytes).
 // n_per_row is a multiple of the type's block size. imatrix: n_per_row finite values >= 0, the
 // importance of each column, or nullptr if the function was asked for without a matrix.
-// Rows are independent; the functions are thread-safe.
+// Rows are independent; the functions are thread-safe. They throw Overflow (IQ2, IQ3 and
+// IQ1 types) and UndefinedInGgml (Q8_0); dst then holds garbage.
 using QuantizeRows = void (*)(const float* src, void* dst, int64_t nrows, int64_t n_per_row,
                               const float* imatrix);
 

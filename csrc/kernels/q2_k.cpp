@@ -90,8 +90,7 @@ void requantize(const float* x, const ScaleMin* found, const Fields& f, int32_t*
 }
 
 template <bool WithMatrix>
-void quantize(const float* src, void* dst, int64_t nrows, int64_t n_per_row,
-              const float* imatrix) {
+void quantize(const float* src, void* dst, int64_t nrows, int64_t n_per_row, const float* imatrix) {
     constexpr int kWords = sizeof(block_q2_K) / 4;
     const auto quantize_batch = [](const Batch<kSuperBlock, block_q2_K>& batch) {
         alignas(64) float x[kSuperBlock * kLanes];
@@ -123,6 +122,8 @@ void quantize(const float* src, void* dst, int64_t nrows, int64_t n_per_row,
 
 }  // namespace
 
-QuantizeRows q2_k(bool with_imatrix) { return with_imatrix ? quantize<true> : quantize<false>; }
+QuantizeRows q2_k(bool with_imatrix) {
+    return with_imatrix ? quantize<true> : quantize<false>;
+}
 
 }  // namespace apex::kernels::APEX_ISA

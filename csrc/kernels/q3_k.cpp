@@ -80,8 +80,7 @@ F32 descend(const float* x, int32_t* levels) {
             if (!any(differs)) continue;
             slx = slx + wxi * new_l;
             sl2 = sl2 + wi * new_l * new_l;
-            const Mask better =
-                differs & (sl2 > zero) & (slx * slx * suml2 > sumlx * sumlx * sl2);
+            const Mask better = differs & (sl2 > zero) & (slx * slx * suml2 > sumlx * sumlx * sl2);
             store(l + i * kLanes, select(better, new_l, old_l));
             sumlx = select(better, slx, sumlx);
             suml2 = select(better, sl2, suml2);
@@ -168,8 +167,7 @@ void pack_scales(const Fields& f, int32_t* words) {
 }
 
 template <bool WithMatrix>
-void quantize(const float* src, void* dst, int64_t nrows, int64_t n_per_row,
-              const float* imatrix) {
+void quantize(const float* src, void* dst, int64_t nrows, int64_t n_per_row, const float* imatrix) {
     constexpr int kWords = 27;  // hmask, qs and scales; d follows
     static_assert(sizeof(block_q3_K) == 4 * kWords + 2, "block_q3_K has another layout");
     const auto quantize_batch = [](const Batch<kSuperBlock, block_q3_K>& batch) {
@@ -203,6 +201,8 @@ void quantize(const float* src, void* dst, int64_t nrows, int64_t n_per_row,
 
 }  // namespace
 
-QuantizeRows q3_k(bool with_imatrix) { return with_imatrix ? quantize<true> : quantize<false>; }
+QuantizeRows q3_k(bool with_imatrix) {
+    return with_imatrix ? quantize<true> : quantize<false>;
+}
 
 }  // namespace apex::kernels::APEX_ISA

@@ -73,8 +73,7 @@ void pack(const int32_t* levels, const Fields& f, int32_t* words) {
                 const I32 low = 0xF;
                 ql0 = ql0 | (((l0 & low) | ((l2 & low) << 4)) << (8 * b));
                 ql1 = ql1 | (((l1 & low) | ((l3 & low) << 4)) << (8 * b));
-                const I32 high =
-                    (l0 >> 4) | ((l1 >> 4) << 2) | ((l2 >> 4) << 4) | ((l3 >> 4) << 6);
+                const I32 high = (l0 >> 4) | ((l1 >> 4) << 2) | ((l2 >> 4) << 4) | ((l3 >> 4) << 6);
                 qh = qh | (high << (8 * b));
             }
             store(words + (16 * half + w) * kLanes, ql0);
@@ -89,8 +88,7 @@ void pack(const int32_t* levels, const Fields& f, int32_t* words) {
 }
 
 template <bool WithMatrix>
-void quantize(const float* src, void* dst, int64_t nrows, int64_t n_per_row,
-              const float* imatrix) {
+void quantize(const float* src, void* dst, int64_t nrows, int64_t n_per_row, const float* imatrix) {
     constexpr int kWords = 52;  // ql, qh and scales; d follows
     static_assert(sizeof(block_q6_K) == 4 * kWords + 2, "block_q6_K has another layout");
     const auto quantize_batch = [](const Batch<kSuperBlock, block_q6_K>& batch) {
@@ -127,6 +125,8 @@ void quantize(const float* src, void* dst, int64_t nrows, int64_t n_per_row,
 
 }  // namespace
 
-QuantizeRows q6_k(bool with_imatrix) { return with_imatrix ? quantize<true> : quantize<false>; }
+QuantizeRows q6_k(bool with_imatrix) {
+    return with_imatrix ? quantize<true> : quantize<false>;
+}
 
 }  // namespace apex::kernels::APEX_ISA

@@ -1,7 +1,7 @@
 // Q8_0: blocks of 32 weights with one scale; the matrix is not used.
 // Scalar twin: quantize_row_q8_0_ref. The only reduction is a maximum, which no order changes, so
 // here the lanes are neighbouring weights of one block.
-#include <cstring>
+#include <cfloat>
 
 #include "families.h"
 #include "ggml_blocks.h"
@@ -29,11 +29,12 @@ void quantize_block(const float* x, block_q8_0* out) {
     }
     const float d = largest_lane(magnitude) / 127;
     const float inverse = d != 0.0f ? 1.0f / d : 0.0f;
+    // ggml then converts infinities to integers: what that gives is its compiler's choice.
+    if (inverse > FLT_MAX) throw_undefined_in_ggml();
     alignas(64) int32_t half[kLanes];
     store(half, to_half(F32(d)));
     out->d = static_cast<ggml_half>(half[0]);
     for (int i = 0; i < kVectors; ++i) {
-        // Where 1 / d overflows, the conversion gives INT_MIN, whose low byte is 0 as in ggml.
         const I32 q = to_int_truncated(round_half_away(v[i] * F32(inverse)));
         store_low_bytes(out->qs + i * kLanes, q);
     }
@@ -47,6 +48,8 @@ void quantize(const float* src, void* dst, int64_t nrows, int64_t n_per_row, con
 
 }  // namespace
 
-QuantizeRows q8_0() { return quantize; }
+QuantizeRows q8_0() {
+    return quantize;
+}
 
 }  // namespace apex::kernels::APEX_ISA

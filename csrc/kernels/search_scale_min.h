@@ -64,8 +64,7 @@ struct LevelSums {
     F32 error(const float* x, const float* w, F32 scale, F32 min_value) const {
         F32 sum = 0.0f;
         for (int i = 0; i < Length; ++i) {
-            const F32 diff =
-                scale * load(levels + i * kLanes) + min_value - load(x + i * kLanes);
+            const F32 diff = scale * load(levels + i * kLanes) + min_value - load(x + i * kLanes);
             sum = sum + load(w + i * kLanes) * deviation<UseMad>(diff);
         }
         return sum;

@@ -27,7 +27,9 @@ inline I32 nearest_int(F32 x) {
     return (as_int(x + F32(kRoundMagic)) & I32(0x007fffff)) - I32(0x00400000);
 }
 
-inline I32 clamp(I32 x, int32_t low, int32_t high) { return max(I32(low), min(I32(high), x)); }
+inline I32 clamp(I32 x, int32_t low, int32_t high) {
+    return max(I32(low), min(I32(high), x));
+}
 
 // float(clamp(nearest_int(x), low, high)) for |x| <= 2^22 only: there x + magic is
 // magic + nearest_int(x) exactly, so clamping and subtracting can stay in float.
