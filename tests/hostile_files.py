@@ -92,7 +92,6 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "key of 2^63": (with_pair(build.u64(2**63) + b"k" + U8 + b"\1"), "9223372036854775808"),
     "key beyond the file": (with_pair(build.u64(60000) + b"k" + U8 + b"\1"), "a key needs 60000"),
     "key not UTF-8": (with_pair(build.pair(b"k\xff", V.U8, 1)), "not valid UTF-8"),
-    "line end in a key": (with_pair(build.pair("k\n", V.U8, 1)), "holds a control character"),
     "key twice": (with_pair(ARCHITECTURE), "'general.architecture' occurs twice"),
     # values
     "value type 13": (with_pair(build.raw_pair("k", 13, ENOUGH)), "value type 13"),
@@ -176,9 +175,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "name of 64": (with_name("n" * 64), "64 bytes long"),
     "name of 10^6": (with_name("n" * 10**6), "1000000 bytes long"),
     "name of 2^64-1": (with_row(build.u64(2**64 - 1) + ENOUGH), "18446744073709551615"),
-    "zero byte in a name": (with_name("t\0.weight"), "holds a control character"),
-    "escape sequence in a name": (with_name("\x1b[2J"), "holds a control character"),
-    "C1 control in a name": (with_name("t\x9b2J"), "holds a control character"),
+    "zero byte in a name": (with_name("t\0.weight"), "zero byte"),
     "name not UTF-8": (with_name(b"\xff.weight"), "not valid UTF-8"),
     "name with an overlong slash": (with_name(b"\xc0\xaf.weight"), "not valid UTF-8"),
     "name with a surrogate": (with_name(b"\xed\xa0\x80.weight"), "not valid UTF-8"),

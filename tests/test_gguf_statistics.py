@@ -152,6 +152,9 @@ def test_name_that_is_not_there(tmp_path: Path) -> None:
 
 
 INTERRUPTED = """
+import signal
+# A parent that ignores SIGINT (nohup, a background job) hands that down.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import sys
 from apex_native.gguf import open_gguf
 file = open_gguf(sys.argv[1])
@@ -178,7 +181,10 @@ def test_ctrl_c_stops_the_work(tmp_path: Path) -> None:
         time.sleep(0.3)
         child.send_signal(signal.SIGINT)
         started = time.monotonic()
-        output, _ = child.communicate(timeout=60)
+        try:
+            output, _ = child.communicate(timeout=60)
+        finally:
+            child.kill()
         assert output == "interrupted\n"
         assert child.returncode == 0
     # A signal is looked for every 0.1 s and a unit takes far less; the rest is a loaded machine.

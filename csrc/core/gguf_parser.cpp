@@ -37,13 +37,11 @@ class ByteReader {
         return {text, static_cast<size_t>(length)};
     }
 
-    // Keys and tensor names: text, not empty, and safe to print. String values may hold any bytes
-    // (tokens do).
+    // Keys and tensor names: text, not empty. String values may hold any bytes (tokens do).
     std::string read_name(const char* what, size_t max_length) {
         std::string name = read_string(what, max_length);
         if (name.empty()) damaged(what, " is empty");
         if (!is_utf8(name)) damaged(what, " is not valid UTF-8");
-        if (has_control_character(name)) damaged(what, " holds a control character");
         return name;
     }
 
@@ -231,6 +229,7 @@ void read_dimensions(ByteReader& in, GgufTensor& tensor) {
 GgufTensor read_tensor(ByteReader& in, uint64_t alignment) {
     GgufTensor tensor;
     tensor.name = in.read_name("a tensor name", GGML_MAX_NAME - 1);
+    if (tensor.name.find('\0') != std::string::npos) in.damaged("a tensor name holds a zero byte");
     read_dimensions(in, tensor);
     const auto type = in.read<uint32_t>("a tensor type");
     if (!is_known_type(type)) {

@@ -41,14 +41,4 @@ bool is_utf8(const std::string& text) {
     return true;
 }
 
-bool has_control_character(const std::string& text) {
-    for (size_t i = 0; i < text.size(); ++i) {
-        const auto byte = static_cast<uint8_t>(text[i]);
-        if (byte < 0x20 || byte == 0x7f) return true;
-        // U+0080 to U+009F are C2 80 to C2 9F.
-        if (byte == 0xc2 && static_cast<uint8_t>(text[i + 1]) < 0xa0) return true;
-    }
-    return false;
-}
-
 }  // namespace apex
