@@ -6,6 +6,7 @@ import struct
 from collections.abc import Sequence
 
 from apex_native.gguf_layout import (
+    STRUCT_CODES,
     FileLayout,
     GgufValueType,
     MetadataEntry,
@@ -19,20 +20,6 @@ __all__ = ["encode_entry", "encode_header"]
 MAGIC = b"GGUF"
 VERSION = 3
 
-_PACK = {
-    GgufValueType.UINT8: "<B",
-    GgufValueType.INT8: "<b",
-    GgufValueType.UINT16: "<H",
-    GgufValueType.INT16: "<h",
-    GgufValueType.UINT32: "<I",
-    GgufValueType.INT32: "<i",
-    GgufValueType.FLOAT32: "<f",
-    GgufValueType.BOOL: "<?",
-    GgufValueType.UINT64: "<Q",
-    GgufValueType.INT64: "<q",
-    GgufValueType.FLOAT64: "<d",
-}
-
 
 def _string(text: str) -> bytes:
     encoded = text.encode("utf-8", "surrogateescape")
@@ -40,7 +27,9 @@ def _string(text: str) -> bytes:
 
 
 def _value(type: GgufValueType, value: object) -> bytes:
-    return _string(str(value)) if type is GgufValueType.STRING else struct.pack(_PACK[type], value)
+    if type is GgufValueType.STRING:
+        return _string(str(value))
+    return struct.pack("<" + STRUCT_CODES[type], value)
 
 
 def encode_entry(entry: MetadataEntry) -> bytes:

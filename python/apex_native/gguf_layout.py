@@ -19,6 +19,7 @@ from apex_native.types import MetadataValue
 
 __all__ = [
     "ALIGNMENT",
+    "STRUCT_CODES",
     "FileLayout",
     "GgufValueType",
     "MetadataEntry",
@@ -61,7 +62,7 @@ class GgufValueType(IntEnum):
     FLOAT64 = 12
 
 
-_STRUCT_CODES = {
+STRUCT_CODES = {
     GgufValueType.UINT8: "B",
     GgufValueType.INT8: "b",
     GgufValueType.UINT16: "H",
@@ -74,6 +75,8 @@ _STRUCT_CODES = {
     GgufValueType.INT64: "q",
     GgufValueType.FLOAT64: "d",
 }
+"""``struct`` code of each fixed-size value type; the encoder writes what the layout measures."""
+
 _FLOAT_TYPES = (GgufValueType.FLOAT32, GgufValueType.FLOAT64)
 
 
@@ -144,7 +147,7 @@ def _check_storable(key: str, type: GgufValueType, value: object) -> None:
 
 def _packs(type: GgufValueType, value: object) -> bool:
     try:
-        struct.pack("<" + _STRUCT_CODES[type], value)
+        struct.pack("<" + STRUCT_CODES[type], value)
     except (struct.error, OverflowError):
         return False
     return True
@@ -172,7 +175,7 @@ def _string_bytes(text: str) -> int:
 def _value_bytes(type: GgufValueType, value: object) -> int:
     if type is GgufValueType.STRING:
         return _string_bytes(str(value))
-    return struct.calcsize("<" + _STRUCT_CODES[type])
+    return struct.calcsize("<" + STRUCT_CODES[type])
 
 
 class SizedTensor(Protocol):
