@@ -22,6 +22,9 @@ struct QuantizeError : Error {
 struct OutputError : Error {
     using Error::Error;
 };
+struct DeviceError : Error {
+    using Error::Error;
+};
 struct Cancelled : Error {
     using Error::Error;
 };

@@ -75,6 +75,7 @@ struct GridType {
     static constexpr int kLaneFloats = 2 * kLength + Shape::kCosts;
     static constexpr bool kSums = true;
     static constexpr bool kFits = false;
+    static constexpr bool kCodebook = false;
     using Scratch = GridScratch<Form::kBits, kSubBlocks>;
 
     struct Thread {

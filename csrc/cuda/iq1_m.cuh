@@ -16,6 +16,7 @@ struct Iq1M {
     static constexpr int kLaneFloats = kSumFloats + GridShape<2>::kCosts;
     static constexpr bool kSums = WithMatrix;
     static constexpr bool kFits = true;
+    static constexpr bool kCodebook = false;
 
     struct Thread {
         float x[kLength];

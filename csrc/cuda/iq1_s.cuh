@@ -16,6 +16,7 @@ struct Iq1S {
     static constexpr int kLaneFloats = 2 * (kLength + 1) + GridShape<2>::kCosts;
     static constexpr bool kSums = true;
     static constexpr bool kFits = false;
+    static constexpr bool kCodebook = false;
 
     struct Thread {
         float x[kLength];

@@ -52,6 +52,7 @@ struct Iq4 {
     static constexpr int kLaneFloats = 0;
     static constexpr bool kSums = WithMatrix;
     static constexpr bool kFits = false;
+    static constexpr bool kCodebook = true;
 
     struct Thread {
         float x[kLength];

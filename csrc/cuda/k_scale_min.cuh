@@ -18,6 +18,7 @@ struct KScaleMin {
     static constexpr int kLaneFloats = 0;
     static constexpr bool kSums = WithMatrix;
     static constexpr bool kFits = false;
+    static constexpr bool kCodebook = false;
     static constexpr int kMax = (1 << Bits) - 1;
 
     struct Thread {

@@ -23,6 +23,7 @@ struct Q2_K {
     static constexpr int kLaneFloats = 0;
     static constexpr bool kSums = WithMatrix;
     static constexpr bool kFits = false;
+    static constexpr bool kCodebook = false;
     static constexpr int kMax = 3;
 
     struct Thread {

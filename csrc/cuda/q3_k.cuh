@@ -63,6 +63,7 @@ struct Q3_K {
     static constexpr int kLaneFloats = 0;
     static constexpr bool kSums = WithMatrix;
     static constexpr bool kFits = false;
+    static constexpr bool kCodebook = false;
     static constexpr int kMax = 4;
 
     struct Thread {

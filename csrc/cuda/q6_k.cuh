@@ -15,6 +15,7 @@ struct Q6_K {
     static constexpr int kLaneFloats = 0;
     static constexpr bool kSums = false;
     static constexpr bool kFits = false;
+    static constexpr bool kCodebook = false;
     static constexpr int kMax = 32;
 
     struct Thread {

@@ -14,6 +14,7 @@ struct Q8_0 {
     static constexpr int kLaneFloats = 0;
     static constexpr bool kSums = false;
     static constexpr bool kFits = false;
+    static constexpr bool kCodebook = false;
 
     struct Thread {
         float x[kLength];

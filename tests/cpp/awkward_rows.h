@@ -151,7 +151,8 @@ inline constexpr int64_t kWidths[] = {256, 256, 256, 256, 256, 256,  256,  256, 
                                512, 512, 512, 768, 768, 1024, 1280, 2048, 4096, 8192};
 inline constexpr int kWidthCount = sizeof(kWidths) / sizeof(kWidths[0]);
 
-inline Chunk make_chunk(ggml_type type, Data data, bool with_imatrix, Random& r) {
+// Rows and a matrix; stock has its size but is not filled.
+inline Chunk make_rows(ggml_type type, Data data, bool with_imatrix, Random& r) {
     Chunk chunk{type, data, "none", 0, kWidths[r() % kWidthCount], {}, {}, {}};
     chunk.nrows = 1 + static_cast<int64_t>(r() % static_cast<uint64_t>(1 + 16384 / chunk.width));
     if (ggml_blck_size(type) == 32 && r() % 2) chunk.width -= 32 * static_cast<int64_t>(r() % 7);
@@ -162,6 +163,11 @@ inline Chunk make_chunk(ggml_type type, Data data, bool with_imatrix, Random& r)
         fill(matrix, r, chunk.width, chunk.matrix);
     }
     chunk.stock.assign(static_cast<size_t>(chunk.nrows) * chunk.row_size(), 0xAA);
+    return chunk;
+}
+
+inline Chunk make_chunk(ggml_type type, Data data, bool with_imatrix, Random& r) {
+    Chunk chunk = make_rows(type, data, with_imatrix, r);
     ggml_quantize_chunk(type, chunk.rows.data(), chunk.stock.data(), 0, chunk.nrows, chunk.width,
                         chunk.imatrix());
     return chunk;
