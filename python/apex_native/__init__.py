@@ -19,8 +19,10 @@ from apex_native.api import LoadCheck, check_load, classify, make_plan
 from apex_native.errors import (
     ApexError,
     Cancelled,
+    DataError,
     GgufError,
     ImatrixError,
+    ModelError,
     NativeModuleError,
     OutputError,
     PlanError,
@@ -44,6 +46,7 @@ from apex_native.types import (
 
 if TYPE_CHECKING:
     from apex_native.demo import demo_imatrix, demo_model
+    from apex_native.engine import Model, load_model
     from apex_native.imatrix import Imatrix, load_imatrix
 
 __version__ = "0.1.0"
@@ -53,6 +56,7 @@ __all__ = [
     "Cancelled",
     "Classification",
     "ClassifiedTensor",
+    "DataError",
     "Edges",
     "GgmlType",
     "GgufError",
@@ -61,6 +65,8 @@ __all__ = [
     "Imatrix",
     "ImatrixError",
     "LoadCheck",
+    "Model",
+    "ModelError",
     "NativeModuleError",
     "OutputError",
     "Plan",
@@ -76,6 +82,7 @@ __all__ = [
     "demo_model",
     "errors",
     "load_imatrix",
+    "load_model",
     "make_plan",
     "open_gguf",
     "quantize",
@@ -85,9 +92,11 @@ __all__ = [
 # What needs numpy, or data that is unpacked, comes on first use: `apex-native --help` is quick.
 _LAZY = {
     "Imatrix": "apex_native.imatrix",
+    "Model": "apex_native.engine",
     "demo_imatrix": "apex_native.demo",
     "demo_model": "apex_native.demo",
     "load_imatrix": "apex_native.imatrix",
+    "load_model": "apex_native.engine",
 }
 
 
