@@ -47,7 +47,13 @@ from apex_native.types import (
 if TYPE_CHECKING:
     from apex_native.demo import demo_imatrix, demo_model
     from apex_native.engine import Model, load_model
-    from apex_native.imatrix import Imatrix, load_imatrix
+    from apex_native.imatrix import (
+        Imatrix,
+        collect_imatrix,
+        load_imatrix,
+        merge_imatrices,
+        save_imatrix,
+    )
 
 __version__ = "0.1.0"
 
@@ -78,14 +84,17 @@ __all__ = [
     "TensorInfo",
     "check_load",
     "classify",
+    "collect_imatrix",
     "demo_imatrix",
     "demo_model",
     "errors",
     "load_imatrix",
     "load_model",
     "make_plan",
+    "merge_imatrices",
     "open_gguf",
     "quantize",
+    "save_imatrix",
     "tier_names",
 ]
 
@@ -93,10 +102,13 @@ __all__ = [
 _LAZY = {
     "Imatrix": "apex_native.imatrix",
     "Model": "apex_native.engine",
+    "collect_imatrix": "apex_native.imatrix",
     "demo_imatrix": "apex_native.demo",
     "demo_model": "apex_native.demo",
     "load_imatrix": "apex_native.imatrix",
     "load_model": "apex_native.engine",
+    "merge_imatrices": "apex_native.imatrix",
+    "save_imatrix": "apex_native.imatrix",
 }
 
 
