@@ -15,6 +15,7 @@ __all__ = [
     "OutputError",
     "PlanError",
     "QuantizeError",
+    "ResultsError",
 ]
 
 
@@ -36,6 +37,10 @@ class PlanError(ApexError, ValueError):
 
 class QuantizeError(ApexError, RuntimeError):
     """Weights could not be quantized: NaN or Inf, overflow, or a type the source does not allow."""
+
+
+class ResultsError(ApexError, ValueError):
+    """A results file is damaged, of another version, or does not belong with the others."""
 
 
 class OutputError(ApexError, OSError):
