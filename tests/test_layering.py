@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "apex_native"
 
 ORDER = [
-    *("errors", "atomic_write", "json_codec", "types", "results"),
+    *("errors", "printable", "atomic_write", "json_codec", "types", "results"),
     *("_native", "gguf_layout", "gguf_encode"),
     # the stages
     *("gguf", "classify", "plan", "imatrix", "quantize", "evaluate", "report"),
@@ -24,7 +24,10 @@ ORDER = [
 """A module imports only from its left."""
 
 PURE = {"classify", "plan", "report", "results"}
-PURE_MAY_IMPORT = {"errors", "atomic_write", "json_codec", "types", "gguf_layout", *PURE}
+PURE_MAY_IMPORT = {
+    *("errors", "printable", "atomic_write", "json_codec", "types", "gguf_layout"),
+    *PURE,
+}
 """What needs neither numpy nor the native core."""
 
 MAY_IMPORT_NUMPY = {"gguf", "imatrix", "quantize", "evaluate", "demo", "self_test"}
