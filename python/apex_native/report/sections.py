@@ -231,9 +231,7 @@ def _score_with_interval(found: TaskScore | None) -> str:
     if found is None:
         return numbers.NOT_MEASURED
     low, high = (numbers.percent(end, decimals=1) for end in (found.low, found.high))
-    mark = numbers.chance_mark(found)
-    text = f"{numbers.percent(found.score, decimals=1)} ({low} to {high})"
-    return f"{text} ({mark})" if mark else text
+    return f"{numbers.score(found)} ({low} to {high})"
 
 
 def _scores(results: Results, task: str) -> list[TaskScore]:
