@@ -2,14 +2,14 @@
 
 #include "core/error.h"
 #include "core/log.h"
-#include "model/load_check.h"
+#include "model/model.h"
 
 namespace apex::bind {
 namespace {
 
 // The classes of apex_native.errors, looked up once; a C++ error is raised as its namesake.
 struct ErrorClasses {
-    py::object gguf, imatrix, quantize, output, cancelled, base;
+    py::object gguf, imatrix, quantize, model, data, output, cancelled, base;
 };
 
 const ErrorClasses& error_classes() {
@@ -18,7 +18,8 @@ const ErrorClasses& error_classes() {
         .call_once_and_store_result([] {
             const py::module_ errors = py::module_::import("apex_native.errors");
             return ErrorClasses{errors.attr("GgufError"),     errors.attr("ImatrixError"),
-                                errors.attr("QuantizeError"), errors.attr("OutputError"),
+                                errors.attr("QuantizeError"), errors.attr("ModelError"),
+                                errors.attr("DataError"),     errors.attr("OutputError"),
                                 errors.attr("Cancelled"),     errors.attr("ApexError")};
         })
         .get_stored();
@@ -41,6 +42,10 @@ void translate(std::exception_ptr pointer) {
         set_error(error_classes().imatrix, error);
     } catch (const QuantizeError& error) {
         set_error(error_classes().quantize, error);
+    } catch (const ModelError& error) {
+        set_error(error_classes().model, error);
+    } catch (const DataError& error) {
+        set_error(error_classes().data, error);
     } catch (const OutputError& error) {
         set_error(error_classes().output, error);
     } catch (const Cancelled& error) {
@@ -84,6 +89,8 @@ PYBIND11_MODULE(_core, module) {
     register_quantize(module);
     register_statistics(module);
     register_model(module);
+    register_engine(module);
+    register_imatrix(module);
     module.def("build_info", &build_info, "Versions and compiler of this build.");
     module.def("drain_log", &drain_log_lines,
                "llama.cpp's and ggml's messages since the last call.");

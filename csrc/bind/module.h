@@ -16,5 +16,7 @@ void register_rows(py::module_& module);
 void register_quantize(py::module_& module);
 void register_statistics(py::module_& module);
 void register_model(py::module_& module);
+void register_engine(py::module_& module);
+void register_imatrix(py::module_& module);
 
 }  // namespace apex::bind

@@ -19,6 +19,12 @@ struct ImatrixError : Error {
 struct QuantizeError : Error {
     using Error::Error;
 };
+struct ModelError : Error {
+    using Error::Error;
+};
+struct DataError : Error {
+    using Error::Error;
+};
 struct OutputError : Error {
     using Error::Error;
 };

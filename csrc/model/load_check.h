@@ -15,11 +15,8 @@ struct LoadCheck {
 };
 
 // Loads the file on the CPU, decodes text (at most 512 tokens of it) and returns the mean negative
-// log-likelihood of its tokens after the first. Throws GgufError where llama.cpp refuses the file
-// (with its reason) or a logit is not finite.
+// log-likelihood of its tokens after the first. Throws GgufError or ModelError where the file
+// is refused (with the reason) or a logit is not finite.
 LoadCheck load_check(const std::string& path, const std::string& text, int n_threads);
-
-// Once per process: log sink, abort hook, backends.
-void initialize_llama();
 
 }  // namespace apex

@@ -3,7 +3,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "llama.h"
-#include "model/load_check.h"
+#include "model/model.h"
 
 namespace apex {
 

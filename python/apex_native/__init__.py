@@ -19,12 +19,15 @@ from apex_native.api import LoadCheck, check_load, classify, make_plan
 from apex_native.errors import (
     ApexError,
     Cancelled,
+    DataError,
     GgufError,
     ImatrixError,
+    ModelError,
     NativeModuleError,
     OutputError,
     PlanError,
     QuantizeError,
+    ResultsError,
 )
 from apex_native.gguf import GgufFile, open_gguf
 from apex_native.plan import Edges, Plan, tier_names
@@ -44,7 +47,14 @@ from apex_native.types import (
 
 if TYPE_CHECKING:
     from apex_native.demo import demo_imatrix, demo_model
-    from apex_native.imatrix import Imatrix, load_imatrix
+    from apex_native.engine import Model, load_model
+    from apex_native.imatrix import (
+        Imatrix,
+        collect_imatrix,
+        load_imatrix,
+        merge_imatrices,
+        save_imatrix,
+    )
 
 __version__ = "0.1.0"
 
@@ -53,6 +63,7 @@ __all__ = [
     "Cancelled",
     "Classification",
     "ClassifiedTensor",
+    "DataError",
     "Edges",
     "GgmlType",
     "GgufError",
@@ -61,6 +72,8 @@ __all__ = [
     "Imatrix",
     "ImatrixError",
     "LoadCheck",
+    "Model",
+    "ModelError",
     "NativeModuleError",
     "OutputError",
     "Plan",
@@ -68,26 +81,36 @@ __all__ = [
     "Progress",
     "QuantizeError",
     "QuantizeManifest",
+    "ResultsError",
     "Role",
     "TensorInfo",
     "check_load",
     "classify",
+    "collect_imatrix",
     "demo_imatrix",
     "demo_model",
     "errors",
     "load_imatrix",
+    "load_model",
     "make_plan",
+    "merge_imatrices",
     "open_gguf",
     "quantize",
+    "save_imatrix",
     "tier_names",
 ]
 
 # What needs numpy, or data that is unpacked, comes on first use: `apex-native --help` is quick.
 _LAZY = {
     "Imatrix": "apex_native.imatrix",
+    "Model": "apex_native.engine",
+    "collect_imatrix": "apex_native.imatrix",
     "demo_imatrix": "apex_native.demo",
     "demo_model": "apex_native.demo",
     "load_imatrix": "apex_native.imatrix",
+    "load_model": "apex_native.engine",
+    "merge_imatrices": "apex_native.imatrix",
+    "save_imatrix": "apex_native.imatrix",
 }
 
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 __all__ = [
     "ApexError",
     "Cancelled",
+    "DataError",
     "GgufError",
     "ImatrixError",
+    "ModelError",
     "NativeModuleError",
     "OutputError",
     "PlanError",
     "QuantizeError",
+    "ResultsError",
 ]
 
 
@@ -36,6 +39,18 @@ class PlanError(ApexError, ValueError):
 
 class QuantizeError(ApexError, RuntimeError):
     """Weights could not be quantized: NaN or Inf, overflow, or a type the source does not allow."""
+
+
+class ModelError(ApexError, RuntimeError):
+    """llama.cpp cannot load a model or compute with it: architecture, memory, bad logits."""
+
+
+class DataError(ApexError, ValueError):
+    """A text, task file or result file is damaged, too short, or not what the call needs."""
+
+
+class ResultsError(ApexError, ValueError):
+    """A results file is damaged, of another version, or does not belong with the others."""
 
 
 class OutputError(ApexError, OSError):

@@ -12,12 +12,15 @@ from apex_native.cli.output import print_error
 from apex_native.errors import (
     ApexError,
     Cancelled,
+    DataError,
     GgufError,
     ImatrixError,
+    ModelError,
     NativeModuleError,
     OutputError,
     PlanError,
     QuantizeError,
+    ResultsError,
 )
 
 __all__ = ["EXIT_FAILURE", "EXIT_INTERRUPTED", "EXIT_USAGE", "CtrlCError", "UsageError", "report"]
@@ -55,6 +58,9 @@ _TABLE = (
     _Row(ImatrixError, EXIT_FAILURE, "collect the matrix again, from this very model"),
     _Row(PlanError, EXIT_FAILURE, "`apex-native plan --help` lists what can be asked for"),
     _Row(QuantizeError, EXIT_FAILURE, "convert or download the source file again"),
+    _Row(ModelError, EXIT_FAILURE, "check that the file is a complete model, and the memory free"),
+    _Row(DataError, EXIT_FAILURE, "give the text or file the command's --help describes"),
+    _Row(ResultsError, EXIT_FAILURE, "evaluate again with `apex-native eval`"),
     _Row(OutputError, EXIT_FAILURE, "free the place or choose another with -o"),
     _Row(NativeModuleError, EXIT_FAILURE, "reinstall with `pip install .`"),
     _Row(ApexError, EXIT_FAILURE, "`apex-native doctor` checks the installation"),

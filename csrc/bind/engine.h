@@ -1,0 +1,26 @@
+// What the bindings of everything that computes with a model share.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bind/module.h"
+#include "llama.h"
+
+namespace apex::bind {
+
+using TokenArray = py::array_t<int32_t, py::array::c_style>;
+
+inline std::vector<llama_token> to_tokens(const TokenArray& array) {
+    return {array.data(), array.data() + array.size()};
+}
+
+inline TokenArray to_array(const std::vector<llama_token>& tokens) {
+    return TokenArray(static_cast<py::ssize_t>(tokens.size()), tokens.data());
+}
+
+// A ggml type by its number; InvalidArgument where ggml knows none.
+ggml_type to_type(uint32_t number);
+
+}  // namespace apex::bind

@@ -1,0 +1,151 @@
+#include "model/context.h"
+
+#include "core/abort_guard.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "model/host_logits.h"
+
+namespace apex {
+namespace {
+
+constexpr uint32_t kMaxSequences = 256;  // LLAMA_MAX_SEQ (src/llama-cparams.h)
+
+void check_options(const Model& model, const ContextOptions& options) {
+    if (model.options().vocab_only) {
+        fail<InvalidArgument>(model.path(), " was loaded for its vocabulary only");
+    }
+    if (options.n_ctx < 1 || options.n_batch < 1 || options.n_ubatch < 1) {
+        fail<InvalidArgument>("n_ctx, n_batch, n_ubatch: expected at least 1, found ",
+                              options.n_ctx, ", ", options.n_batch, ", ", options.n_ubatch);
+    }
+    if (options.n_seq_max < 1 || options.n_seq_max > kMaxSequences) {
+        fail<InvalidArgument>("n_seq_max: expected 1 to ", kMaxSequences, ", found ",
+                              options.n_seq_max);
+    }
+    for (const ggml_type type : {options.type_k, options.type_v}) {
+        if (is_cache_type(type)) continue;
+        fail<InvalidArgument>("a KV cache cannot have type ", ggml_type_name(type),
+                              "; expected f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl");
+    }
+}
+
+llama_context_params to_llama(const ContextOptions& options, int n_threads) {
+    llama_context_params params = llama_context_default_params();
+    params.n_ctx = options.n_ctx;
+    params.n_batch = options.n_batch;
+    params.n_ubatch = options.n_ubatch;
+    params.n_seq_max = options.n_seq_max;
+    params.n_outputs_max = options.n_outputs_max;
+    params.n_threads = n_threads;
+    params.n_threads_batch = n_threads;
+    params.type_k = options.type_k;
+    params.type_v = options.type_v;
+    params.kv_unified = options.kv_unified;
+    if (options.mtp) params.ctx_type = LLAMA_CONTEXT_TYPE_MTP;
+    return params;
+}
+
+}  // namespace
+
+bool is_cache_type(ggml_type type) {
+    switch (type) {
+        case GGML_TYPE_F32:
+        case GGML_TYPE_F16:
+        case GGML_TYPE_BF16:
+        case GGML_TYPE_Q8_0:
+        case GGML_TYPE_Q5_1:
+        case GGML_TYPE_Q5_0:
+        case GGML_TYPE_Q4_1:
+        case GGML_TYPE_Q4_0:
+        case GGML_TYPE_IQ4_NL:
+            return true;
+        default:
+            return false;
+    }
+}
+
+Context::Context(std::shared_ptr<Model> model, std::shared_ptr<ThreadPool> pool,
+                 const ContextOptions& options, EvalHook* hook,
+                 std::shared_ptr<const StopFlag> stop)
+    : model_(std::move(model)),
+      pool_(std::move(pool)),
+      options_(options),
+      hook_(hook),
+      stop_(std::move(stop)) {
+    check_options(*model_, options_);
+    llama_context_params params = to_llama(options_, pool_->n_threads());
+    if (hook_ != nullptr || options_.leave_logits) {
+        params.cb_eval = on_eval;
+        params.cb_eval_user_data = this;
+    }
+    params.abort_callback = on_abort_check;
+    params.abort_callback_data = this;
+    drain_log();
+    try {
+        guarded([&] { context_.reset(llama_init_from_model(model_->get(), params)); });
+    } catch (const GgmlAbort& abort) {
+        fail<ModelError>(model_->path(), ": llama.cpp cannot make a context: ", abort.what());
+    }
+    if (!context_) {
+        fail<ModelError>(model_->path(), ": llama.cpp cannot make a context of ", options_.n_ctx,
+                         " tokens: ", last_errors());
+    }
+    llama_attach_threadpool(context_.get(), pool_->get(), pool_->get());
+}
+
+bool Context::on_eval(ggml_tensor* node, bool ask, void* self) {
+    auto* context = static_cast<Context*>(self);
+    if (context->options_.leave_logits) forget_host_logits(context->context_.get());
+    if (context->hook_ == nullptr) return !ask;
+    try {
+        return ask ? context->hook_->wants(node) : context->hook_->observe(node);
+    } catch (...) {
+        // Not through ggml's frames: on_abort_check ends the computation instead.
+        if (!context->hook_error_) context->hook_error_ = std::current_exception();
+        return false;
+    }
+}
+
+bool Context::on_abort_check(void* self) {
+    const auto* context = static_cast<const Context*>(self);
+    return context->hook_error_ || (context->stop_ && context->stop_->is_set());
+}
+
+void Context::decode(Batch& batch) {
+    if (batch.n_tokens() < 1 || batch.n_tokens() > options_.n_batch) {
+        fail<InvalidArgument>("a batch of ", batch.n_tokens(), " tokens: expected 1 to ",
+                              options_.n_batch);
+    }
+    const uint32_t n_outputs_max =
+        options_.n_outputs_max == 0 ? options_.n_batch : options_.n_outputs_max;
+    if (batch.n_outputs() > n_outputs_max) {
+        fail<InvalidArgument>("a batch with ", batch.n_outputs(), " outputs: expected at most ",
+                              n_outputs_max);
+    }
+    if (stop_ && stop_->is_set()) fail<Cancelled>("the computation was stopped");
+    hook_error_ = nullptr;
+    int32_t status = 0;
+    try {
+        guarded([&] { status = llama_decode(context_.get(), batch.view()); });
+    } catch (const GgmlAbort& abort) {
+        fail<ModelError>(model_->path(), ": llama.cpp cannot compute: ", abort.what());
+    }
+    if (hook_error_) std::rethrow_exception(hook_error_);
+    if (stop_ && stop_->is_set()) fail<Cancelled>("the computation was stopped");
+    if (status != 0) {
+        fail<ModelError>(model_->path(), ": llama_decode returned ", status, ": ", last_errors());
+    }
+}
+
+void Context::clear_memory() {
+    llama_memory_clear(llama_get_memory(context_.get()), true);
+}
+
+const float* Context::logits(int32_t i) const {
+    if (options_.leave_logits) fail<InvalidArgument>("this context leaves logits where they are");
+    const float* row = llama_get_logits_ith(context_.get(), i);
+    if (row == nullptr) fail<InvalidArgument>("token ", i, " of the batch was no output");
+    return row;
+}
+
+}  // namespace apex

@@ -1,0 +1,70 @@
+// A computation over a model: KV cache, compute buffers, and who looks on.
+#pragma once
+
+#include <exception>
+#include <memory>
+
+#include "model/batch.h"
+#include "model/eval_hook.h"
+#include "model/model.h"
+#include "model/thread_pool.h"
+
+namespace apex {
+
+struct ContextOptions {
+    uint32_t n_ctx = 512;        // tokens of all sequences together
+    uint32_t n_batch = 512;      // tokens of one decode() at most
+    uint32_t n_ubatch = 512;     // tokens computed at once
+    uint32_t n_seq_max = 1;      // sequences, each with n_ctx / n_seq_max tokens (or shared)
+    uint32_t n_outputs_max = 0;  // outputs of one decode() at most; 0: n_batch
+    bool kv_unified = false;     // one cache for all sequences: needed where they share tokens
+    ggml_type type_k = GGML_TYPE_F16;
+    ggml_type type_v = GGML_TYPE_F16;
+    // Logits are not copied to the host: a hook takes them (or their source) where they are.
+    // Saves n_vocab floats an output; logits() may not be called.
+    bool leave_logits = false;
+    bool mtp = false;  // computes the multi-token-prediction block instead of the trunk
+};
+
+class Context {
+  public:
+    // hook sees every computation and must outlive the context; it may be null. The pool may serve
+    // several contexts, one at a time. Throws ModelError with llama.cpp's reason (memory, types
+    // that do not fit), InvalidArgument for options that contradict each other.
+    Context(std::shared_ptr<Model> model, std::shared_ptr<ThreadPool> pool,
+            const ContextOptions& options, EvalHook* hook = nullptr,
+            std::shared_ptr<const StopFlag> stop = nullptr);
+    Context(const Context&) = delete;
+    Context& operator=(const Context&) = delete;
+
+    // Computes a batch. Throws what the hook threw, Cancelled, or ModelError.
+    void decode(Batch& batch);
+
+    // Forgets all sequences.
+    void clear_memory();
+
+    // Row of the i-th token of the last batch, which must have been an output; n_vocab floats.
+    const float* logits(int32_t i) const;
+
+    const Model& model() const { return *model_; }
+    const std::shared_ptr<Model>& shared_model() const { return model_; }
+    const ContextOptions& options() const { return options_; }
+    llama_context* get() const { return context_.get(); }
+
+  private:
+    static bool on_eval(ggml_tensor* node, bool ask, void* self);
+    static bool on_abort_check(void* self);
+
+    std::shared_ptr<Model> model_;
+    std::shared_ptr<ThreadPool> pool_;
+    ContextOptions options_;
+    EvalHook* hook_;
+    std::shared_ptr<const StopFlag> stop_;
+    std::exception_ptr hook_error_;
+    llama_context_ptr context_;
+};
+
+// The types a KV cache may have (common/arg.cpp of llama.cpp, kv_cache_types).
+bool is_cache_type(ggml_type type);
+
+}  // namespace apex

@@ -1,0 +1,150 @@
+#include "model/model.h"
+
+#include <cstring>
+#include <mutex>
+
+#include "core/abort_guard.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "ggml-backend.h"
+#include "model/model_check.h"
+
+namespace apex {
+namespace {
+
+llama_split_mode to_llama(SplitMode mode) {
+    switch (mode) {
+        case SplitMode::none:
+            return LLAMA_SPLIT_MODE_NONE;
+        case SplitMode::row:
+            return LLAMA_SPLIT_MODE_ROW;
+        case SplitMode::layer:
+            break;
+    }
+    return LLAMA_SPLIT_MODE_LAYER;
+}
+
+std::string gpu_names() {
+    std::string names;
+    for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
+        ggml_backend_dev_t device = ggml_backend_dev_get(i);
+        if (ggml_backend_dev_type(device) != GGML_BACKEND_DEVICE_TYPE_GPU) continue;
+        names += (names.empty() ? "" : ", ") + std::string(ggml_backend_dev_name(device));
+    }
+    return names;
+}
+
+// NULL-terminated, as llama.cpp wants it; empty where all GPUs may be used.
+std::vector<ggml_backend_dev_t> find_devices(const std::vector<std::string>& names) {
+    std::vector<ggml_backend_dev_t> devices;
+    for (const std::string& name : names) {
+        ggml_backend_dev_t device = ggml_backend_dev_by_name(name.c_str());
+        if (device == nullptr) {
+            const std::string known = gpu_names();
+            fail<InvalidArgument>("device '", name, "' is not here; ",
+                                  known.empty() ? "this build or machine has no GPU" : "there are ",
+                                  known);
+        }
+        devices.push_back(device);
+    }
+    if (!devices.empty()) devices.push_back(nullptr);
+    return devices;
+}
+
+void check_gpu_options(const ModelOptions& options) {
+    if (options.n_gpu_layers != 0 && gpu_names().empty()) {
+        fail<InvalidArgument>("n_gpu_layers is ", options.n_gpu_layers,
+                              ", but this build or machine has no GPU; leave it at 0");
+    }
+    if (options.tensor_split.size() > llama_max_devices()) {
+        fail<InvalidArgument>("tensor_split: expected at most ", llama_max_devices(),
+                              " shares, found ", options.tensor_split.size());
+    }
+}
+
+// One integer override and the empty key that ends the list.
+std::vector<llama_model_kv_override> expert_overrides(const std::string& architecture, int count) {
+    std::vector<llama_model_kv_override> overrides;
+    if (count == 0) return overrides;
+    overrides.resize(2);
+    std::memset(overrides.data(), 0, 2 * sizeof(llama_model_kv_override));
+    const std::string key = architecture + ".expert_used_count";
+    if (key.size() >= sizeof(overrides[0].key)) {
+        fail<GgufError>("general.architecture is too long: ", architecture.size(), " bytes");
+    }
+    overrides[0].tag = LLAMA_KV_OVERRIDE_TYPE_INT;
+    std::memcpy(overrides[0].key, key.c_str(), key.size() + 1);
+    overrides[0].val_i64 = count;
+    return overrides;
+}
+
+bool go_on(float, void* stop) {
+    const auto* flag = static_cast<const StopFlag*>(stop);
+    return flag == nullptr || !flag->is_set();
+}
+
+}  // namespace
+
+void initialize_llama() {
+    static std::once_flag once;
+    std::call_once(once, [] {
+        install_abort_hook();
+        llama_log_set(log_sink, nullptr);
+        llama_backend_init();
+    });
+}
+
+std::string last_errors() {
+    std::string text;
+    for (const LogLine& line : drain_log()) {
+        if (line.level == GGML_LOG_LEVEL_ERROR) text += (text.empty() ? "" : "; ") + line.text;
+    }
+    return text.empty() ? "no reason was logged" : text;
+}
+
+Model::Model(std::string path, ModelOptions options, llama_model_ptr model)
+    : path_(std::move(path)), options_(std::move(options)), model_(std::move(model)) {}
+
+std::shared_ptr<Model> Model::load(const std::string& path, const ModelOptions& options,
+                                   std::shared_ptr<const StopFlag> stop) {
+    initialize_llama();
+    const std::string architecture = check_model_file(path, options.expert_used_count);
+    check_gpu_options(options);
+    std::vector<ggml_backend_dev_t> devices = find_devices(options.devices);
+    const auto overrides = expert_overrides(architecture, options.expert_used_count);
+    std::vector<float> split = options.tensor_split;
+    split.resize(llama_max_devices());
+
+    llama_model_params params = llama_model_default_params();
+    if (!devices.empty()) params.devices = devices.data();
+    params.n_gpu_layers = options.n_gpu_layers;
+    params.main_gpu = options.main_gpu;
+    params.split_mode = to_llama(options.split_mode);
+    if (!options.tensor_split.empty()) params.tensor_split = split.data();
+    params.load_mode = options.use_mmap ? LLAMA_LOAD_MODE_AUTO : LLAMA_LOAD_MODE_NONE;
+    params.use_extra_bufts = options.repack;
+    params.load_mtp = options.load_mtp;
+    params.vocab_only = options.vocab_only;
+    if (!overrides.empty()) params.kv_overrides = overrides.data();
+    params.progress_callback = go_on;
+    params.progress_callback_user_data = const_cast<StopFlag*>(stop.get());
+
+    drain_log();
+    llama_model_ptr model;
+    try {
+        guarded([&] { model.reset(llama_model_load_from_file(path.c_str(), params)); });
+    } catch (const GgmlAbort& abort) {
+        fail<ModelError>(path, ": llama.cpp cannot load it: ", abort.what());
+    }
+    if (!model && stop && stop->is_set()) fail<Cancelled>("loading ", path, " was stopped");
+    if (!model) fail<ModelError>(path, ": llama.cpp cannot load it: ", last_errors());
+    return std::shared_ptr<Model>(new Model(path, options, std::move(model)));
+}
+
+std::string Model::description() const {
+    char text[256] = {};
+    llama_model_desc(model_.get(), text, sizeof(text));
+    return text;
+}
+
+}  // namespace apex

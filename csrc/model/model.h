@@ -1,0 +1,65 @@
+// A loaded model: weights and vocabulary, checked before llama.cpp sees the file.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "llama-cpp.h"
+#include "llama.h"
+#include "model/stop_flag.h"
+
+namespace apex {
+
+// Once per process: log sink, abort hook, backends.
+void initialize_llama();
+
+// What llama.cpp and ggml logged as errors since the last drain, as one sentence.
+std::string last_errors();
+
+enum class SplitMode { none, layer, row };
+
+struct ModelOptions {
+    int n_gpu_layers = 0;              // -1: all; 0 keeps everything on the CPU
+    std::vector<std::string> devices;  // ggml device names ("CUDA0"); empty: all GPUs
+    int main_gpu = 0;
+    SplitMode split_mode = SplitMode::layer;
+    std::vector<float> tensor_split;  // share of each device; empty: by free memory
+    bool use_mmap = true;
+    bool repack = true;         // let ggml rearrange weights for this CPU: faster, not readable
+    bool load_mtp = false;      // the multi-token-prediction block as well
+    bool vocab_only = false;    // tokenizer only: no context can be made
+    int expert_used_count = 0;  // experts a token goes to; 0: as the file says
+};
+
+class Model {
+  public:
+    // Throws GgufError where the file is damaged or holds no data, ModelError with llama.cpp's
+    // reason where it refuses it, InvalidArgument for an unknown device, Cancelled.
+    static std::shared_ptr<Model> load(const std::string& path, const ModelOptions& options,
+                                       std::shared_ptr<const StopFlag> stop = nullptr);
+
+    const std::string& path() const { return path_; }
+    const ModelOptions& options() const { return options_; }
+    llama_model* get() const { return model_.get(); }
+    const llama_vocab* vocab() const { return llama_model_get_vocab(model_.get()); }
+
+    int32_t n_vocab() const { return llama_vocab_n_tokens(vocab()); }
+    int32_t n_ctx_train() const { return llama_model_n_ctx_train(model_.get()); }
+    int32_t n_embd() const { return llama_model_n_embd(model_.get()); }
+    bool is_recurrent() const { return llama_model_is_recurrent(model_.get()); }
+    bool is_hybrid() const { return llama_model_is_hybrid(model_.get()); }
+    bool has_encoder() const { return llama_model_has_encoder(model_.get()); }
+    bool on_gpu() const { return options_.n_gpu_layers != 0; }
+    std::string description() const;
+
+  private:
+    Model(std::string path, ModelOptions options, llama_model_ptr model);
+
+    std::string path_;
+    ModelOptions options_;
+    llama_model_ptr model_;
+};
+
+}  // namespace apex

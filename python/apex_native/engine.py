@@ -1,0 +1,225 @@
+"""A model that computes: loaded in llama.cpp, in this process, on CPU or GPU.
+
+Input: a GGUF file with weights. Output: `Model`, which tokenizes and generates; calibration and
+evaluation take it. Everything that could make llama.cpp abort is checked before it sees it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from apex_native._native import core, forward_log
+from apex_native.interrupt import run_interruptible
+
+__all__ = ["Model", "SplitMode", "Tokens", "load_model"]
+
+Tokens = npt.NDArray[np.int32]
+SplitMode = Literal["none", "layer", "row"]
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    *,
+    n_threads: int | None = None,
+    n_gpu_layers: int = 0,
+    devices: Sequence[str] = (),
+    main_gpu: int = 0,
+    split_mode: SplitMode = "layer",
+    tensor_split: Sequence[float] = (),
+    use_mmap: bool = True,
+    repack: bool = True,
+    load_mtp: bool = False,
+    vocab_only: bool = False,
+    expert_used_count: int | None = None,
+) -> Model:
+    """Load a model; Ctrl-C is heard.
+
+    n_threads: threads of everything done with it, default all. n_gpu_layers: -1 puts all layers on
+    the GPU. devices: ggml's names ("CUDA0"), default all. repack: let ggml rearrange weights for
+    this CPU, as llama.cpp's programs do. load_mtp: load the multi-token-prediction block too.
+    vocab_only: tokenizer only. expert_used_count: experts a token goes to, default the file's.
+
+    Raises GgufError where the file is damaged or holds no weights, ModelError with llama.cpp's
+    reason where it refuses the file, ValueError for a device that is not here.
+    """
+    stop = core().StopFlag()
+    native = run_interruptible(
+        lambda: core().Model(
+            os.fspath(path),
+            n_gpu_layers=n_gpu_layers,
+            devices=list(devices),
+            main_gpu=main_gpu,
+            split_mode=split_mode,
+            tensor_split=list(tensor_split),
+            use_mmap=use_mmap,
+            repack=repack,
+            load_mtp=load_mtp,
+            vocab_only=vocab_only,
+            expert_used_count=0 if expert_used_count is None else expert_used_count,
+            stop=stop,
+        ),
+        stop.set,
+    )
+    forward_log()
+    return Model(native, n_threads or os.cpu_count() or 1)
+
+
+class Model:
+    """A loaded model. Use it in a ``with`` statement, or call `close`, to free its memory."""
+
+    def __init__(self, native: Any, n_threads: int) -> None:
+        """Wrap a native model; `load_model` makes one."""
+        self._native: Any = native
+        self.n_threads = n_threads
+
+    def __enter__(self) -> Self:
+        """Return the model itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Free the model."""
+        self.close()
+
+    def close(self) -> None:
+        """Free the model once nothing computes with it; later calls raise ValueError."""
+        self._native = None
+
+    @property
+    def native(self) -> Any:
+        """The extension's own object, for the stages that hand it to native code."""
+        if self._native is None:
+            raise ValueError("this model was closed")
+        return self._native
+
+    @property
+    def path(self) -> str:
+        """Where it was loaded from."""
+        return str(self.native.path)
+
+    @property
+    def description(self) -> str:
+        """llama.cpp's own: architecture, size, type."""
+        return str(self.native.description)
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights."""
+        return int(self.native.n_parameters)
+
+    @property
+    def n_vocab(self) -> int:
+        """Number of tokens in the vocabulary."""
+        return int(self.native.n_vocab)
+
+    @property
+    def n_embd(self) -> int:
+        """Width of the hidden state."""
+        return int(self.native.n_embd)
+
+    @property
+    def n_ctx_train(self) -> int:
+        """Longest context the model was made for, in tokens."""
+        return int(self.native.n_ctx_train)
+
+    @property
+    def expert_used_count(self) -> int | None:
+        """Experts a token goes to if `load_model` was told, None for the file's own number."""
+        return int(self.native.expert_used_count) or None
+
+    @property
+    def load_mtp(self) -> bool:
+        """The multi-token-prediction block was loaded too."""
+        return bool(self.native.load_mtp)
+
+    @property
+    def add_bos(self) -> bool:
+        """A text begins with the BOS token."""
+        return bool(self.native.add_bos)
+
+    @property
+    def bos_token(self) -> int:
+        """The BOS token, -1 where there is none."""
+        return int(self.native.bos_token)
+
+    @cached_property
+    def eos_tokens(self) -> tuple[int, ...]:
+        """The tokens that end a generation."""
+        return tuple(self.native.end_tokens)
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        """The model's Jinja template for conversations, if it has one."""
+        template = self.native.chat_template
+        return None if template is None else str(template)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the vocabulary: equal for models whose tokens mean the same."""
+        return hashlib.sha256(self.native.vocabulary_bytes()).hexdigest()
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> Tokens:
+        """Tokens of a text, int32 (n,).
+
+        add_special: with the tokens the model wants around a text, as BOS. parse_special: text
+        that spells a special token becomes that token; else it stays plain characters.
+        """
+        tokens: Tokens = self.native.tokenize(
+            text, add_special=add_special, parse_special=parse_special
+        )
+        return tokens
+
+    def detokenize(self, tokens: Tokens | Sequence[int]) -> str:
+        """The text of tokens, special ones as they are spelled; broken UTF-8 is replaced."""
+        array = np.ascontiguousarray(tokens, dtype=np.int32)
+        text: bytes = self.native.detokenize(array)
+        return text.decode("utf-8", "replace")
+
+    def token_text(self, token: int) -> str:
+        """The text of one token."""
+        return self.detokenize([token])
+
+    def generate(
+        self,
+        prompt: Tokens | Sequence[int],
+        *,
+        n_predict: int = 256,
+        temperature: float = 0.8,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        seed: int = 0,
+    ) -> Tokens:
+        """Continue a prompt, int32 (at most n_predict,); the same seed gives the same tokens.
+
+        Ends after a token of `eos_tokens`, which is included. temperature 0 always takes the
+        likeliest token. Raises ValueError for an empty prompt, tokens outside the vocabulary and
+        settings out of range.
+        """
+        stop = core().StopFlag()
+        array = np.ascontiguousarray(prompt, dtype=np.int32)
+        tokens: Tokens = run_interruptible(
+            lambda: self.native.generate(
+                array,
+                n_predict=n_predict,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                seed=seed,
+                n_threads=self.n_threads,
+                stop=stop,
+            ),
+            stop.set,
+        )
+        return tokens
