@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "apex_native"
 
 ORDER = [
-    *("errors", "types", "interrupt", "_native", "gguf_layout", "gguf_encode"),
+    *("errors", "types", "interrupt", "_native", "gguf_layout", "fingerprint", "gguf_encode"),
     # the stages
     "engine",
     *("gguf", "classify", "plan", "imatrix", "quantize", "evaluate", "report"),
