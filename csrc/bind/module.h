@@ -18,5 +18,6 @@ void register_statistics(py::module_& module);
 void register_model(py::module_& module);
 void register_engine(py::module_& module);
 void register_imatrix(py::module_& module);
+void register_speed(py::module_& module);
 
 }  // namespace apex::bind
