@@ -19,6 +19,7 @@ from apex_native.api import LoadCheck, check_load, classify, make_plan
 from apex_native.errors import (
     ApexError,
     Cancelled,
+    DeviceError,
     GgufError,
     ImatrixError,
     NativeModuleError,
@@ -53,6 +54,7 @@ __all__ = [
     "Cancelled",
     "Classification",
     "ClassifiedTensor",
+    "DeviceError",
     "Edges",
     "GgmlType",
     "GgufError",

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "ApexError",
     "Cancelled",
+    "DeviceError",
     "GgufError",
     "ImatrixError",
     "NativeModuleError",
@@ -40,6 +41,10 @@ class QuantizeError(ApexError, RuntimeError):
 
 class OutputError(ApexError, OSError):
     """The output cannot be written: exists already, equals the input, disk full."""
+
+
+class DeviceError(ApexError, RuntimeError):
+    """A GPU is missing, has not enough memory, or a CUDA call failed: the message names the call."""
 
 
 class Cancelled(ApexError):  # noqa: N818  a decision of the caller, not an error

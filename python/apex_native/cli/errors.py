@@ -12,6 +12,7 @@ from apex_native.cli.output import print_error
 from apex_native.errors import (
     ApexError,
     Cancelled,
+    DeviceError,
     GgufError,
     ImatrixError,
     NativeModuleError,
@@ -55,6 +56,7 @@ _TABLE = (
     _Row(ImatrixError, EXIT_FAILURE, "collect the matrix again, from this very model"),
     _Row(PlanError, EXIT_FAILURE, "`apex-native plan --help` lists what can be asked for"),
     _Row(QuantizeError, EXIT_FAILURE, "convert or download the source file again"),
+    _Row(DeviceError, EXIT_FAILURE, "leave out --device to work on the CPU"),
     _Row(OutputError, EXIT_FAILURE, "free the place or choose another with -o"),
     _Row(NativeModuleError, EXIT_FAILURE, "reinstall with `pip install .`"),
     _Row(ApexError, EXIT_FAILURE, "`apex-native doctor` checks the installation"),
