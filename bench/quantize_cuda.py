@@ -1,13 +1,14 @@
 """apex-native quantize --device cuda against llama-quantize and our CPU path, whole processes.
 
     python bench/quantize_cuda.py --tools build/reference/reference [--types Q8_0,Q4_K,...]
-        [--device cuda] [--threads N] [--repeat 3] [--llama-repeat 1] [--folder DIR]
+        [--device cuda] [--threads N] [--repeat 3] [--cpu-repeat 1] [--llama-repeat 1]
+        [--folder DIR]
 
-The file is that of quantize_vs_llama.py: 1.61 billion BF16 weights, with importance matrix. Each of
-our runs is a process of its own, from the cached source to the closed, synced output. llama-quantize
-runs --llama-repeat times (0 leaves it out: then our two are compared). Every file is compared with
-our CPU path's byte for byte. Prints a table and, as the last line, a JSON object. Exits with 1 if a
-tensor byte differs.
+The file is that of quantize_vs_llama.py: 1.61 billion BF16 weights, with importance matrix. Each
+of our runs is a process of its own, from the cached source to the closed, synced output.
+llama-quantize runs --llama-repeat times (0 leaves it out: then our two are compared). Every file is
+compared with our CPU path's byte for byte. Prints a table and, as the last line, a JSON object.
+Exits with 1 if a tensor byte differs.
 """
 
 from __future__ import annotations
@@ -55,12 +56,13 @@ def measure(bench: Bench, name: str, arguments: argparse.Namespace) -> Row:
     on_gpu = [*bench.commands(name, theirs, cuda, with_imatrix=True)[1], "--device",
               arguments.device]  # fmt: skip
     samples: dict[str, list[float]] = {"llama": [], "cpu": [], "cuda": []}
-    for i in range(max(arguments.repeat, arguments.llama_repeat)):
-        if i < arguments.llama_repeat:
-            samples["llama"].append(timed(upstream, theirs))
-        if i < arguments.repeat:
-            samples["cpu"].append(timed(own, cpu))
-            samples["cuda"].append(timed(on_gpu, cuda))
+    repeats = {"llama": arguments.llama_repeat, "cpu": arguments.cpu_repeat,
+               "cuda": arguments.repeat}  # fmt: skip
+    runs = {"llama": (upstream, theirs), "cpu": (own, cpu), "cuda": (on_gpu, cuda)}
+    for i in range(max(repeats.values())):
+        for who, (command, output) in runs.items():
+            if i < repeats[who]:
+                samples[who].append(timed(command, output))
     require_equal(cuda, cpu)
     if arguments.llama_repeat:
         require_equal(cuda, theirs)
@@ -73,7 +75,9 @@ def measure(bench: Bench, name: str, arguments: argparse.Namespace) -> Row:
 
 def print_rows(rows: list[Row]) -> None:
     """The table, as Markdown."""
-    print("| type | llama-quantize | apex-native CPU | apex-native GPU | × llama | × CPU | spread |")
+    print(
+        "| type | llama-quantize | apex-native CPU | apex-native GPU | × llama | × CPU | spread |"
+    )
     print("|---|---|---|---|---|---|---|")
     for row in rows:
         llama = "–" if row.llama_s is None else f"{row.llama_s:.2f} s"
@@ -91,6 +95,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--cpu-repeat", type=int, default=1, help="at least 1: it is compared with")
     parser.add_argument("--llama-repeat", type=int, default=1)
     parser.add_argument("--layers", type=int, default=N_LAYER)
     parser.add_argument("--experts", type=int, default=N_EXPERT)

@@ -1,7 +1,7 @@
 """The GPU half of quantization, as far as a machine without a GPU can test it.
 
-The kernels' per-thread algorithms are compiled for the CPU and compared with ggml byte for byte; the
-kernels themselves are compiled where nvcc is. bench/cuda.sh compares them on a GPU.
+The kernels' per-thread algorithms are compiled for the CPU and compared with ggml byte for byte;
+the kernels themselves are compiled where nvcc is. bench/cuda.sh compares them on a GPU.
 """
 
 from __future__ import annotations
@@ -14,14 +14,24 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 import apex_native as apex
 from apex_native._native import core
 from apex_native.demo import demo_imatrix, demo_model
 from apex_native.quantize import DeviceUse, list_gpus
+from apex_native.types import GgmlType
 from cpp_programs import ROOT, build_program
 from file_compare import differing_tensors
+from job_tools import finish, model, start
+
+TYPES = [
+    "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K", "IQ4_XS", "IQ4_NL", "IQ3_S", "IQ3_XXS",
+    "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S",
+]  # fmt: skip
+NEEDING_IMATRIX = ["IQ2_XXS", "IQ2_XS", "IQ1_S"]
 
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 
@@ -134,7 +144,7 @@ def llama_cpp_source() -> Path:
 def test_without_a_gpu_the_message_says_what_to_do(tmp_path: Path, device: str) -> None:
     with apex.open_gguf(demo_model()) as model:
         plan = apex.make_plan(model, ftype="Q4_0")
-        with pytest.raises(apex.DeviceError, match="; .*leave out --device"):
+        with pytest.raises(apex.DeviceError, match=r"; .*leave out --device"):
             apex.quantize(model, plan, tmp_path / "out.gguf", device=device)
     assert list(tmp_path.iterdir()) == []
 
@@ -173,6 +183,49 @@ def test_a_gpu_writes_the_cpus_file(tmp_path: Path, ftype: str) -> None:
     assert [(t.name, t.squared_error, t.squared_weights) for t in gpu.tensors] == [
         (t.name, t.squared_error, t.squared_weights) for t in cpu.tensors
     ]
+
+
+def awkward_rows() -> npt.NDArray[np.float32]:
+    """Experts of rows that the kernels hand back to the CPU, or nearly."""
+    rng = np.random.default_rng(5)
+    rows = rng.standard_normal((3, 90, 1024), dtype=np.float32) * np.float32(0.02)
+    rows[0, 3] = 0
+    rows[0, 4:20] *= np.float32(1e-38)  # denormals
+    rows[0, 20:30] = np.float32(-0.01) - np.abs(rows[0, 20:30]) * np.float32(1e-5)
+    rows[1, 40, ::7] = np.float32(-0.0)
+    rows[1, 50:60] = np.float32(0.25)
+    rows[2, :10] *= np.float32(1e6)
+    return rows
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", TYPES)
+def test_rows_handed_back_are_the_cpus(tmp_path: Path, output: int, name: str) -> None:
+    weights = awkward_rows()
+    importance = np.random.default_rng(6).lognormal(0, 1, (3, 1024)).astype(np.float32)
+    for values in [importance] if name in NEEDING_IMATRIX else [importance, None]:
+        results = []
+        for devices in ([], [0]):
+            with model(tmp_path, weights) as file:
+                done = finish(
+                    start(file, (0, GgmlType[name].id, output, 0, values), devices=devices)
+                )
+            results.append((done, os.pread(output, 2 * weights.size, 0)))
+        assert results[0] == results[1]
+
+
+@needs_gpu
+@pytest.mark.parametrize(("bad", "message"), [(np.nan, "row 61, column 7 holds"),
+                                              (np.float32(1e30), "rows 61 to 61")])  # fmt: skip
+def test_weights_a_gpu_cannot_quantize_are_named(
+    tmp_path: Path, output: int, bad: float, message: str
+) -> None:
+    weights = awkward_rows()
+    weights[1, 61, 7] = bad
+    with model(tmp_path, weights) as file:
+        job = start(file, (0, GgmlType.Q4_K.id, output, 0, None), devices=[0])
+        with pytest.raises(apex.QuantizeError, match=f"tensor 't.weight', expert 1, {message}"):
+            finish(job)
 
 
 @needs_gpu

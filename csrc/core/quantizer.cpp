@@ -48,8 +48,8 @@ int affordable_threads(const RowUnits& units, const QuantizeOptions& options) {
         std::min<uint64_t>(affordable, static_cast<uint64_t>(options.n_threads)));
 }
 
-// Large ranges go to the disk while the next are made, so that the sync at the end finds little left.
-// Only a hint: what goes wrong shows up at that sync.
+// Large ranges go to the disk while the next are made, so that the sync at the end finds little
+// left. Only a hint: what goes wrong shows up at that sync.
 void start_writeback([[maybe_unused]] int fd, [[maybe_unused]] uint64_t offset,
                      [[maybe_unused]] size_t n_bytes) {
 #if defined(__linux__)
@@ -97,7 +97,8 @@ Quantizer::Quantizer(std::vector<QuantizeTask> tasks, const QuantizeOptions& opt
     const auto make_worker = [this] {
         auto buffers = std::make_shared<Buffers>();
         if (devices_) {
-            buffers->device = std::make_unique<DeviceConverter>(devices_->make_slot(), verify_rate_);
+            buffers->device =
+                std::make_unique<DeviceConverter>(devices_->make_slot(), verify_rate_);
         }
         return [this, buffers](int64_t unit) { process(unit, *buffers); };
     };
@@ -126,8 +127,7 @@ void Quantizer::check_tasks() const {
 
 void Quantizer::start_tables() {
     for (const QuantizeTask& task : tasks_) {
-        if (!task.is_copy())
-            tables_.try_emplace(task.target_type, task.target_type);
+        if (!task.is_copy()) tables_.try_emplace(task.target_type, task.target_type);
     }
 }
 
@@ -200,15 +200,14 @@ void Quantizer::convert_rows(const QuantizeTask& task, const RowUnit& unit, Buff
     write_rows(task, unit, buffers.result.data(), buffers.result.size());
 }
 
-void Quantizer::convert_on_device(const QuantizeTask& task, const RowUnit& unit,
-                                  Buffers& buffers) {
+void Quantizer::convert_on_device(const QuantizeTask& task, const RowUnit& unit, Buffers& buffers) {
     DeviceConverter& device = *buffers.device;
     device.convert(task, unit, unit_errors(unit));
     device_rows_ += unit.n_rows;
     verified_rows_ += device.take_verified_rows();
-    write_rows(task, unit, device.result(),
-               row_bytes(task.target_type, task.source.rows.n_per_row) *
-                   static_cast<size_t>(unit.n_rows));
+    write_rows(
+        task, unit, device.result(),
+        row_bytes(task.target_type, task.source.rows.n_per_row) * static_cast<size_t>(unit.n_rows));
 }
 
 void Quantizer::write_rows(const QuantizeTask& task, const RowUnit& unit, const uint8_t* data,

@@ -29,7 +29,7 @@ struct QuantizeOptions {
     int n_threads = 1;
     uint64_t max_memory = 2ull << 30;  // bytes for the workers' buffers
     std::vector<int> devices;          // GPUs to use (core/device.h); none: the CPU does it all
-    double verify_rate = 0;            // share of the GPUs' rows that the CPU does again, to compare
+    double verify_rate = 0;  // share of the GPUs' rows that the CPU does again, to compare
 };
 
 // The plan fixes the size of every tensor beforehand, so every byte's place in the output is known:
@@ -38,8 +38,8 @@ struct QuantizeOptions {
 // because the workers are at different steps. Bytes do not depend on the number of workers.
 //
 // With GPUs each worker has a slot on one of them, and types that have a kernel go there: the
-// worker reads a larger unit into pinned memory, the GPU copies and quantizes it while other workers
-// read, measure and write theirs. Bytes and errors are those of the CPU.
+// worker reads a larger unit into pinned memory, the GPU copies and quantizes it while other
+// workers read, measure and write theirs. Bytes and errors are those of the CPU.
 class Quantizer {
   public:
     // Checks every task, then starts working.

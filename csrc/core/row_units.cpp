@@ -12,7 +12,8 @@ RowUnits::RowUnits(std::vector<TensorRows> tensors) : tensors_(std::move(tensors
 }
 
 int64_t RowUnits::rows_per_unit(const TensorRows& tensor) const {
-    return std::clamp<int64_t>(tensor.weights_per_unit / tensor.n_per_row, 1, tensor.rows_per_slice);
+    return std::clamp<int64_t>(tensor.weights_per_unit / tensor.n_per_row, 1,
+                               tensor.rows_per_slice);
 }
 
 int64_t RowUnits::units_per_slice(const TensorRows& tensor) const {

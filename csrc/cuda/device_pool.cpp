@@ -18,9 +18,7 @@ struct Device {
 };
 
 Source source_of(ggml_type type) {
-    return type == GGML_TYPE_F32   ? Source::f32
-           : type == GGML_TYPE_F16 ? Source::f16
-                                   : Source::bf16;
+    return type == GGML_TYPE_F32 ? Source::f32 : type == GGML_TYPE_F16 ? Source::f16 : Source::bf16;
 }
 
 // Bytes of a slot, the same on the host (pinned) and on the device.
@@ -174,8 +172,7 @@ DeviceInfo describe_device(int number) {
     use_device(number);
     size_t free_bytes = 0, total = 0;
     APEX_CUDA_CALL(cudaMemGetInfo(&free_bytes, &total));
-    return {number,           properties.name, properties.major,
-            properties.minor, total,           free_bytes};
+    return {number, properties.name, properties.major, properties.minor, total, free_bytes};
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// One weight of a quantized block, as ggml's dequantize_row_* functions give it: the same operations
-// in the same order, for any index.
+// One weight of a quantized block, as ggml's dequantize_row_* functions give it: the same
+// operations in the same order, for any index.
 #pragma once
 
 #include "cuda/portable.cuh"
@@ -124,8 +124,7 @@ APEX_DEVICE float restore(const block_iq3_xxs& b, int i) {
 
 APEX_DEVICE float restore(const block_iq3_s& b, int i) {
     const int j = i / 32, g = i / 4;
-    const float scale =
-        float_of_half(b.d) * (1 + 2 * ((b.scales[j / 2] >> (4 * (j % 2))) & 0xF));
+    const float scale = float_of_half(b.d) * (1 + 2 * ((b.scales[j / 2] >> (4 * (j % 2))) & 0xF));
     const int index = b.qs[g] | (((b.qh[j] >> (g % 8)) & 1) << 8);
     return signed_point(scale, iq3s_grid[index], i % 4, b.signs[i / 8], i % 8);
 }
@@ -152,11 +151,11 @@ APEX_DEVICE float restore(const block_iq1_s& b, int i) {
 
 APEX_DEVICE float restore(const block_iq1_m& b, int i) {
     const auto word = [&](int k) { return b.scales[2 * k] | b.scales[2 * k + 1] << 8; };
-    const int d = (word(0) >> 12) | ((word(1) >> 8) & 0xf0) | ((word(2) >> 4) & 0xf00) |
-                  (word(3) & 0xf000);
+    const int d =
+        (word(0) >> 12) | ((word(1) >> 8) & 0xf0) | ((word(2) >> 4) & 0xf00) | (word(3) & 0xf000);
     const int j = i / 16, g = i / 8;
-    const float scale = float_of_half(static_cast<uint16_t>(d)) *
-                        (2 * ((word(j / 4) >> (3 * (j % 4))) & 7) + 1);
+    const float scale =
+        float_of_half(static_cast<uint16_t>(d)) * (2 * ((word(j / 4) >> (3 * (j % 4))) & 7) + 1);
     const int high = b.qh[j] >> (4 * (g % 2));
     return shifted_point(scale, b.qs[g] | ((high & 7) << 8), i % 8, (high & 8) != 0);
 }

@@ -1,5 +1,5 @@
-// Sums of squares of rows and of their quantization errors: the numbers of core/row_error.h, added in
-// the same order, next to the rows they are about.
+// Sums of squares of rows and of their quantization errors: the numbers of core/row_error.h, added
+// in the same order, next to the rows they are about.
 #include "cuda/restore.cuh"
 #include "cuda/row_errors.h"
 
@@ -21,8 +21,8 @@ __device__ __forceinline__ float widen(const void* src, Source source, int64_t i
 template <typename Block, int Weights>
 __global__ void __launch_bounds__(kThreads) sum_errors(const RowsJob job, RowError* errors) {
     const int64_t n_rows = job.n_blocks / job.blocks_per_row;
-    const int64_t place = static_cast<int64_t>(blockIdx.x) * (kThreads / kLanes) +
-                          threadIdx.x / kLanes;
+    const int64_t place =
+        static_cast<int64_t>(blockIdx.x) * (kThreads / kLanes) + threadIdx.x / kLanes;
     const int64_t row = place < n_rows ? place : n_rows - 1;
     const int lane = threadIdx.x % kLanes;
     const auto* blocks = static_cast<const Block*>(job.dst) + row * job.blocks_per_row;

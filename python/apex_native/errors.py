@@ -44,7 +44,7 @@ class OutputError(ApexError, OSError):
 
 
 class DeviceError(ApexError, RuntimeError):
-    """A GPU is missing, has not enough memory, or a CUDA call failed: the message names the call."""
+    """A GPU is missing, lacks memory, or a CUDA call failed: the message names the call."""
 
 
 class Cancelled(ApexError):  # noqa: N818  a decision of the caller, not an error

@@ -17,6 +17,7 @@ from typing import Any
 from apex_native._native import core
 from apex_native.demo import cache_folder, demo_model
 from apex_native.errors import ApexError
+from apex_native.quantize import list_gpus
 from apex_native.types import GgmlType
 
 __all__ = ["QUICK_TYPES", "CheckResult", "Environment", "describe_environment", "run_self_test"]
@@ -59,6 +60,9 @@ class Environment:
     memory_free: int | None
     cache_folder: str
     disk_free: int
+    gpus: tuple[str, ...] = ()
+    gpu_problem: str | None = None
+    """Why no GPU can be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,7 @@ def describe_environment() -> Environment:
         build = None
     cpu, flags = _cpu()
     folder = cache_folder()
+    gpus, gpu_problem = _gpus()
     return Environment(
         python=sys.version.split()[0],
         packages={name: metadata.version(name) for name in ("numpy", "rich", "typer")},
@@ -89,7 +94,17 @@ def describe_environment() -> Environment:
         memory_free=_free_memory(),
         cache_folder=str(folder),
         disk_free=shutil.disk_usage(_existing(folder)).free,
+        gpus=gpus,
+        gpu_problem=gpu_problem,
     )
+
+
+def _gpus() -> tuple[tuple[str, ...], str | None]:
+    """What `--device` can be, or why there is none."""
+    try:
+        return tuple(f"cuda:{gpu.number} {gpu.name}" for gpu in list_gpus()), None
+    except ApexError as error:
+        return (), str(error)
 
 
 def run_self_test(types: tuple[GgmlType, ...] = QUICK_TYPES) -> tuple[CheckResult, ...]:

@@ -104,8 +104,8 @@ bool compare_type(ggml_type type, bool with_imatrix, const Options& options) {
         compare(make_chunk(type, data, with_imatrix, r), options.seed, counts);
     }
     std::printf("%-8s %-10s rows %7lld  handed back %lld  differ %lld  restored differ %lld\n",
-                ggml_type_name(type), with_imatrix ? "matrix" : "no matrix",
-                (long long)counts.rows, (long long)counts.handed_back, (long long)counts.differ,
+                ggml_type_name(type), with_imatrix ? "matrix" : "no matrix", (long long)counts.rows,
+                (long long)counts.handed_back, (long long)counts.differ,
                 (long long)counts.restored_differ);
     std::fflush(stdout);
     return counts.differ == 0 && counts.restored_differ == 0;

@@ -167,9 +167,11 @@ def quantize(
     Safe to interrupt: the file appears under its name when it is whole; --resume goes on.
     """
     from apex_native.gguf import open_gguf
+    from apex_native.quantize import start_driver
 
     out = Output(json_mode=json_mode, quiet=quiet)
     _require_consistent(choices, run, plan_file)
+    start_driver(run.device)
     with open_gguf(file) as source:
         job = _prepare(source, choices, run, plan_file)
         if run.dry_run:

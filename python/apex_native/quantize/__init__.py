@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from apex_native.quantize.device import DeviceUse, Gpu, list_gpus
+from apex_native.quantize.device import DeviceUse, Gpu, list_gpus, start_driver
 from apex_native.quantize.dry_run import PredictedFile, dry_run
 from apex_native.quantize.manifest import QuantizeManifest, RoleError, TensorRecord
 from apex_native.quantize.progress import Progress
@@ -20,4 +20,5 @@ __all__ = [
     "dry_run",
     "list_gpus",
     "quantize_model",
+    "start_driver",
 ]

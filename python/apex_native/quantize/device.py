@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import threading
 from dataclasses import dataclass
 from typing import Self
 
 from apex_native._native import core
-from apex_native.errors import DeviceError
+from apex_native.errors import ApexError, DeviceError
 
-__all__ = ["DeviceUse", "Gpu", "list_gpus"]
+__all__ = ["DeviceUse", "Gpu", "list_gpus", "start_driver"]
+
+
+_SLOTS_PER_GPU = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +34,34 @@ def list_gpus() -> tuple[Gpu, ...]:
     return tuple(Gpu(**device) for device in core().cuda_devices())
 
 
+def start_driver(device: str) -> None:
+    """Begin to start CUDA, where ``device`` will need it, beside whatever comes first.
+
+    It takes a third of a second, once per process. What goes wrong shows up when it is used.
+    """
+
+    def start() -> None:
+        with contextlib.suppress(ApexError):
+            core().cuda_devices()
+
+    if device != "cpu":
+        threading.Thread(target=start, name="apex-cuda-start", daemon=True).start()
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceUse:
     """Numbers of the GPUs (none: CPU only) and the share of their rows that the CPU does again."""
 
     numbers: list[int]
     verify_rate: float
+
+    def n_threads(self) -> int:
+        """Threads to use unless told otherwise: all cores, and enough to keep every GPU busy.
+
+        A thread carries one unit at a time and mostly waits for its GPU; four of them read, copy,
+        quantize and write at once.
+        """
+        return max(os.cpu_count() or 1, _SLOTS_PER_GPU * len(self.numbers))
 
     @classmethod
     def parse(cls, device: str, verify_rate: float = 0.0) -> Self:

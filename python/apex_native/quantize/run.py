@@ -23,7 +23,7 @@ from apex_native.errors import (
 from apex_native.gguf import GgufFile, open_gguf
 from apex_native.gguf_encode import encode_entry
 from apex_native.plan import EntryFit, FindingKind, ImatrixUse, Plan, PlannedTensor
-from apex_native.quantize.device import DeviceUse
+from apex_native.quantize.device import DeviceUse, start_driver
 from apex_native.quantize.journal import FinishedTensor, Journal, read_journal
 from apex_native.quantize.manifest import QuantizeManifest, TensorRecord
 from apex_native.quantize.output import (
@@ -87,6 +87,7 @@ def quantize_model(
     DeviceError (no such GPU, not enough memory, a failed CUDA call; resumable), OutputError
     (exists, is the input, disk full), Cancelled (resumable).
     """
+    start_driver(device)
     if not isinstance(source, GgufFile):
         with open_gguf(source) as opened:
             return quantize_model(
@@ -96,11 +97,11 @@ def quantize_model(
                 cancel=cancel,
             )  # fmt: skip
     check_inputs(source, plan, imatrix, allow_requantize=allow_requantize)
-    device_use = DeviceUse.parse(device, verify_gpu)
     run = _Run(source, plan, Path(output), imatrix, split_max_size)
+    device_use = DeviceUse.parse(device, verify_gpu)
     run.prepare(resume=resume, force=force)
     with run.kept_or_discarded():
-        run.convert(n_threads or os.cpu_count() or 1, max_memory, device_use, progress, cancel)
+        run.convert(n_threads or device_use.n_threads(), max_memory, device_use, progress, cancel)
         run.finish()
     return run.manifest()
 
