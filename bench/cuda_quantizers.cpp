@@ -1,16 +1,17 @@
 // The GPU's quantizers against ggml's on the CPU: the same bytes, and how fast.
 //
-//   cuda_quantizers [--types q4_K,iq2_s] [--check-weights 4000000] [--threads 16] [--weights 64]
+//   cuda_quantizers [--types q4_K,iq2_s] [--sources F32,BF16] [--check-weights 4000000] [--threads
+//   16] [--weights 64]
 //                   [--repeats 7] [--seed 1] [--jsonl FILE]
 //
 // First, for every type, matrix setting and source type (F32, F16, BF16), at least --check-weights
 // weights of awkward rows (tests/cpp/awkward_rows.h) go through ggml_quantize_chunk on --threads
-// CPU threads and through the kernel; every byte is compared, except rows the kernel hands back to
-// the CPU, which are counted. Then each kernel alone is timed with CUDA events on --weights Mi
-// Gaussian weights, buffers that exceed the L2 cache several times: weights per second, median,
-// lowest and highest of --repeats runs after one that warms up. --check-weights 0 or --weights 0
-// leaves that half out. One line per case, and the same as JSON lines in --jsonl. Exit code 1 if a
-// byte differs.
+// CPU threads and through the kernel; every byte is compared, and every row's error sums, except
+// rows the kernel hands back to the CPU, which are counted. Then each kernel alone is timed with
+// CUDA events on --weights Mi Gaussian weights, buffers that exceed the L2 cache several times:
+// weights per second, median, lowest and highest of --repeats runs after one that warms up.
+// --check-weights 0 or --weights 0 leaves that half out. One line per case, and the same as JSON
+// lines in --jsonl. Exit code 1 if a byte differs.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -23,9 +24,10 @@
 #include <vector>
 
 #include "awkward_rows.h"
-#include "cuda/grid_data.h"
+#include "core/row_error.h"
+#include "cuda/device_grids.h"
 #include "cuda/portable.cuh"
-#include "cuda/rows_job.h"
+#include "cuda/row_errors.h"
 #include "cuda/runtime.h"
 
 namespace {
@@ -33,11 +35,12 @@ namespace {
 using namespace apex::tests;
 using namespace apex::cuda;
 
-const Source kSources[] = {Source::f32, Source::f16, Source::bf16};
+constexpr Source kSources[] = {Source::f32, Source::f16, Source::bf16};
 const char* const kSourceNames[] = {"F32", "F16", "BF16"};
 
 struct Options {
     std::vector<ggml_type> types;
+    std::vector<Source> sources;
     int64_t check_weights = 4000000;
     int threads = 16;
     int64_t weights = 64;
@@ -51,16 +54,32 @@ struct Options {
     std::exit(2);
 }
 
+const char* source_name(Source source) {
+    return kSourceNames[static_cast<int>(source)];
+}
+
+std::vector<std::string> split(const std::string& list) {
+    std::vector<std::string> parts;
+    std::stringstream stream(list);
+    for (std::string part; std::getline(stream, part, ',');) parts.push_back(part);
+    return parts;
+}
+
 Options parse(int argc, char** argv) {
     Options options;
     if (argc % 2 == 0) usage("expected pairs of option and value");
     for (int i = 1; i + 1 < argc; i += 2) {
         const std::string key = argv[i], text = argv[i + 1];
         if (key == "--types") {
-            std::stringstream names(text);
-            for (std::string name; std::getline(names, name, ',');) {
+            for (const std::string& name : split(text)) {
                 for (ggml_type type : kTypes) {
                     if (name == ggml_type_name(type)) options.types.push_back(type);
+                }
+            }
+        } else if (key == "--sources") {
+            for (const std::string& name : split(text)) {
+                for (Source source : kSources) {
+                    if (name == source_name(source)) options.sources.push_back(source);
                 }
             }
         } else if (key == "--check-weights") {
@@ -80,6 +99,7 @@ Options parse(int argc, char** argv) {
         }
     }
     if (options.types.empty()) options.types.assign(std::begin(kTypes), std::end(kTypes));
+    if (options.sources.empty()) options.sources.assign(std::begin(kSources), std::end(kSources));
     return options;
 }
 
@@ -88,22 +108,6 @@ DeviceBuffer uploaded(const void* data, size_t bytes) {
     APEX_CUDA_CALL(cudaMemcpy(buffer.as<>(), data, bytes, cudaMemcpyHostToDevice));
     return buffer;
 }
-
-struct DeviceGrid {
-    DeviceBuffer by_rank, lists, index_of_code;
-
-    explicit DeviceGrid(ggml_type type) {
-        const GridData* data = grid_data(type);
-        if (data == nullptr) return;
-        by_rank = uploaded(data->by_rank.data(), data->by_rank.size() * 4);
-        lists = uploaded(data->lists.data(), data->lists.size() * sizeof(Candidates));
-        index_of_code = uploaded(data->index_of_code.data(), data->index_of_code.size() * 2);
-    }
-
-    Grid get() const {
-        return {by_rank.as<uint32_t>(), lists.as<Candidates>(), index_of_code.as<uint16_t>()};
-    }
-};
 
 // Rounds rows to a source type (what F16 cannot hold becomes its largest number) and gives the
 // bytes a file would store.
@@ -127,10 +131,33 @@ std::vector<uint8_t> store_as(Source source, std::vector<float>& rows) {
 }
 
 struct Counts {
-    std::atomic<int64_t> weights{0}, rows{0}, handed_back{0}, differ{0};
+    std::atomic<int64_t> weights{0}, rows{0}, handed_back{0}, differ{0}, errors_differ{0};
 };
 
-void compare_chunk(Chunk& chunk, Source source, const DeviceGrid& grid, Stream& stream,
+// The device's errors of rows against those the CPU sums of ggml's blocks. Rows whose scales
+// overflowed have none.
+void compare_errors(const Chunk& chunk, const std::vector<uint8_t>& overflowed,
+                    const DeviceBuffer& on_device, Counts& counts) {
+    const auto n_rows = static_cast<size_t>(chunk.nrows);
+    const auto width = static_cast<size_t>(chunk.width);
+    std::vector<apex::RowError> errors(n_rows);
+    APEX_CUDA_CALL(cudaMemcpy(errors.data(), on_device.as<>(), n_rows * sizeof(errors[0]),
+                              cudaMemcpyDeviceToHost));
+    std::vector<float> restored(n_rows * width);
+    ggml_get_type_traits(chunk.type)
+        ->to_float(chunk.stock.data(), restored.data(), chunk.nrows * chunk.width);
+    for (size_t row = 0; row < n_rows; ++row) {
+        const apex::RowError expected = apex::row_error(chunk.rows.data() + row * width,
+                                                        restored.data() + row * width, chunk.width);
+        if (overflowed[row] != 0 || !std::isfinite(expected.squared_error)) continue;
+        if (errors[row].squared_error != expected.squared_error ||
+            errors[row].squared_weights != expected.squared_weights) {
+            ++counts.errors_differ;
+        }
+    }
+}
+
+void compare_chunk(Chunk& chunk, Source source, const DeviceGrids& grids, Stream& stream,
                    uint64_t seed, Counts& counts) {
     static std::mutex printing;
     const std::vector<uint8_t> stored = store_as(source, chunk.rows);
@@ -151,11 +178,14 @@ void compare_chunk(Chunk& chunk, Source source, const DeviceGrid& grid, Stream& 
     job.blocks_per_row = chunk.width / ggml_blck_size(chunk.type);
     job.n_blocks = job.blocks_per_row * chunk.nrows;
     job.overflowed = flags.as<uint8_t>();
-    job.grid = grid.get();
+    job.grid = grids.of(chunk.type);
     APEX_CUDA_CALL(launch_rows(chunk.type, chunk.imatrix() != nullptr, job, stream.get()));
+    const DeviceBuffer errors(n_rows * sizeof(apex::RowError));
+    APEX_CUDA_CALL(launch_row_errors(chunk.type, job, errors.as<apex::RowError>(), stream.get()));
     stream.wait();
     APEX_CUDA_CALL(cudaMemcpy(own.data(), dst.as<>(), own.size(), cudaMemcpyDeviceToHost));
     APEX_CUDA_CALL(cudaMemcpy(overflowed.data(), flags.as<>(), n_rows, cudaMemcpyDeviceToHost));
+    compare_errors(chunk, overflowed, errors, counts);
     counts.weights += chunk.nrows * chunk.width;
     counts.rows += chunk.nrows;
     const size_t row_size = chunk.row_size();
@@ -166,15 +196,15 @@ void compare_chunk(Chunk& chunk, Source source, const DeviceGrid& grid, Stream& 
         } else if (std::memcmp(own.data() + offset, chunk.stock.data() + offset, row_size) != 0) {
             const std::lock_guard<std::mutex> lock(printing);
             if (counts.differ++ < 2) {
-                print_difference(chunk, kSourceNames[static_cast<int>(source)], row,
-                                 chunk.stock.data() + offset, own.data() + offset, seed);
+                print_difference(chunk, source_name(source), row, chunk.stock.data() + offset,
+                                 own.data() + offset, seed);
             }
         }
     }
 }
 
 // True if all bytes are equal.
-bool check_case(ggml_type type, bool with_imatrix, Source source, const DeviceGrid& grid,
+bool check_case(ggml_type type, bool with_imatrix, Source source, const DeviceGrids& grids,
                 const Options& options) {
     Counts counts;
     const auto work = [&](int thread) {
@@ -184,27 +214,28 @@ bool check_case(ggml_type type, bool with_imatrix, Source source, const DeviceGr
         for (int kind = thread; counts.weights < options.check_weights; ++kind) {
             const auto data = static_cast<Data>(kind % static_cast<int>(Data::count));
             Chunk chunk = make_rows(type, data, with_imatrix, r);
-            compare_chunk(chunk, source, grid, stream, seed, counts);
+            compare_chunk(chunk, source, grids, stream, seed, counts);
         }
     };
     std::vector<std::thread> threads;
     for (int i = 0; i < options.threads; ++i) threads.emplace_back(work, i);
     for (std::thread& thread : threads) thread.join();
-    const char* source_name = kSourceNames[static_cast<int>(source)];
-    std::printf("%-8s %-9s %-4s rows %7lld  handed back %5lld  differ %lld\n",
-                ggml_type_name(type), with_imatrix ? "matrix" : "no matrix", source_name,
-                (long long)counts.rows, (long long)counts.handed_back, (long long)counts.differ);
+    std::printf("%-8s %-9s %-4s rows %7lld  handed back %5lld  differ %lld  errors differ %lld\n",
+                ggml_type_name(type), with_imatrix ? "matrix" : "no matrix", source_name(source),
+                (long long)counts.rows, (long long)counts.handed_back, (long long)counts.differ,
+                (long long)counts.errors_differ);
     std::fflush(stdout);
     if (options.jsonl) {
         std::fprintf(options.jsonl,
                      "{\"check\": \"bytes\", \"type\": \"%s\", \"matrix\": %s, \"source\": \"%s\", "
                      "\"rows\": %lld, \"weights\": %lld, \"handed_back\": %lld, \"differ\": "
-                     "%lld}\n",
-                     ggml_type_name(type), with_imatrix ? "true" : "false", source_name,
+                     "%lld, \"errors_differ\": %lld}\n",
+                     ggml_type_name(type), with_imatrix ? "true" : "false", source_name(source),
                      (long long)counts.rows, (long long)counts.weights,
-                     (long long)counts.handed_back, (long long)counts.differ);
+                     (long long)counts.handed_back, (long long)counts.differ,
+                     (long long)counts.errors_differ);
     }
-    return counts.differ == 0;
+    return counts.differ == 0 && counts.errors_differ == 0;
 }
 
 // Gaussian rows, repeated: 4 Mi weights are drawn, each copy starts at another row.
@@ -238,7 +269,7 @@ struct TimedRows {
 };
 
 void time_case(ggml_type type, bool with_imatrix, Source source, const TimedRows& rows,
-               const DeviceBuffer& src, const DeviceGrid& grid, const Options& options) {
+               const DeviceBuffer& src, const DeviceGrids& grids, const Options& options) {
     const DeviceBuffer matrix = uploaded(rows.matrix.data(), rows.matrix.size() * 4);
     const auto n_rows = static_cast<size_t>(rows.n_weights / TimedRows::kWidth);
     const DeviceBuffer dst(n_rows * ggml_row_size(type, TimedRows::kWidth));
@@ -252,7 +283,7 @@ void time_case(ggml_type type, bool with_imatrix, Source source, const TimedRows
     job.blocks_per_row = TimedRows::kWidth / ggml_blck_size(type);
     job.n_blocks = job.blocks_per_row * static_cast<int64_t>(n_rows);
     job.overflowed = flags.as<uint8_t>();
-    job.grid = grid.get();
+    job.grid = grids.of(type);
     Stream stream;
     const Event start, stop;
     std::vector<double> rates;
@@ -267,9 +298,8 @@ void time_case(ggml_type type, bool with_imatrix, Source source, const TimedRows
     }
     std::sort(rates.begin(), rates.end());
     const double median = rates[rates.size() / 2];
-    const char* source_name = kSourceNames[static_cast<int>(source)];
     std::printf("%-8s %-9s %-4s %8.2f G weights/s  (%.2f to %.2f)\n", ggml_type_name(type),
-                with_imatrix ? "matrix" : "no matrix", source_name, median, rates.front(),
+                with_imatrix ? "matrix" : "no matrix", source_name(source), median, rates.front(),
                 rates.back());
     std::fflush(stdout);
     if (options.jsonl) {
@@ -277,7 +307,7 @@ void time_case(ggml_type type, bool with_imatrix, Source source, const TimedRows
                      "{\"check\": \"speed\", \"type\": \"%s\", \"matrix\": %s, \"source\": \"%s\", "
                      "\"weights\": %lld, \"runs\": %zu, \"median_gweights_per_s\": %.4f, "
                      "\"lowest\": %.4f, \"highest\": %.4f}\n",
-                     ggml_type_name(type), with_imatrix ? "true" : "false", source_name,
+                     ggml_type_name(type), with_imatrix ? "true" : "false", source_name(source),
                      (long long)rows.n_weights, rates.size(), median, rates.front(), rates.back());
     }
 }
@@ -286,11 +316,11 @@ bool check_all(const Options& options) {
     bool equal = true;
     for (ggml_type type : options.types) {
         ggml_quantize_init(type);
-        const DeviceGrid grid(type);
+        const DeviceGrids grids({type});
         for (bool with_imatrix : {true, false}) {
             if (!has_kernel(type, with_imatrix)) continue;
-            for (Source source : kSources) {
-                equal = check_case(type, with_imatrix, source, grid, options) && equal;
+            for (Source source : options.sources) {
+                equal = check_case(type, with_imatrix, source, grids, options) && equal;
             }
         }
     }
@@ -299,13 +329,13 @@ bool check_all(const Options& options) {
 
 void time_all(const Options& options) {
     const TimedRows rows(options);
-    for (Source source : kSources) {
+    for (Source source : options.sources) {
         const DeviceBuffer src = rows.on_device(source);
         for (ggml_type type : options.types) {
-            const DeviceGrid grid(type);
+            const DeviceGrids grids({type});
             for (bool with_imatrix : {true, false}) {
                 if (!has_kernel(type, with_imatrix)) continue;
-                time_case(type, with_imatrix, source, rows, src, grid, options);
+                time_case(type, with_imatrix, source, rows, src, grids, options);
             }
         }
     }
@@ -318,8 +348,8 @@ void print_device() {
     APEX_CUDA_CALL(cudaRuntimeGetVersion(&runtime));
     APEX_CUDA_CALL(cudaDriverGetVersion(&driver));
     std::printf("%s, compute %d.%d, %d multiprocessors, L2 %d MiB, CUDA runtime %d driver %d\n",
-                properties.name, properties.major, properties.minor,
-                properties.multiProcessorCount, properties.l2CacheSize >> 20, runtime, driver);
+                properties.name, properties.major, properties.minor, properties.multiProcessorCount,
+                properties.l2CacheSize >> 20, runtime, driver);
 }
 
 }  // namespace

@@ -28,8 +28,8 @@ __device__ __forceinline__ void widen_pair(uint32_t pair, Source source, float* 
 template <int N>
 __device__ __forceinline__ void load_weights(const RowsJob& job, int64_t first, float (&x)[N]) {
     if (job.source == Source::f32) {
-        const auto* from = reinterpret_cast<const float4*>(static_cast<const float*>(job.src) +
-                                                           first);
+        const auto* from =
+            reinterpret_cast<const float4*>(static_cast<const float*>(job.src) + first);
 #pragma unroll
         for (int i = 0; i < N / 4; ++i) {
             const float4 four = from[i];
@@ -40,8 +40,8 @@ __device__ __forceinline__ void load_weights(const RowsJob& job, int64_t first, 
         }
         return;
     }
-    const auto* from = reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(job.src) +
-                                                      first);
+    const auto* from =
+        reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(job.src) + first);
 #pragma unroll
     for (int i = 0; i < N / 8; ++i) {
         const uint4 eight = from[i];
@@ -155,11 +155,11 @@ cudaError_t launch_rows(const RowsJob& job, cudaStream_t stream) {
 }  // namespace apex::cuda
 
 // Makes the kernels of a type that takes rows with and without a matrix.
-#define APEX_INSTANTIATE_BOTH(Type)                                                              \
-    template cudaError_t apex::cuda::launch_rows<apex::cuda::Type<true>>(                        \
-        const apex::cuda::RowsJob&, cudaStream_t);                                               \
-    template cudaError_t apex::cuda::launch_rows<apex::cuda::Type<false>>(                       \
+#define APEX_INSTANTIATE_BOTH(Type)                                        \
+    template cudaError_t apex::cuda::launch_rows<apex::cuda::Type<true>>(  \
+        const apex::cuda::RowsJob&, cudaStream_t);                         \
+    template cudaError_t apex::cuda::launch_rows<apex::cuda::Type<false>>( \
         const apex::cuda::RowsJob&, cudaStream_t)
-#define APEX_INSTANTIATE_ONE(Type, with_matrix)                                                  \
-    template cudaError_t apex::cuda::launch_rows<apex::cuda::Type<with_matrix>>(                 \
+#define APEX_INSTANTIATE_ONE(Type, with_matrix)                                  \
+    template cudaError_t apex::cuda::launch_rows<apex::cuda::Type<with_matrix>>( \
         const apex::cuda::RowsJob&, cudaStream_t)

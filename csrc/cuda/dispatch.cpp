@@ -6,9 +6,8 @@ namespace apex::cuda {
 cudaError_t launch_rows(ggml_type type, bool with_imatrix, const RowsJob& job,
                         cudaStream_t stream) {
     cudaError_t result = cudaErrorNotSupported;
-    visit_type(type, with_imatrix, [&](auto tag) {
-        result = launch_rows<typename decltype(tag)::Type>(job, stream);
-    });
+    visit_type(type, with_imatrix,
+               [&](auto tag) { result = launch_rows<typename decltype(tag)::Type>(job, stream); });
     return result;
 }
 

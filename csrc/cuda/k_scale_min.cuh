@@ -42,15 +42,14 @@ struct KScaleMin {
     };
 
     template <typename Lane>
-    APEX_HD static void find(Thread& t, int j, const float* imatrix, float sum, Lane,
-                             const Tables&, Scratch& s) {
+    APEX_HD static void find(Thread& t, int j, const float* imatrix, float sum, Lane, const Tables&,
+                             Scratch& s) {
         constexpr ScaleSteps kSteps = WithMatrix  ? ScaleSteps{-0.9f, 0.05f, 36}
                                       : Bits == 4 ? ScaleSteps{-1.0f, 0.1f, 20}
                                                   : ScaleSteps{-0.5f, 0.1f, 15};
         float w[kLength];
         const float sigma2 = 2.0f * sum / 256.0f;
-        const float average =
-            WithMatrix ? 0.0f : sqrtf(add_squares<kLength>(0.0f, t.x) / 32.0f);
+        const float average = WithMatrix ? 0.0f : sqrtf(add_squares<kLength>(0.0f, t.x) / 32.0f);
         APEX_UNROLL
         for (int i = 0; i < kLength; ++i) {
             w[i] = WithMatrix ? importance_weight(t.x[i], imatrix[i], sigma2)

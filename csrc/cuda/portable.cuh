@@ -23,10 +23,10 @@
 
 namespace apex::cuda {
 
-inline constexpr int kSuperBlock = 256;         // QK_K
-inline constexpr float kGroupMaxEps = 1e-15f;   // GROUP_MAX_EPS in ggml-quants.c
-inline constexpr float kMagic = 12582912.0f;    // 1.5 * 2^23: adding it rounds to an integer
-inline constexpr float kInRange = 4194304.0f;   // 2^22: up to here it does so exactly
+inline constexpr int kSuperBlock = 256;        // QK_K
+inline constexpr float kGroupMaxEps = 1e-15f;  // GROUP_MAX_EPS in ggml-quants.c
+inline constexpr float kMagic = 12582912.0f;   // 1.5 * 2^23: adding it rounds to an integer
+inline constexpr float kInRange = 4194304.0f;  // 2^22: up to here it does so exactly
 
 APEX_HD int32_t bits_of(float x) {
     int32_t bits;

@@ -38,14 +38,12 @@ struct Q2_K {
         uint16_t d, dmin;
 
         // The scale in the low nibble, the minimum in the high one.
-        APEX_HD int packed(int j) const {
-            return (scale_levels[j] | (min_levels[j] << 4)) & 0xff;
-        }
+        APEX_HD int packed(int j) const { return (scale_levels[j] | (min_levels[j] << 4)) & 0xff; }
     };
 
     template <typename Lane>
-    APEX_HD static void find(Thread& t, int j, const float* imatrix, float sum, Lane,
-                             const Tables&, Scratch& s) {
+    APEX_HD static void find(Thread& t, int j, const float* imatrix, float sum, Lane, const Tables&,
+                             Scratch& s) {
         constexpr ScaleSteps kSteps =
             WithMatrix ? ScaleSteps{-0.9f, 0.05f, 36} : ScaleSteps{-0.5f, 0.1f, 15};
         float w[kLength];

@@ -79,8 +79,8 @@ struct Q3_K {
     };
 
     template <typename Lane>
-    APEX_HD static void find(Thread& t, int j, const float* imatrix, float sum, Lane,
-                             const Tables&, Scratch& s) {
+    APEX_HD static void find(Thread& t, int j, const float* imatrix, float sum, Lane, const Tables&,
+                             Scratch& s) {
         if constexpr (WithMatrix) {
             float w[kLength];
             const float sigma2 = 2.0f * sum / 256.0f;
@@ -127,8 +127,7 @@ struct Q3_K {
         const float inverse = -32.0f / max_scale;
         // ggml keeps the rounded scale in an int8 before it clamps.
         const auto l = static_cast<int8_t>(nearest_int(inverse * s.scales[j]));
-        s.scale_levels[j] =
-            static_cast<uint8_t>(max_scale != 0.0f ? clamp(l, -32, 31) + 32 : 0);
+        s.scale_levels[j] = static_cast<uint8_t>(max_scale != 0.0f ? clamp(l, -32, 31) + 32 : 0);
         if (j == 0) s.d = half_of(max_scale != 0.0f ? 1.0f / inverse : 0.0f);
     }
 
@@ -159,9 +158,9 @@ struct Q3_K {
             out->scales[j] = static_cast<uint8_t>((sc[j] & 0xF) | ((sc[j + 8] & 0xF) << 4));
         } else if (j < 12) {
             const int b = j - 8;
-            out->scales[j] = static_cast<uint8_t>((sc[b] >> 4) | ((sc[b + 4] >> 4) << 2) |
-                                                  ((sc[b + 8] >> 4) << 4) |
-                                                  ((sc[b + 12] >> 4) << 6));
+            out->scales[j] =
+                static_cast<uint8_t>((sc[b] >> 4) | ((sc[b + 4] >> 4) << 2) |
+                                     ((sc[b + 8] >> 4) << 4) | ((sc[b + 12] >> 4) << 6));
         }
         if (j == 0) out->d = s.d;
     }

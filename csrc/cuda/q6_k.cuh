@@ -85,8 +85,8 @@ struct Q6_K {
         }
         for (int b = 4 * j; b < 4 * j + 4; ++b) {
             const uint8_t* at = s.levels + 128 * (b / 32) + b % 32;
-            const int high = (at[0] >> 4) | ((at[32] >> 4) << 2) | ((at[64] >> 4) << 4) |
-                             ((at[96] >> 4) << 6);
+            const int high =
+                (at[0] >> 4) | ((at[32] >> 4) << 2) | ((at[64] >> 4) << 4) | ((at[96] >> 4) << 6);
             out->qh[b] = static_cast<uint8_t>(high & keep);
         }
         out->scales[j] = static_cast<int8_t>(s.scale_levels[j] & keep);

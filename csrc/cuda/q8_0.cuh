@@ -27,8 +27,7 @@ struct Q8_0 {
     };
 
     template <typename Lane>
-    APEX_HD static void find(Thread& t, int, const float*, float, Lane, const Tables&,
-                             Scratch& s) {
+    APEX_HD static void find(Thread& t, int, const float*, float, Lane, const Tables&, Scratch& s) {
         float magnitude;
         largest_magnitude(t.x, &magnitude);
         const float d = magnitude / 127;

@@ -29,8 +29,7 @@ template <typename Type>
 cudaError_t launch_rows(const RowsJob& job, cudaStream_t stream);
 
 // The same by ggml type; cudaErrorNotSupported where there is no kernel.
-cudaError_t launch_rows(ggml_type type, bool with_imatrix, const RowsJob& job,
-                        cudaStream_t stream);
+cudaError_t launch_rows(ggml_type type, bool with_imatrix, const RowsJob& job, cudaStream_t stream);
 
 bool has_kernel(ggml_type type, bool with_imatrix);
 

@@ -46,8 +46,8 @@ APEX_HD float best_positive_inverse(const X& x, const W& w, int nmax, float larg
 
 // One pass of coordinate descent; false if it changed nothing.
 template <int N, typename X, typename W>
-APEX_HD bool descend_positive(const X& x, const W& w, int nmax, int32_t (&levels)[N],
-                              float* sumlx, float* suml2) {
+APEX_HD bool descend_positive(const X& x, const W& w, int nmax, int32_t (&levels)[N], float* sumlx,
+                              float* suml2) {
     bool changed = false;
     APEX_UNROLL
     for (int i = 0; i < N; ++i) {

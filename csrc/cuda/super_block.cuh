@@ -11,8 +11,9 @@
 //
 // and: Block, kSubBlocks, kLength (weights per sub-block), kLaneFloats (floats of Strided memory a
 // thread needs), kSums (find wants the sum of squares of the super-block), kFits (add_fit is called
-// between combine and choose), kCodebook (tables.codebook is read), Thread (members x, overflow) and Scratch (shared by the threads).
-// Sums over the whole super-block are handed from thread to thread, which keeps their order.
+// between combine and choose), kCodebook (tables.codebook is read), Thread (members x, overflow)
+// and Scratch (shared by the threads). Sums over the whole super-block are handed from thread to
+// thread, which keeps their order.
 #pragma once
 
 #include "cuda/codebook_iq4.cuh"

@@ -10,6 +10,7 @@ __all__ = [
     "ApexError",
     "Cancelled",
     "DataError",
+    "DeviceError",
     "GgufError",
     "ImatrixError",
     "ModelError",
@@ -55,6 +56,10 @@ class ResultsError(ApexError, ValueError):
 
 class OutputError(ApexError, OSError):
     """The output cannot be written: exists already, equals the input, disk full."""
+
+
+class DeviceError(ApexError, RuntimeError):
+    """A GPU is missing, lacks memory, or a CUDA call failed: the message names the call."""
 
 
 class Cancelled(ApexError):  # noqa: N818  a decision of the caller, not an error

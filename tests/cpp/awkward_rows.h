@@ -41,11 +41,11 @@ enum class Data {
 enum class Matrix { positive, with_zeros, huge_range, all_equal, tiny_range, count };
 
 inline const char* const kDataNames[] = {"gaussian",  "heavy_tailed",   "uniform",   "constant",
-                                  "all_zero",  "single_outlier", "denormal",  "signed_zero",
-                                  "bf16_ties", "mixed_scales",   "one_sided", "tiny",
-                                  "huge"};
+                                         "all_zero",  "single_outlier", "denormal",  "signed_zero",
+                                         "bf16_ties", "mixed_scales",   "one_sided", "tiny",
+                                         "huge"};
 inline const char* const kMatrixNames[] = {"positive", "with_zeros", "huge_range", "all_equal",
-                                    "tiny_range"};
+                                           "tiny_range"};
 
 inline float uniform(Random& r, float low, float high) {
     return std::uniform_real_distribution<float>(low, high)(r);
@@ -148,7 +148,7 @@ struct Chunk {
 
 // Mostly one or two super-blocks: more rows for the time, and batches that cross rows.
 inline constexpr int64_t kWidths[] = {256, 256, 256, 256, 256, 256,  256,  256,  256,  256,
-                               512, 512, 512, 768, 768, 1024, 1280, 2048, 4096, 8192};
+                                      512, 512, 512, 768, 768, 1024, 1280, 2048, 4096, 8192};
 inline constexpr int kWidthCount = sizeof(kWidths) / sizeof(kWidths[0]);
 
 // Rows and a matrix; stock has its size but is not filled.
@@ -174,7 +174,7 @@ inline Chunk make_chunk(ggml_type type, Data data, bool with_imatrix, Random& r)
 }
 
 inline void print_difference(const Chunk& chunk, const char* isa, int64_t row, const uint8_t* stock,
-                      const uint8_t* own, uint64_t seed) {
+                             const uint8_t* own, uint64_t seed) {
     size_t at = 0;
     while (stock[at] == own[at]) ++at;
     std::printf(

@@ -3,7 +3,8 @@
 //
 //   twin_vs_ggml [--types q4_K,q6_K] [--rows 2000] [--seed 1] [--matrix both]
 //
-// The options are those of kernels_vs_ggml. Prints one line per type and matrix setting: rows
+// The other half, weights restored from blocks one by one, is compared with ggml's to_float. The
+// options are those of kernels_vs_ggml. Prints one line per type and matrix setting: rows
 // compared, how many of them the code hands back to the CPU's path (sums out of range), how many
 // differ. Exit code 1 if any row differs, 2 if the options are wrong.
 #include <cstdio>
@@ -15,6 +16,7 @@
 #include "awkward_rows.h"
 #include "cuda/all_types.cuh"
 #include "cuda/grid_data.h"
+#include "cuda/restore.cuh"
 
 namespace {
 
@@ -28,11 +30,34 @@ struct Counts {
     int64_t rows = 0;
     int64_t handed_back = 0;
     int64_t differ = 0;
+    int64_t restored_differ = 0;  // weights
 };
 
 Tables tables_of(ggml_type type) {
     const GridData* grid = apex::cuda::grid_data(type);
     return {grid ? grid->on_host() : apex::cuda::Grid{}, &kCodebook};
+}
+
+// All weights of ggml's blocks.
+template <typename Type>
+void compare_restored(const Chunk& chunk, Counts& counts) {
+    using Block = typename Type::Block;
+    const auto block_size = static_cast<int64_t>(ggml_blck_size(chunk.type));
+    const int64_t n = chunk.nrows * chunk.width;
+    std::vector<float> expected(static_cast<size_t>(n));
+    ggml_get_type_traits(chunk.type)->to_float(chunk.stock.data(), expected.data(), n);
+    const auto* blocks = reinterpret_cast<const Block*>(chunk.stock.data());
+    for (int64_t i = 0; i < n; ++i) {
+        const float own =
+            apex::cuda::restore(blocks[i / block_size], static_cast<int>(i % block_size));
+        const float wanted = expected[static_cast<size_t>(i)];
+        if (std::memcmp(&own, &wanted, sizeof(own)) == 0) continue;
+        if (own != own && wanted != wanted) continue;
+        if (counts.restored_differ++ < 3) {
+            std::printf("  %s: weight %lld of a row is %g, ggml has %g\n",
+                        ggml_type_name(chunk.type), (long long)(i % chunk.width), own, wanted);
+        }
+    }
 }
 
 void compare(const Chunk& chunk, uint64_t seed, Counts& counts) {
@@ -44,6 +69,7 @@ void compare(const Chunk& chunk, uint64_t seed, Counts& counts) {
         apex::cuda::quantize_rows_on_host<typename decltype(tag)::Type>(
             chunk.rows.data(), own.data(), chunk.nrows, chunk.width, chunk.imatrix(),
             tables_of(chunk.type), overflowed.data());
+        compare_restored<typename decltype(tag)::Type>(chunk, counts);
     });
     counts.rows += chunk.nrows;
     for (int64_t row = 0; row < chunk.nrows; ++row) {
@@ -77,11 +103,12 @@ bool compare_type(ggml_type type, bool with_imatrix, const Options& options) {
         const auto data = static_cast<Data>(kind % static_cast<int>(Data::count));
         compare(make_chunk(type, data, with_imatrix, r), options.seed, counts);
     }
-    std::printf("%-8s %-10s rows %7lld  handed back %lld  differ %lld\n", ggml_type_name(type),
-                with_imatrix ? "matrix" : "no matrix", (long long)counts.rows,
-                (long long)counts.handed_back, (long long)counts.differ);
+    std::printf("%-8s %-10s rows %7lld  handed back %lld  differ %lld  restored differ %lld\n",
+                ggml_type_name(type), with_imatrix ? "matrix" : "no matrix", (long long)counts.rows,
+                (long long)counts.handed_back, (long long)counts.differ,
+                (long long)counts.restored_differ);
     std::fflush(stdout);
-    return counts.differ == 0;
+    return counts.differ == 0 && counts.restored_differ == 0;
 }
 
 [[noreturn]] void usage(const std::string& problem) {
