@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from apex_native.gguf import GgufFile
 from apex_native.plan import Plan
+from apex_native.quantize.inputs import check_inputs
 from apex_native.quantize.output import (
     plan_outputs,
     require_disk_space,
     require_fresh,
 )
-from apex_native.quantize.run import check_inputs
 
 if TYPE_CHECKING:
     from apex_native.imatrix import Imatrix
