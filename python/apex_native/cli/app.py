@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from apex_native.cli import demo, doctor, inspect, plan, quantize
+from apex_native.cli import corpus, demo, doctor, inspect, plan, quantize
 from apex_native.cli.errors import CtrlCError, report
 from apex_native.cli.options import examples, help_style
 
@@ -90,5 +90,5 @@ def _root(
         typer.echo(ctx.get_help())
 
 
-for _verb in (inspect, plan, quantize, demo, doctor):
+for _verb in (inspect, plan, corpus, quantize, demo, doctor):
     _verb.register(app)
