@@ -45,6 +45,7 @@ from apex_native.types import (
 )
 
 if TYPE_CHECKING:
+    from apex_native.corpus import Corpus, build_corpus, load_recipe, recipe_names
     from apex_native.demo import demo_imatrix, demo_model
     from apex_native.engine import Model, load_model
     from apex_native.imatrix import Imatrix, load_imatrix
@@ -56,6 +57,8 @@ __all__ = [
     "Cancelled",
     "Classification",
     "ClassifiedTensor",
+    "Corpus",
+    "CorpusError",
     "DataError",
     "Edges",
     "GgmlType",
@@ -76,6 +79,7 @@ __all__ = [
     "QuantizeManifest",
     "Role",
     "TensorInfo",
+    "build_corpus",
     "check_load",
     "classify",
     "demo_imatrix",
@@ -83,19 +87,25 @@ __all__ = [
     "errors",
     "load_imatrix",
     "load_model",
+    "load_recipe",
     "make_plan",
     "open_gguf",
     "quantize",
+    "recipe_names",
     "tier_names",
 ]
 
 # What needs numpy, or data that is unpacked, comes on first use: `apex-native --help` is quick.
 _LAZY = {
+    "Corpus": "apex_native.corpus",
     "Imatrix": "apex_native.imatrix",
     "Model": "apex_native.engine",
+    "build_corpus": "apex_native.corpus",
     "demo_imatrix": "apex_native.demo",
     "demo_model": "apex_native.demo",
     "load_imatrix": "apex_native.imatrix",
+    "load_recipe": "apex_native.corpus",
+    "recipe_names": "apex_native.corpus",
     "load_model": "apex_native.engine",
 }
 

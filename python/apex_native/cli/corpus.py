@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from apex_native.cli.compute_options import ComputeChoices
 from apex_native.cli.errors import UsageError
 from apex_native.cli.options import (
     ForceOption,
     JsonOption,
     QuietOption,
-    ThreadsOption,
     examples,
+    spread,
 )
 from apex_native.cli.output import Output
 from apex_native.cli.tables import Column, Table
@@ -31,7 +32,7 @@ JOURNAL_SUFFIX = ".journal"
 OptionalModel = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[FILE]", help="GGUF model that the text is for: its tokens and its chat template."
+        metavar="FILE", help="GGUF model that the text is for: its tokens and its chat template."
     ),
 ]
 RecipeOption = Annotated[
@@ -81,7 +82,7 @@ def register(app: typer.Typer) -> None:
             "apex-native corpus model-bf16.gguf --recipe self --resume",
             "apex-native corpus model-bf16.gguf --recipe mine.toml --seed 7 --json",
         ),
-    )(corpus)
+    )(spread(corpus))
 
 
 def corpus(
@@ -93,10 +94,11 @@ def corpus(
     allow_short: AllowShortOption = False,
     resume: ResumeOption = False,
     list_recipes: ListOption = False,
-    threads: ThreadsOption = None,
     force: ForceOption = False,
     json_mode: JsonOption = False,
     quiet: QuietOption = False,
+    *,
+    compute: ComputeChoices,
 ) -> None:
     """Build a calibration text: chat, code, reasoning and tool calls in the shares of a recipe.
 
@@ -116,7 +118,7 @@ def corpus(
     made = load_recipe(recipe).with_options(tokens=tokens, seed=seed, allow_short=allow_short)
     for path in (output, manifest_path(output)):
         require_writable(path, force=force)
-    with _loaded(file, made, threads) as model, _journal(output, made, resume=resume) as journal:
+    with _loaded(file, made, compute) as model, _journal(output, made, resume=resume) as journal:
         with _progress(out) as progress:
             built = build_corpus(made, model, journal=journal, progress=progress)
         built.save(output)
@@ -150,11 +152,9 @@ def _list(out: Output) -> None:
 
 
 @contextmanager
-def _loaded(file: Path, recipe: Recipe, threads: int | None) -> Iterator[Model]:
+def _loaded(file: Path, recipe: Recipe, compute: ComputeChoices) -> Iterator[Model]:
     """The model; without its weights where it only has to count tokens."""
-    from apex_native.engine import load_model
-
-    with load_model(file, n_threads=threads, vocab_only=not recipe.needs_generation) as model:
+    with compute.load(file, vocab_only=not recipe.needs_generation) as model:
         yield model
 
 
@@ -177,7 +177,7 @@ def _journal(output: Path, recipe: Recipe, *, resume: bool) -> Iterator[Generati
 
 @contextmanager
 def _progress(out: Output) -> Iterator[Callable[[CorpusProgress], None] | None]:
-    from apex_native.cli.progress import show_share
+    from apex_native.cli.progress import eta_text, show_share
 
     with show_share(out, "corpus") as show:
         if show is None:
@@ -186,8 +186,8 @@ def _progress(out: Output) -> Iterator[Callable[[CorpusProgress], None] | None]:
         yield lambda progress: show(
             progress.tokens_done,
             progress.n_tokens,
-            f"{progress.tokens_done:,}/{progress.n_tokens:,} tokens, {progress.source}",
-            progress.eta_s,
+            f"{progress.tokens_done:,}/{progress.n_tokens:,} tokens, {progress.source}, "
+            f"{eta_text(progress.eta_s)}",
         )
 
 
@@ -201,19 +201,18 @@ def _show(out: Output, built: Corpus, output: Path) -> None:
         Column("share", right=True),
         Column("wanted", right=True),
     )
-    rows = []
-    for domain in manifest["domains"]:
-        for source in domain["sources"]:
-            rows.append(
-                (
-                    domain["name"],
-                    source["name"],
-                    str(source["documents"]),
-                    f"{source['tokens']:,}",
-                    f"{source['share'] * domain['share']:.1%}",
-                    f"{source['share_wanted'] * domain['share_wanted']:.1%}",
-                )
-            )
+    rows = [
+        (
+            domain["name"],
+            source["name"],
+            str(source["documents"]),
+            f"{source['tokens']:,}",
+            f"{source['share'] * domain['share']:.1%}",
+            f"{source['share_wanted'] * domain['share_wanted']:.1%}",
+        )
+        for domain in manifest["domains"]
+        for source in domain["sources"]
+    ]
     text = manifest["text"]
     footer = ("all", "", str(text["documents"]), f"{text['tokens']:,}", "100.0%", "100.0%")
     out.table(Table(columns, rows, footer))

@@ -154,12 +154,13 @@ class _Builder:
             if abs(found - wanted) <= SHARE_TOLERANCE * self._recipe.tokens:
                 continue
             message = f"domain {domain.name}: {found:,} tokens, wanted {wanted:,.0f}"
-            reasons = "; ".join(_exhausted(one) for one in ours if one.fill.exhausted)
-            if found < wanted and not self._recipe.allow_short:
+            reasons = ", ".join(_exhausted(one) for one in ours if one.fill.exhausted)
+            if reasons and found < wanted and not self._recipe.allow_short:
                 raise CorpusError(
-                    f"{message} ({reasons or 'no document fits'}); add sources, ask for fewer "
-                    "tokens, or allow it with allow_short = true"
+                    f"{message} ({reasons}); add sources, ask for another number of tokens, or "
+                    "take what there is with allow_short = true"
                 )
+            # Without a dry source the budget is too small for whole documents to meet it.
             warnings.append(message)
         if not sum(one.fill.n_tokens for one in drawn):
             raise CorpusError(f"no text at all: {'; '.join(warnings)}")
@@ -216,7 +217,7 @@ def _exhausted(one: _Drawn) -> str:
     counts = one.source.skipped + one.fill.refused
     if counts:
         reason, n = counts.most_common(1)[0]
-        text += f"; {counts.total()} unusable, most often ({n}): {reason}"
+        text += f", {counts.total()} were unusable, {n} of them: {reason}"
     return text
 
 
