@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from apex_native.cli import demo, doctor, imatrix, inspect, plan, quantize, report
+from apex_native.cli import corpus, demo, doctor, imatrix, inspect, plan, quantize, report
 from apex_native.cli.errors import CtrlCError
 from apex_native.cli.errors import report as report_error
 from apex_native.cli.options import examples, help_style
@@ -92,5 +92,5 @@ def _root(
         typer.echo(ctx.get_help())
 
 
-for _verb in (inspect, plan, imatrix, quantize, report, demo, doctor):
+for _verb in (inspect, plan, corpus, imatrix, quantize, report, demo, doctor):
     _verb.register(app)

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from apex_native.cli.output import Output
@@ -15,37 +14,26 @@ if TYPE_CHECKING:
     from apex_native.imatrix import ImatrixProgress
     from apex_native.quantize import Progress
 
-__all__ = ["PLAIN_EVERY_S", "imatrix_progress", "quantize_progress"]
+__all__ = [
+    "PLAIN_EVERY_S",
+    "ShowShare",
+    "eta_text",
+    "imatrix_progress",
+    "quantize_progress",
+    "show_share",
+]
 
 PLAIN_EVERY_S = 5.0
 """Seconds between lines in a log: often enough to see that it lives."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Shown:
-    """Done of total, in any unit, and the rest in words."""
-
-    done: int
-    total: int
-    state: str
+ShowShare = Callable[[int, int, str], None]
+"""Takes what is done, of how much, and a few words on the state."""
 
 
 @contextmanager
-def quantize_progress(out: Output, label: str) -> Iterator[Callable[[Progress], None] | None]:
-    """The callback for `quantize_model`, None when quiet."""
-    with _display(out, label) as show:
-        yield None if show is None else lambda progress: show(_quantize_state(progress))
-
-
-@contextmanager
-def imatrix_progress(out: Output, label: str) -> Iterator[Callable[[ImatrixProgress], None] | None]:
-    """The callback for `collect_imatrix`, None when quiet."""
-    with _display(out, label) as show:
-        yield None if show is None else lambda progress: show(_imatrix_state(progress))
-
-
-@contextmanager
-def _display(out: Output, label: str) -> Iterator[Callable[[_Shown], None] | None]:
+def show_share(out: Output, label: str) -> Iterator[ShowShare | None]:
+    """Shows how far a run is; None when quiet."""
     if out.quiet:
         yield None
     elif sys.stderr.isatty():
@@ -56,12 +44,34 @@ def _display(out: Output, label: str) -> Iterator[Callable[[_Shown], None] | Non
 
 
 @contextmanager
-def _bar(label: str) -> Iterator[Callable[[_Shown], None]]:
+def quantize_progress(out: Output, label: str) -> Iterator[Callable[[Progress], None] | None]:
+    """The callback for `quantize_model`, None when quiet."""
+    with show_share(out, label) as show:
+        if show is None:
+            yield None
+        else:
+            yield lambda progress: show(progress.bytes_done, progress.n_bytes, _state(progress))
+
+
+@contextmanager
+def imatrix_progress(out: Output, label: str) -> Iterator[Callable[[ImatrixProgress], None] | None]:
+    """The callback for `collect_imatrix`, None when quiet."""
+    with show_share(out, label) as show:
+        if show is None:
+            yield None
+        else:
+            yield lambda progress: show(
+                progress.chunks_done, progress.n_chunks, _imatrix_state(progress)
+            )
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[ShowShare]:
     from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    # Speed and time left are ours: rich would count resumed work as speed.
+    # Speed and time left are ours: rich would count resumed bytes as speed.
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -71,44 +81,42 @@ def _bar(label: str) -> Iterator[Callable[[_Shown], None]]:
     with Bar(*columns, console=Console(file=sys.stderr), transient=True) as bar:
         task = bar.add_task(label, total=None, state="")
 
-        def show(shown: _Shown) -> None:
-            bar.update(task, total=shown.total, completed=shown.done, state=shown.state)
+        def show(done: int, total: int, state: str) -> None:
+            bar.update(task, total=total, completed=done, state=state)
 
         yield show
 
 
-def _lines(out: Output, label: str) -> Callable[[_Shown], None]:
+def _lines(out: Output, label: str) -> ShowShare:
     last = time.monotonic()
 
-    def show(shown: _Shown) -> None:
+    def show(done: int, total: int, state: str) -> None:
         nonlocal last
         if time.monotonic() - last < PLAIN_EVERY_S:
             return
         last = time.monotonic()
-        share = shown.done / shown.total if shown.total else 1.0
-        out.note(f"{label}: {share:.0%}, {shown.state}")
+        out.note(f"{label}: {done / total if total else 1.0:.0%}, {state}")
 
     return show
 
 
-def _quantize_state(progress: Progress) -> _Shown:
-    state = (
+def _state(progress: Progress) -> str:
+    return (
         f"{progress.tensors_done}/{progress.n_tensors} tensors, "
-        f"{progress.bytes_per_s / 1e6:.0f} MB/s, ETA {_eta(progress.eta_s)}"
+        f"{progress.bytes_per_s / 1e6:.0f} MB/s, {eta_text(progress.eta_s)}"
     )
-    return _Shown(progress.bytes_done, progress.n_bytes, state)
 
 
-def _imatrix_state(progress: ImatrixProgress) -> _Shown:
-    state = (
+def _imatrix_state(progress: ImatrixProgress) -> str:
+    return (
         f"{progress.chunks_done}/{progress.n_chunks} chunks, "
-        f"{progress.tokens_per_s:,.0f} tokens/s, ETA {_eta(progress.eta_s)}"
+        f"{progress.tokens_per_s:,.0f} tokens/s, {eta_text(progress.eta_s)}"
     )
-    return _Shown(progress.chunks_done, progress.n_chunks, state)
 
 
-def _eta(seconds: float | None) -> str:
-    return "--:--" if seconds is None else _clock(seconds)
+def eta_text(seconds: float | None) -> str:
+    """``ETA 1:02:03``; dashes while it is unknown."""
+    return f"ETA {'--:--' if seconds is None else _clock(seconds)}"
 
 
 def _clock(seconds: float) -> str:
