@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,22 +12,34 @@ from apex_native.cli.output import Output
 from apex_native.cli.progress import imatrix_progress
 
 if TYPE_CHECKING:
+    from apex_native.engine import Model
     from apex_native.imatrix import Imatrix, MissingData
     from apex_native.types import GgufFacts
 
-__all__ = ["CollectRequest", "collect", "warn_of_missing"]
+__all__ = ["CalibrationText", "CollectRequest", "collect", "warn_of_missing"]
 
 MOST_NAMED = 8
 """Missing tensors that are named one by one; the rest is counted."""
 
 
 @dataclass(frozen=True, slots=True)
-class CollectRequest:
-    """What to collect, into which file; options as `collect_imatrix` takes them."""
+class CalibrationText:
+    """A text, what the matrix file calls it, and how it is tokenized."""
 
-    model: Path
     text: str
     dataset: str
+    parse_special: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CollectRequest:
+    """What to collect, into which file; options as `collect_imatrix` takes them.
+
+    text is asked for when the model is loaded: a recipe counts with its tokenizer.
+    """
+
+    model: Path
+    text: Callable[[Model], CalibrationText]
     output: Path
     all_experts: bool
     options: dict[str, Any]
@@ -67,10 +80,12 @@ def _pass(
         compute.load(request.model, load_mtp=True, **more) as model,
         imatrix_progress(out, label) as progress,
     ):
+        text = request.text(model)
         return collect_imatrix(
             model,
-            request.text,
-            dataset=request.dataset,
+            text.text,
+            dataset=text.dataset,
+            parse_special=text.parse_special,
             output=output,
             progress=progress,
             **request.options,

@@ -267,7 +267,12 @@ def _collect(
     output: Path,
     force: bool,
 ) -> tuple[Imatrix, list[MissingData]]:
-    from apex_native.cli.collecting import CollectRequest, collect, warn_of_missing
+    from apex_native.cli.collecting import (
+        CalibrationText,
+        CollectRequest,
+        collect,
+        warn_of_missing,
+    )
     from apex_native.gguf import open_gguf
     from apex_native.imatrix import read_text
 
@@ -279,7 +284,6 @@ def _collect(
         "skip_chunks": collected.skip_chunks,
         "max_chunks": collected.chunks,
         "min_expert_tokens": collected.min_expert_tokens,
-        "parse_special": collected.parse_special,
         "scope": collected.scope.value,
         "checkpoint_every": collected.checkpoint_every,
         "resume": collected.resume,
@@ -287,10 +291,12 @@ def _collect(
     }
     with open_gguf(model) as file:
         facts = file.facts
+    text = CalibrationText(
+        read_text(files), ", ".join(str(path) for path in files), collected.parse_special
+    )
     request = CollectRequest(
         model=model,
-        text=read_text(files),
-        dataset=", ".join(str(path) for path in files),
+        text=lambda _: text,
         output=output,
         all_experts=collected.all_experts,
         options=options,

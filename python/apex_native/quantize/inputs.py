@@ -21,9 +21,17 @@ _REMEDIES = {
 
 
 def check_inputs(
-    source: GgufFile, plan: Plan, imatrix: Imatrix | None, *, allow_requantize: bool
+    source: GgufFile,
+    plan: Plan,
+    imatrix: Imatrix | None,
+    *,
+    allow_requantize: bool,
+    imatrix_follows: bool = False,
 ) -> None:
-    """Raise PlanError or ImatrixError where plan, source and imatrix do not go together."""
+    """Raise PlanError or ImatrixError where plan, source and imatrix do not go together.
+
+    imatrix_follows: the plan is asked before its importance matrix is collected, and may lack it.
+    """
     plan.check_source(source.facts)
     if not source.facts.has_data:
         raise PlanError(
@@ -41,7 +49,11 @@ def check_inputs(
             f"the plan was made with the matrix's prior {plan.imatrix_prior or 'none'}, it is "
             f"{imatrix.prior or 'none'} now; make the plan again with this one"
         )
-    blocking = plan.blocking_findings
+    blocking = [
+        finding
+        for finding in plan.blocking_findings
+        if not (imatrix_follows and finding.kind is FindingKind.IMATRIX_NEEDED)
+    ]
     if blocking:
         more = f" (and {len(blocking) - 1} more)" if len(blocking) > 1 else ""
         remedy = _REMEDIES.get(blocking[0].kind, "choose other types or another source")
