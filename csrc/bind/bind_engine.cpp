@@ -93,6 +93,8 @@ void register_vocabulary(py::class_<Model, std::shared_ptr<Model>>& model) {
                                [](const Model& self) { return end_tokens(self.vocab()); })
         .def_property_readonly("bos_token",
                                [](const Model& self) { return llama_vocab_bos(self.vocab()); })
+        .def_property_readonly("eos_token",
+                               [](const Model& self) { return llama_vocab_eos(self.vocab()); })
         .def_property_readonly(
             "add_bos", [](const Model& self) { return llama_vocab_get_add_bos(self.vocab()); })
         .def_property_readonly(

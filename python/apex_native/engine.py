@@ -154,6 +154,11 @@ class Model:
         """The BOS token, -1 where there is none."""
         return int(self.native.bos_token)
 
+    @property
+    def eos_token(self) -> int:
+        """The EOS token, -1 where there is none; chat templates may ask for its text."""
+        return int(self.native.eos_token)
+
     @cached_property
     def eos_tokens(self) -> tuple[int, ...]:
         """The tokens that end a generation."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "ApexError",
     "Cancelled",
+    "CorpusError",
     "DataError",
     "DeviceError",
     "GgufError",
@@ -28,6 +29,10 @@ class ApexError(Exception):
 
 class GgufError(ApexError, ValueError):
     """A GGUF file is damaged, truncated, or not what the call needs."""
+
+
+class CorpusError(ApexError, ValueError):
+    """A calibration text cannot be built: its recipe, a source or the chat template is at fault."""
 
 
 class ImatrixError(ApexError, ValueError):

@@ -12,6 +12,7 @@ from apex_native.cli.output import print_error
 from apex_native.errors import (
     ApexError,
     Cancelled,
+    CorpusError,
     DataError,
     DeviceError,
     GgufError,
@@ -56,6 +57,7 @@ class _Row:
 _TABLE = (
     _Row(Cancelled, EXIT_INTERRUPTED, "go on with --resume"),
     _Row(GgufError, EXIT_FAILURE, "check the path, or download or convert the file again"),
+    _Row(CorpusError, EXIT_FAILURE, "`apex-native corpus --help` describes recipes and sources"),
     _Row(ImatrixError, EXIT_FAILURE, "collect the matrix again, from this very model"),
     _Row(PlanError, EXIT_FAILURE, "`apex-native plan --help` lists what can be asked for"),
     _Row(QuantizeError, EXIT_FAILURE, "convert or download the source file again"),

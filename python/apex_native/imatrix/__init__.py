@@ -27,6 +27,7 @@ from apex_native.imatrix.statistics import (
     layer_statistics,
     tensor_statistics,
 )
+from apex_native.imatrix.texts import read_text
 
 __all__ = [
     "DEFAULT_BATCH",
@@ -49,6 +50,7 @@ __all__ = [
     "merge_imatrices",
     "missing_data",
     "parse_prior",
+    "read_text",
     "save_heatmap",
     "save_imatrix",
     "tensor_statistics",

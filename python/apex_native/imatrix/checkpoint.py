@@ -73,7 +73,7 @@ def read_checkpoint(path: Path, settings: Mapping[str, Any]) -> State:
     damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             head = json.loads(arrays["head"].tobytes())
             if head["schema_version"] != SCHEMA_VERSION:
                 raise ValueError

@@ -90,6 +90,8 @@ def collect_imatrix(
         if resume:
             collection.resume()
         state = collection.run(progress, cancel)
+        if collection.mtp_reason:
+            settings["mtp_reason"] = collection.mtp_reason
     forward_log()
     imatrix = imatrix_from_state(
         state,

@@ -131,6 +131,11 @@ class Collection:
         """Free the context."""
         self._native = None
 
+    @property
+    def mtp_reason(self) -> str:
+        """Why the model's MTP block is not computed; empty where it is, or there is none."""
+        return str(self._native.mtp_reason)
+
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one. Raises OutputError, ImatrixError."""
         if self._checkpoint is None or not self._checkpoint.exists():

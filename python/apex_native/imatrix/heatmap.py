@@ -12,6 +12,9 @@ from apex_native.imatrix.coverage import Coverage
 
 __all__ = ["save_heatmap"]
 
+MOST_FOLD = 6.0
+"""log2 of the largest ratio the colours tell apart: 64 times more, or fewer, than the mean."""
+
 FEW_EXPERTS = 16
 """Up to so many the token counts fit into the cells."""
 
@@ -38,7 +41,7 @@ def save_heatmap(coverage: Coverage, path: str | os.PathLike[str], *, title: str
     )
     axes = figure.subplots()
     _draw(figure, axes, coverage, n_experts)
-    axes.set_title(title or "Tokens per expert, relative to the layer's mean")
+    axes.set_title(title or "Tokens per expert")
     try:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:
@@ -56,19 +59,19 @@ def _draw(figure: Any, axes: Any, coverage: Coverage, n_experts: int) -> None:
             cells[row, : router.n_experts] = np.log2(router.counts / mean)
     unseen = np.isneginf(cells)
     finite = cells[np.isfinite(cells)]
-    reach = max(float(np.abs(finite).max()) if finite.size else 1.0, 1.0)
+    reach = min(max(float(np.abs(finite).max()) if finite.size else 1.0, 1.0), MOST_FOLD)
     colours = colormaps["RdBu_r"].copy()
     colours.set_bad("white")
     colours.set_under("black")
     image = axes.imshow(
-        np.where(unseen, -2 * reach, cells),
+        np.where(unseen, -2 * reach, np.clip(cells, -reach, reach)),
         cmap=colours,
         norm=TwoSlopeNorm(0.0, -reach, reach),
         aspect="auto",
         interpolation="nearest",
     )
     bar = figure.colorbar(image, ax=axes, extend="min")
-    bar.set_label("log2 of tokens over the layer's mean (black: never hit)")
+    bar.set_label("log2(tokens / mean), black: never hit")
     axes.set_xlabel("expert")
     axes.set_ylabel("layer")
     axes.set_yticks(range(len(coverage.routers)), [str(r.layer) for r in coverage.routers])

@@ -20,11 +20,9 @@ class MissingData:
     reason: str
 
 
-def missing_data(imatrix: Imatrix, facts: GgufFacts, *, mtp_reason: str = "") -> list[MissingData]:
-    """Every quantizable tensor of a model that the matrix does not describe, in file order.
-
-    mtp_reason: why the model's MTP block was not computed, where it was to be.
-    """
+def missing_data(imatrix: Imatrix, facts: GgufFacts) -> list[MissingData]:
+    """Every quantizable tensor of a model that the matrix does not describe, in file order."""
+    mtp_reason = str(imatrix.settings.get("mtp_reason", ""))
     architecture = str(facts.metadata.get("general.architecture", ""))
     names = {tensor.name for tensor in facts.tensors}
     return [
