@@ -39,8 +39,11 @@ class JsonLines:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._file is None or self._path is None:
+            return
+        self._file.close()
+        if not self.values and self._path.stat().st_size == 0:
+            self._path.unlink()  # made on entry, for nothing
 
     @property
     def n_lines(self) -> int:
