@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,14 @@ import typer
 from apex_native.cli.bench_options import number_list, settings_errors, type_list
 from apex_native.cli.bench_progress import Show, bench_progress
 from apex_native.cli.json_lines import JsonLines
-from apex_native.cli.options import ForceOption, JsonOption, QuietOption, examples, parse_size
+from apex_native.cli.options import (
+    ForceOption,
+    JsonOption,
+    QuietOption,
+    examples,
+    parse_size,
+    spread,
+)
 from apex_native.cli.output import Output
 from apex_native.cli.tables import Column, Table
 
@@ -30,6 +38,74 @@ _BYTES_NOTE = (
 )
 
 
+@dataclass(frozen=True)
+class KernelChoices:
+    """What to measure, and how long."""
+
+    types: Annotated[
+        list[str] | None,
+        typer.Option("--types", metavar="LIST", show_default="all", help="ggml types."),
+    ] = None
+    device: Annotated[str, typer.Option("--device", metavar="cpu|cuda", help="Whose kernels.")] = (
+        "cpu"
+    )
+    threads: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--threads", "-t", metavar="LIST", show_default="1,all", help="Numbers of threads."
+        ),
+    ] = None
+    repetitions: Annotated[
+        int, typer.Option("--repetitions", "-r", min=1, metavar="N", help="Of each measurement.")
+    ] = 5
+    sample_seconds: Annotated[
+        float,
+        typer.Option(
+            "--sample-seconds", min=0.001, max=600, metavar="S", help="Of each repetition."
+        ),
+    ] = 0.1
+    working_set: Annotated[
+        int | None,
+        typer.Option(
+            "--working-set",
+            parser=parse_size,
+            metavar="SIZE",
+            show_default="twice all last-level caches",
+            help="Memory that an operation goes through again and again.",
+        ),
+    ] = None
+
+    def measure(self, show: Show | None) -> Iterator[KernelSpeed]:
+        """The measurements, as they are made; usage errors for what cannot be."""
+        from apex_native.evaluate.speed import bench_kernels
+        from apex_native.machine import usable_threads
+
+        counts = number_list("--threads", self.threads, least=1) or {1, usable_threads()}
+        return bench_kernels(
+            type_list("--types", self.types),
+            device=self.device,
+            n_threads=sorted(counts),
+            repetitions=self.repetitions,
+            sample_seconds=self.sample_seconds,
+            working_set=self.working_set,
+            progress=_progress(show),
+        )
+
+
+@dataclass(frozen=True)
+class KernelOutputs:
+    """Where results go besides the table."""
+
+    jsonl: Annotated[
+        Path | None,
+        typer.Option(
+            "--jsonl", metavar="PATH", help="Append a line for each measurement: all samples."
+        ),
+    ] = None
+    png: Annotated[Path | None, typer.Option("--png", metavar="PATH", help="Draw a plot.")] = None
+    force: ForceOption = False
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb."""
     app.command(
@@ -40,44 +116,12 @@ def register(app: typer.Typer) -> None:
             "apex-native bench kernels --types Q4_K,IQ3_S,IQ2_XXS -t 1,8 --png kernels.png",
             "apex-native bench kernels --jsonl kernels.jsonl --json",
         ),
-    )(kernels)
+    )(spread(kernels))
 
 
 def kernels(
-    types: Annotated[
-        list[str] | None,
-        typer.Option("--types", metavar="LIST", show_default="all", help="ggml types."),
-    ] = None,
-    device: Annotated[
-        str, typer.Option("--device", metavar="cpu|cuda", help="Whose kernels.")
-    ] = "cpu",
-    threads: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--threads", "-t", metavar="LIST", show_default="1,all", help="Numbers of threads."
-        ),
-    ] = None,
-    repetitions: Annotated[
-        int, typer.Option("--repetitions", "-r", min=1, metavar="N", help="Of each measurement.")
-    ] = 5,
-    sample_seconds: Annotated[
-        float, typer.Option(min=0.001, max=600, metavar="S", help="Seconds of each repetition.")
-    ] = 0.1,
-    working_set: Annotated[
-        int | None,
-        typer.Option(
-            parser=parse_size,
-            metavar="SIZE",
-            show_default="twice all last-level caches",
-            help="Memory that an operation goes through again and again.",
-        ),
-    ] = None,
-    jsonl: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="Append a line for each measurement, with all samples."),
-    ] = None,
-    png: Annotated[Path | None, typer.Option(metavar="PATH", help="Draw a plot.")] = None,
-    force: ForceOption = False,
+    choices: KernelChoices,
+    outputs: KernelOutputs,
     json_mode: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -85,29 +129,19 @@ def kernels(
 
     All results are checked. A sentence below the table says which types cost speed here.
     """
-    from apex_native.evaluate.speed import bench_kernels, kernel_record
-    from apex_native.machine import usable_threads
+    from apex_native.evaluate.speed import kernel_record
 
     out = Output(json_mode=json_mode, quiet=quiet)
-    _require_free(png, force=force)
-    counts = number_list("--threads", threads, least=1) or sorted({1, usable_threads()})
+    _require_free(outputs)
     rows: list[KernelSpeed] = []
-    records = JsonLines(jsonl)
+    records = JsonLines(outputs.jsonl)
     with records, bench_progress(out) as show, settings_errors():
-        for row in bench_kernels(
-            type_list("--types", types),
-            device=device,
-            n_threads=counts,
-            repetitions=repetitions,
-            sample_seconds=sample_seconds,
-            working_set=working_set,
-            progress=_progress(show),
-        ):
+        for row in choices.measure(show):
             rows.append(row)
             records.append(kernel_record(row))
-    out.document({"kernels": records.values, "advice": list(_advice(rows, counts))})
-    _show(out, rows, counts)
-    _draw(out, png, rows)
+    out.document({"kernels": records.values, "advice": list(_advice(rows))})
+    _show(out, rows)
+    _draw(out, outputs.png, rows)
 
 
 def _progress(show: Show | None) -> Callable[[KernelProgress], None]:
@@ -118,23 +152,23 @@ def _progress(show: Show | None) -> Callable[[KernelProgress], None]:
     return progress
 
 
-def _require_free(path: Path | None, *, force: bool) -> None:
+def _require_free(outputs: KernelOutputs) -> None:
     from apex_native.errors import OutputError
 
-    if path is not None and path.exists() and not force:
-        raise OutputError(f"{path} exists; choose another place or add --force")
+    if outputs.png is not None and outputs.png.exists() and not outputs.force:
+        raise OutputError(f"{outputs.png} exists; choose another place or add --force")
 
 
-def _advice(rows: Sequence[KernelSpeed], counts: Iterable[int]) -> tuple[str, ...]:
+def _advice(rows: Sequence[KernelSpeed]) -> tuple[str, ...]:
     from apex_native.report import kernel_advice
 
-    return kernel_advice(rows, max(counts))
+    return kernel_advice(rows, max(row.n_threads for row in rows))
 
 
-def _show(out: Output, rows: Sequence[KernelSpeed], counts: Sequence[int]) -> None:
+def _show(out: Output, rows: Sequence[KernelSpeed]) -> None:
     from apex_native.report import kernel_lines
 
-    for n_threads in counts:
+    for n_threads in sorted({row.n_threads for row in rows}):
         roofs = {row.operation: row for row in rows if row.n_threads == n_threads}
         threads = f"{n_threads} thread" if n_threads == 1 else f"{n_threads} threads"
         title = (
@@ -145,7 +179,7 @@ def _show(out: Output, rows: Sequence[KernelSpeed], counts: Sequence[int]) -> No
         cells = [_cells(line, rows) for line in kernel_lines(rows, n_threads)]
         out.table(Table(_columns(), cells, title=title, notes=_BYTES_NOTE))
         out.text()
-    for sentence in _advice(rows, counts):
+    for sentence in _advice(rows):
         out.text(sentence)
 
 
