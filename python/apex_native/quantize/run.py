@@ -49,7 +49,6 @@ POLL_MS = 100
 """How often cancellation, Ctrl-C and progress are looked at."""
 
 
-
 def quantize_model(
     source: GgufFile | str | os.PathLike[str],
     plan: Plan,
