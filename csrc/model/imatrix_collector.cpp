@@ -9,7 +9,6 @@ namespace apex {
 namespace {
 
 constexpr int64_t kUpstreamMinRows = 16;         // tools/imatrix/imatrix.cpp, collect_imatrix
-constexpr int64_t kMaxCount = INT64_C(1) << 53;  // beyond it a double does not hold every integer
 constexpr size_t kThreadedSums = 1 << 16;        // worth waking the other threads for
 
 void add_matrices(const InputSquares& squares, size_t first, size_t last, ImatrixSums& entry) {
@@ -21,7 +20,7 @@ void add_matrices(const InputSquares& squares, size_t first, size_t last, Imatri
 }
 
 void add_count(const std::string& weight, int64_t count, int64_t& total) {
-    if (count > kMaxCount - total) fail<ModelError>(weight, ": more than 2^53 tokens");
+    if (count > kMaxTokenCount - total) fail<ModelError>(weight, ": more than 2^53 tokens");
     total += count;
 }
 
@@ -44,28 +43,42 @@ bool ImatrixCollector::is_end(const ggml_tensor* node) const {
 
 bool ImatrixCollector::wants(const ggml_tensor* node) {
     inputs_.forget(node);
+    device_inputs_.forget(node);
     if (is_end(node)) return true;
     const std::optional<MatmulNode> matmul = as_matmul(node);
     if (!matmul || !in_scope(*matmul)) return false;
+    if (device_inputs_.add_known(*matmul, entry_of(*matmul))) return false;
     const InputSquares* known = inputs_.find(matmul->identity);
     if (known == nullptr) return true;
     add(*matmul, *known);
     return false;
 }
 
+const ImatrixSums* ImatrixCollector::entry_of(const MatmulNode& node) const {
+    const auto found = entries_.find(node.weight.name);
+    return found == entries_.end() ? nullptr : &found->second;
+}
+
+void ImatrixCollector::compute(const MatmulNode& node) {
+    check_input_layout(node);
+    if (device_inputs_.compute_and_add(node, entry_of(node))) return;
+    add(node, inputs_.compute(node));
+}
+
 bool ImatrixCollector::observe(ggml_tensor* node) {
     if (is_end(node)) {
         const MatmulNode output = make_matmul(end_.weight, node);
-        if (in_scope(output)) add(output, inputs_.compute(output));
+        if (in_scope(output)) compute(output);
         return false;
     }
     const std::optional<MatmulNode> matmul = as_matmul(node);
-    if (matmul) add(*matmul, inputs_.compute(*matmul));
+    if (matmul) compute(*matmul);
     return true;
 }
 
 void ImatrixCollector::add(const MatmulNode& node, const InputSquares& squares) {
     const bool routed = node.experts != nullptr;
+    device_inputs_.drop_total(node.weight.name, entries_);
     ImatrixSums& entry = entries_[node.weight.name];
     if (entry.sums.empty()) {
         entry.n_per_row = squares.n_per_row;
@@ -103,11 +116,17 @@ void ImatrixCollector::restore(const std::string& weight, ImatrixSums sums) {
                               n_counts, " counts do not go together");
     }
     for (const int64_t count : sums.counts) {
-        if (count < 0 || count > kMaxCount) {
+        if (count < 0 || count > kMaxTokenCount) {
             fail<InvalidArgument>(weight, ": a count of ", count);
         }
     }
+    device_inputs_.drop_total(weight, entries_);
     entries_[weight] = std::move(sums);
+}
+
+const std::map<std::string, ImatrixSums>& ImatrixCollector::entries() const {
+    device_inputs_.read_totals(entries_);
+    return entries_;
 }
 
 }  // namespace apex

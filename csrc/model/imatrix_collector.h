@@ -7,17 +7,13 @@
 #include <string>
 #include <vector>
 
+#include "model/device_inputs.h"
 #include "model/eval_hook.h"
+#include "model/imatrix_sums.h"
 #include "model/input_squares.h"
 #include "model/output_input.h"
 
 namespace apex {
-
-struct ImatrixSums {
-    int64_t n_per_row = 0;
-    std::vector<double> sums;     // matrices of the weight x n_per_row
-    std::vector<int64_t> counts;  // tokens of each expert; one number where nothing is routed
-};
 
 // What is collected.
 enum class ImatrixScope {
@@ -26,7 +22,8 @@ enum class ImatrixScope {
     blocks,      // everything but the output
 };
 
-// The sums do not depend on the number of threads: see core/squared_columns.h.
+// Inputs are squared and summed where they lie, on the host or on a GPU. The sums depend neither on
+// the number of threads nor on that place: see core/squared_columns.h.
 class ImatrixCollector : public EvalHook {
   public:
     ImatrixCollector(std::shared_ptr<ThreadPool> pool, ImatrixScope scope);
@@ -38,7 +35,7 @@ class ImatrixCollector : public EvalHook {
     bool observe(ggml_tensor* node) override;
 
     // By the name of the weight.
-    const std::map<std::string, ImatrixSums>& entries() const { return entries_; }
+    const std::map<std::string, ImatrixSums>& entries() const;
 
     // Goes on from sums collected before. Throws InvalidArgument where they contradict themselves.
     void restore(const std::string& weight, ImatrixSums sums);
@@ -46,13 +43,17 @@ class ImatrixCollector : public EvalHook {
   private:
     bool in_scope(const MatmulNode& node) const;
     bool is_end(const ggml_tensor* node) const;
+    const ImatrixSums* entry_of(const MatmulNode& node) const;
+    void compute(const MatmulNode& node);
     void add(const MatmulNode& node, const InputSquares& squares);
 
     ImatrixScope scope_;
     PoolWork work_;
     InputSquaresCache inputs_;
     OutputInput end_;
-    std::map<std::string, ImatrixSums> entries_;
+    // Totals that grow on a GPU are copied when somebody asks.
+    mutable DeviceInputs device_inputs_;
+    mutable std::map<std::string, ImatrixSums> entries_;
 };
 
 }  // namespace apex

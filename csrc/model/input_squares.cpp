@@ -23,7 +23,9 @@ ColumnRange columns_of(int thread, int n_threads, int64_t n_columns) {
     return {std::min(tile(thread), n_columns), std::min(tile(thread + 1), n_columns)};
 }
 
-void check_layout(const MatmulNode& node) {
+}  // namespace
+
+void check_input_layout(const MatmulNode& node) {
     const ggml_tensor* input = node.input;
     if (input->nb[0] != sizeof(float)) {
         fail<ModelError>(node.weight.name, ": its input is not stored row by row (stride ",
@@ -41,8 +43,6 @@ void check_layout(const MatmulNode& node) {
                          input->ne[1], ", ", input->ne[2], ", ", input->ne[3], "]");
     }
 }
-
-}  // namespace
 
 const InputSquares* InputSquaresCache::find(const InputIdentity& identity) const {
     for (const InputSquares& squares : kept_) {
@@ -64,7 +64,6 @@ void InputSquaresCache::clear() {
 }
 
 const InputSquares& InputSquaresCache::compute(const MatmulNode& node) {
-    check_layout(node);
     copy_to_host(node);
     InputSquares& squares = kept_[next_];
     next_ = (next_ + 1) % kKept;

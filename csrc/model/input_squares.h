@@ -20,6 +20,9 @@ struct InputSquares {
     int64_t n_matrices() const { return static_cast<int64_t>(counts.size()); }
 };
 
+// Throws ModelError naming the weight where its input has a layout that cannot be read.
+void check_input_layout(const MatmulNode& node);
+
 class InputSquaresCache {
   public:
     explicit InputSquaresCache(PoolWork& work) : work_(work) {}
@@ -27,8 +30,8 @@ class InputSquaresCache {
     // The squares of this input, if it was seen since it was computed; valid until compute().
     const InputSquares* find(const InputIdentity& identity) const;
 
-    // Squares and sums the input of a computed node. Throws ModelError naming the weight where the
-    // input is not finite or has a layout that this cannot read.
+    // Squares and sums the input of a computed node, whose layout was checked. Throws ModelError
+    // naming the weight where the input is not finite.
     const InputSquares& compute(const MatmulNode& node);
 
     // The values of this node are about to change.

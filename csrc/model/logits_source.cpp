@@ -87,9 +87,12 @@ bool ModelSource::observe(ggml_tensor* node) {
                          node->ne[0]);
     }
     n_rows_ = ggml_nrows(node);
+    device_ = -1;
     const ggml_tensor* owner = node->view_src == nullptr ? node : node->view_src;
     if (ggml_backend_buffer_is_host(owner->buffer)) {
         // llama.cpp marks the node as an output: nothing else is put there before the next decode.
+        rows_ = static_cast<const float*>(node->data);
+    } else if ((device_ = device_of(node->data)) >= 0) {
         rows_ = static_cast<const float*>(node->data);
     } else {
         copy_.resize(static_cast<size_t>(ggml_nelements(node)));
@@ -109,17 +112,42 @@ void ModelSource::decode(const Step& step, int32_t begin, int32_t end) {
     }
 }
 
+float* ModelSource::room_for_parts(size_t n) {
+    if (device_ < 0) {
+        joined_.resize(n);
+        return joined_.data();
+    }
+    if (!device_joined_ || device_joined_->size() < n * sizeof(float)) {
+        device_joined_.reset();
+        device_joined_ = make_device_rows(device_, n * sizeof(float));
+    }
+    return device_joined_->data();
+}
+
 // Copies the rows of a part to their places among the rows of the step.
 void ModelSource::keep_part(const Step& step, int32_t begin, int32_t end) {
     const int32_t first = std::clamp(step.first_output, begin, end);
     const int32_t n = std::clamp(step.end_output, first, end) - first;
     if (n == 0) return;
-    joined_.resize(static_cast<size_t>(step.n_outputs() * n_vocab()));
+    float* joined = room_for_parts(static_cast<size_t>(step.n_outputs() * n_vocab()));
     for (int32_t chunk = 0; chunk < step.n_chunks; ++chunk) {
         const int64_t to = chunk * step.n_outputs_per_chunk() + (first - step.first_output);
-        std::copy_n(rows_ + int64_t{chunk} * n * n_vocab(), n * n_vocab(),
-                    joined_.data() + to * n_vocab());
+        const float* from = rows_ + int64_t{chunk} * n * n_vocab();
+        if (device_ < 0) {
+            std::copy_n(from, n * n_vocab(), joined + to * n_vocab());
+        } else {
+            device_joined_->copy_from(static_cast<size_t>(to * n_vocab()) * sizeof(float), from,
+                                      static_cast<size_t>(n * n_vocab()) * sizeof(float));
+        }
     }
+}
+
+void ModelSource::bring_to_host() {
+    if (device_ < 0) return;
+    copy_.resize(static_cast<size_t>(n_rows_ * n_vocab()));
+    copy_to_host(copy_.data(), rows_, copy_.size() * sizeof(float));
+    rows_ = copy_.data();
+    device_ = -1;
 }
 
 void ModelSource::compute(const Step& step) {
@@ -137,7 +165,8 @@ void ModelSource::compute(const Step& step) {
         decode(step, begin, end);
         keep_part(step, begin, end);
     }
-    rows_ = joined_.data();
+    rows_ = device_ < 0 ? joined_.data() : device_joined_->data();
+    n_rows_ = step.n_outputs();
 }
 
 }  // namespace apex

@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/device_logits.h"
 #include "model/context.h"
 #include "model/router_hook.h"
 #include "model/score_step.h"
@@ -19,8 +20,13 @@ class LogitsSource {
     // Computes a step; steps come in the order of make_steps.
     virtual void compute(const Step& step) = 0;
 
-    // Where the i-th output of the last step begins; valid until the next compute().
+    // Where the i-th output of the last step begins; valid until the next compute(). In the memory
+    // of a GPU where device() is not -1.
     virtual const float* row(int32_t i) const = 0;
+    virtual int device() const { return -1; }
+
+    // From here on to the next compute() the rows are the host's.
+    virtual void bring_to_host() {}
 
     // Log-probabilities of a base file instead of logits (score_rows_coded).
     virtual bool is_coded() const { return false; }
@@ -40,7 +46,7 @@ struct ModelSourceOptions {
     int32_t n_parts = 1;
 };
 
-// A model's own logits, looked at where they were computed; from a device they are copied.
+// A model's own logits, left where they were computed: on the host or on a GPU.
 class ModelSource final : public LogitsSource, private EvalHook {
   public:
     ModelSource(std::shared_ptr<Model> model, std::shared_ptr<ThreadPool> pool,
@@ -50,6 +56,8 @@ class ModelSource final : public LogitsSource, private EvalHook {
     int64_t n_vocab() const override { return context_.model().n_vocab(); }
     void compute(const Step& step) override;
     const float* row(int32_t i) const override { return rows_ + int64_t{i} * n_vocab(); }
+    int device() const override { return device_; }
+    void bring_to_host() override;
     const RouterChoices* routes() const override {
         return options_.with_routes ? &routes_.choices() : nullptr;
     }
@@ -59,6 +67,7 @@ class ModelSource final : public LogitsSource, private EvalHook {
     bool observe(ggml_tensor* node) override;
     void decode(const Step& step, int32_t begin, int32_t end);
     void keep_part(const Step& step, int32_t begin, int32_t end);
+    float* room_for_parts(size_t n);
 
     ChunkShape shape_;
     ChunkTokens tokens_;
@@ -66,9 +75,11 @@ class ModelSource final : public LogitsSource, private EvalHook {
     RouterHook routes_;
     Batch batch_;
     const float* rows_ = nullptr;  // of the last decode or, with parts, of the step
+    int device_ = -1;              // they lie on
     int64_t n_rows_ = 0;
-    std::vector<float> copy_;    // from a device
-    std::vector<float> joined_;  // of several parts
+    std::vector<float> copy_;      // from a device
+    std::vector<float> joined_;    // of several parts, on the host
+    std::unique_ptr<DeviceRowBuffer> device_joined_;
     Context context_;
 };
 

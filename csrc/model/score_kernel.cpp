@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "kernels/softmax.h"
+#include "model/row_scores.h"
 
 namespace apex {
 namespace {
@@ -100,33 +101,61 @@ struct Tiles {
     }
 };
 
-Tiles make_tiles(const float* reference, double reference_max, double floor,
-                 const float* const* candidates, size_t n_candidates, const RowScore* scores,
+RowSums begin_sums(const float* row, int64_t n_vocab, int32_t target) {
+    const Top top = find_top(row, n_vocab);
+    RowSums sums;
+    sums.max = row[top.token];
+    sums.target = row[target];
+    sums.top = top.token;
+    sums.is_finite = top.is_finite;
+    return sums;
+}
+
+constexpr double kCodedFloor = -16;  // tools/perplexity/perplexity.cpp, log_softmax
+
+Tiles make_tiles(const float* reference, bool is_coded, const RowSums& reference_sums,
+                 const float* const* candidates, const std::vector<RowSums>& candidate_sums,
                  ScoreScratch& scratch) {
     scratch.weights.resize(kTile);
-    Tiles tiles{{reference, reference_max, {}, {}}, {}, floor, scratch.weights.data()};
-    tiles.candidates.reserve(n_candidates);
-    for (size_t i = 0; i < n_candidates; ++i) {
-        tiles.candidates.push_back({candidates[i], candidates[i][scores[i].top], {}, {}});
+    const double max = is_coded ? 0.0 : reference_sums.max;
+    const double floor = is_coded ? kCodedFloor : -std::numeric_limits<double>::infinity();
+    Tiles tiles{{reference, max, {}, {}}, {}, floor, scratch.weights.data()};
+    tiles.candidates.reserve(candidate_sums.size());
+    for (size_t i = 0; i < candidate_sums.size(); ++i) {
+        tiles.candidates.push_back({candidates[i], candidate_sums[i].max, {}, {}});
     }
     return tiles;
 }
 
-RowScore begin_score(const float* row, int64_t n_vocab) {
-    const Top top = find_top(row, n_vocab);
-    RowScore score;
-    score.top = top.token;
-    score.is_finite = top.is_finite;
-    return score;
+void score(const float* reference, bool is_coded, const float* const* candidates,
+           size_t n_candidates, int64_t n_vocab, int32_t target, RowScore* reference_score,
+           RowScore* candidate_scores, ScoreScratch& scratch) {
+    RowSums first = begin_sums(reference, n_vocab, target);
+    std::vector<RowSums> others;
+    for (size_t i = 0; i < n_candidates; ++i) {
+        others.push_back(begin_sums(candidates[i], n_vocab, target));
+    }
+    Tiles tiles = make_tiles(reference, is_coded, first, candidates, others, scratch);
+    tiles.run(n_vocab);
+    first.sum = kernels::add_lanes(tiles.reference.sums);
+    *reference_score = is_coded ? coded_score_of(first) : score_of(first);
+    for (size_t i = 0; i < n_candidates; ++i) {
+        others[i].sum = kernels::add_lanes(tiles.candidates[i].sums);
+        others[i].difference = kernels::add_lanes(tiles.candidates[i].differences);
+        candidate_scores[i] = score_against(first, is_coded, others[i]);
+    }
 }
 
-void finish_score(RowScore& score, const float* row, int32_t target, double log_sum) {
-    score.nll = log_sum - row[target];
-    score.top_probability = std::exp(row[score.top] - log_sum);
-}
-
-double log_sum(const Pass& pass) {
-    return pass.max + std::log(kernels::add_lanes(pass.sums));
+double sum_exp(const float* row, double max, int64_t n_vocab) {
+    const SoftmaxLoops& loops = loops_in_use();
+    const int64_t n_whole = whole_lanes(n_vocab);
+    double sums[kLanes] = {};
+    loops.sum_exp(row, max, n_whole, sums);
+    if (n_whole < n_vocab) {
+        const Rest rest(row, n_whole, n_vocab, kNothing);
+        loops.sum_exp(rest.values, max, kLanes, sums);
+    }
+    return kernels::add_lanes(sums);
 }
 
 }  // namespace
@@ -134,64 +163,27 @@ double log_sum(const Pass& pass) {
 void score_rows(const float* reference, const float* const* candidates, size_t n_candidates,
                 int64_t n_vocab, int32_t target, RowScore* reference_score,
                 RowScore* candidate_scores, ScoreScratch& scratch) {
-    *reference_score = begin_score(reference, n_vocab);
-    for (size_t i = 0; i < n_candidates; ++i) {
-        candidate_scores[i] = begin_score(candidates[i], n_vocab);
-    }
-    Tiles tiles = make_tiles(reference, reference[reference_score->top],
-                             -std::numeric_limits<double>::infinity(), candidates, n_candidates,
-                             candidate_scores, scratch);
-    tiles.run(n_vocab);
-    const double reference_sum = kernels::add_lanes(tiles.reference.sums);
-    const double reference_log = log_sum(tiles.reference);
-    finish_score(*reference_score, reference, target, reference_log);
-    for (size_t i = 0; i < n_candidates; ++i) {
-        const Pass& pass = tiles.candidates[i];
-        const double log = log_sum(pass);
-        finish_score(candidate_scores[i], candidates[i], target, log);
-        const double difference = kernels::add_lanes(pass.differences) / reference_sum;
-        candidate_scores[i].kld = difference + (log - reference_log);
-    }
+    score(reference, false, candidates, n_candidates, n_vocab, target, reference_score,
+          candidate_scores, scratch);
 }
 
 void score_rows_coded(const float* log_probabilities, const float* const* candidates,
                       size_t n_candidates, int64_t n_vocab, int32_t target,
                       RowScore* reference_score, RowScore* candidate_scores,
                       ScoreScratch& scratch) {
-    constexpr double kFloor = -16;  // tools/perplexity/perplexity.cpp, log_softmax
-    *reference_score = begin_score(log_probabilities, n_vocab);
-    for (size_t i = 0; i < n_candidates; ++i) {
-        candidate_scores[i] = begin_score(candidates[i], n_vocab);
-    }
-    Tiles tiles = make_tiles(log_probabilities, 0.0, kFloor, candidates, n_candidates,
-                             candidate_scores, scratch);
-    tiles.run(n_vocab);
-    const double reference_sum = kernels::add_lanes(tiles.reference.sums);
-    finish_score(*reference_score, log_probabilities, target, 0.0);
-    for (size_t i = 0; i < n_candidates; ++i) {
-        const Pass& pass = tiles.candidates[i];
-        const double log = log_sum(pass);
-        finish_score(candidate_scores[i], candidates[i], target, log);
-        candidate_scores[i].kld = kernels::add_lanes(pass.differences) + reference_sum * log;
-    }
+    score(log_probabilities, true, candidates, n_candidates, n_vocab, target, reference_score,
+          candidate_scores, scratch);
 }
 
 double log_sum_exp(const float* logits, int64_t n_vocab) {
-    const SoftmaxLoops& loops = loops_in_use();
-    const int64_t n_whole = whole_lanes(n_vocab);
-    Pass pass{logits, find_top(logits, n_vocab).value, {}, {}};
-    loops.sum_exp(logits, pass.max, n_whole, pass.sums);
-    if (n_whole < n_vocab) {
-        const Rest rest(logits, n_whole, n_vocab, kNothing);
-        loops.sum_exp(rest.values, pass.max, kLanes, pass.sums);
-    }
-    return log_sum(pass);
+    const double max = find_top(logits, n_vocab).value;
+    return max + std::log(sum_exp(logits, max, n_vocab));
 }
 
 RowScore score_row(const float* logits, int64_t n_vocab, int32_t target) {
-    RowScore score = begin_score(logits, n_vocab);
-    finish_score(score, logits, target, log_sum_exp(logits, n_vocab));
-    return score;
+    RowSums row = begin_sums(logits, n_vocab, target);
+    row.sum = sum_exp(logits, row.max, n_vocab);
+    return score_of(row);
 }
 
 }  // namespace apex

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "model/row_scores.h"
 
 namespace apex {
 namespace {
@@ -92,6 +93,64 @@ void Scorer::compute(const Step& step) {
 }
 
 void Scorer::score(const Step& step) {
+    const int device = device_of_rows();
+    if (device >= 0) {
+        score_on_device(step, device);
+    } else {
+        score_on_host(step);
+    }
+    if (reference_ && observer_) show_to_observer(step);
+}
+
+Scorer::Place Scorer::place_of(const Step& step, int32_t output) const {
+    const int32_t chunk = step.first_chunk + output / step.n_outputs_per_chunk();
+    const int32_t position = step.first_output + output % step.n_outputs_per_chunk();
+    const auto token = static_cast<size_t>(int64_t{chunk} * shape_.n_ctx + position + 1);
+    return {int64_t{chunk} * shape_.n_scored() + (position - shape_.first_scored()),
+            (*tokens_)[token]};
+}
+
+// A GPU that has rows of a model; -1: all lie on the host.
+int Scorer::device_of_rows() const {
+    for (const auto& candidate : candidates_) {
+        if (candidate->device() >= 0) return candidate->device();
+    }
+    return reference_ ? reference_->device() : -1;
+}
+
+void Scorer::score_on_device(const Step& step, int device) {
+    if (scoring_device_ != device) {
+        device_scores_ = make_device_scores(device);
+        scoring_device_ = device;
+    }
+    const auto n = static_cast<size_t>(step.n_outputs());
+    std::vector<int32_t> targets;
+    for (int32_t i = 0; i < step.n_outputs(); ++i) targets.push_back(place_of(step, i).target);
+    DeviceScoreJob job;
+    job.n_rows = step.n_outputs();
+    job.n_vocab = reference_ ? reference_->n_vocab() : candidates_.front()->n_vocab();
+    job.targets = targets.data();
+    if (reference_) job.reference = reference_->row(0);
+    job.is_coded = reference_ && reference_->is_coded();
+    for (const auto& candidate : candidates_) job.candidates.push_back(candidate->row(0));
+    const size_t n_before = reference_ ? n : 0;
+    std::vector<RowSums> sums(n_before + n * candidates_.size());
+    device_scores_->add_up(job, sums.data());
+
+    std::vector<RowScore> scores(candidates_.size());
+    for (size_t i = 0; i < n; ++i) {
+        RowScore reference;
+        if (reference_) reference = job.is_coded ? coded_score_of(sums[i]) : score_of(sums[i]);
+        for (size_t k = 0; k < scores.size(); ++k) {
+            const RowSums& row = sums[n_before + k * n + i];
+            scores[k] = reference_ ? score_against(sums[i], job.is_coded, row) : score_of(row);
+        }
+        const Place place = place_of(step, static_cast<int32_t>(i));
+        keep(static_cast<size_t>(place.index), reference, scores);
+    }
+}
+
+void Scorer::score_on_host(const Step& step) {
     std::atomic<int32_t> next{0};
     pool_->run([&](int, int) {
         std::vector<const float*> rows(candidates_.size());
@@ -103,28 +162,32 @@ void Scorer::score(const Step& step) {
     });
 }
 
+void Scorer::show_to_observer(const Step& step) {
+    reference_->bring_to_host();
+    std::atomic<int32_t> next{0};
+    pool_->run([&](int, int) {
+        for (int32_t i = next.fetch_add(1); i < step.n_outputs(); i = next.fetch_add(1)) {
+            const Place place = place_of(step, i);
+            observer_->observe(place.index, reference_->row(i), place.target);
+        }
+    });
+}
+
 void Scorer::score_position(const Step& step, int32_t output, std::vector<const float*>& rows,
                             std::vector<RowScore>& scores, ScoreScratch& scratch) {
-    const int32_t chunk = step.first_chunk + output / step.n_outputs_per_chunk();
-    const int32_t position = step.first_output + output % step.n_outputs_per_chunk();
-    const llama_token target =
-        (*tokens_)[static_cast<size_t>(int64_t{chunk} * shape_.n_ctx + position + 1)];
-    const int64_t index =
-        int64_t{chunk} * shape_.n_scored() + (position - shape_.first_scored());
+    const Place place = place_of(step, output);
     for (size_t i = 0; i < rows.size(); ++i) rows[i] = candidates_[i]->row(output);
     RowScore reference;
     if (reference_) {
-        const float* row = reference_->row(output);
         const auto score = reference_->is_coded() ? score_rows_coded : score_rows;
-        score(row, rows.data(), rows.size(), reference_->n_vocab(), target, &reference,
-              scores.data(), scratch);
-        if (observer_) observer_->observe(index, row, target);
+        score(reference_->row(output), rows.data(), rows.size(), reference_->n_vocab(),
+              place.target, &reference, scores.data(), scratch);
     } else {
         for (size_t i = 0; i < rows.size(); ++i) {
-            scores[i] = score_row(rows[i], candidates_[i]->n_vocab(), target);
+            scores[i] = score_row(rows[i], candidates_[i]->n_vocab(), place.target);
         }
     }
-    keep(static_cast<size_t>(index), reference, scores);
+    keep(static_cast<size_t>(place.index), reference, scores);
 }
 
 void Scorer::keep(size_t index, const RowScore& reference, const std::vector<RowScore>& scores) {

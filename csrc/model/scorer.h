@@ -65,7 +65,18 @@ class Scorer {
 
   private:
     void compute(const Step& step);
+    // A scored position: which of all, and the token that follows.
+    struct Place {
+        int64_t index;
+        llama_token target;
+    };
+    Place place_of(const Step& step, int32_t output) const;
+
     void score(const Step& step);
+    int device_of_rows() const;
+    void score_on_device(const Step& step, int device);
+    void score_on_host(const Step& step);
+    void show_to_observer(const Step& step);
     void score_position(const Step& step, int32_t output, std::vector<const float*>& rows,
                         std::vector<RowScore>& scores, ScoreScratch& scratch);
     void keep(size_t index, const RowScore& reference, const std::vector<RowScore>& scores);
@@ -76,6 +87,8 @@ class Scorer {
     ChunkTokens tokens_;
     std::shared_ptr<ThreadPool> pool_;
     std::unique_ptr<RowObserver> observer_;
+    std::unique_ptr<DeviceScores> device_scores_;
+    int scoring_device_ = -1;
     int32_t n_chunks_;
     TokenScores reference_scores_;
     std::vector<TokenScores> candidate_scores_;

@@ -1,0 +1,38 @@
+// What core/device_logits.h and core/device_squares.h promise, in a build without CUDA. Nothing lies
+// in a GPU's memory there, so none of it is asked for.
+#include "core/device_logits.h"
+#include "core/device_squares.h"
+#include "core/error.h"
+
+namespace apex {
+namespace {
+
+[[noreturn]] void fail_without_cuda() {
+    fail<DeviceError>(
+        "this build of apex-native has no CUDA; build it with `pip install . "
+        "-Ccmake.define.APEX_CUDA=ON`, or compute on the CPU");
+}
+
+}  // namespace
+
+int device_of(const void*) {
+    return -1;
+}
+
+void copy_to_host(void*, const void*, size_t) {
+    fail_without_cuda();
+}
+
+std::unique_ptr<DeviceRowBuffer> make_device_rows(int, size_t) {
+    fail_without_cuda();
+}
+
+std::unique_ptr<DeviceScores> make_device_scores(int) {
+    fail_without_cuda();
+}
+
+std::unique_ptr<DeviceSquares> make_device_squares(int, size_t) {
+    fail_without_cuda();
+}
+
+}  // namespace apex
