@@ -1,6 +1,7 @@
 #include "bind/arrays.h"
 #include "bind/engine.h"
 #include "core/kernel_bench.h"
+#include "cuda/kernel_bench.h"
 #include "model/cpu_kernel_bench.h"
 #include "model/speed.h"
 
@@ -29,11 +30,7 @@ std::unique_ptr<SpeedTest> make_speed_test(std::shared_ptr<Model> model, int64_t
 
 std::unique_ptr<KernelBench> make_kernel_bench(const std::string& device) {
     if (device == "cpu") return cpu_kernel_bench();
-    if (device == "cuda") {
-        fail<InvalidArgument>(
-            "measuring the kernels of a GPU needs a CUDA build; reinstall with "
-            "`pip install . -Ccmake.define.APEX_CUDA=ON`, or leave out --device cuda");
-    }
+    if (device == "cuda") return cuda_kernel_bench();
     fail<InvalidArgument>("device: expected cpu or cuda, found '", device, "'");
 }
 
@@ -43,12 +40,9 @@ py::dict run_kernel(KernelBench& self, const std::string& operation, uint32_t ty
                     std::shared_ptr<StopFlag> stop) {
     if (weights.ndim() != 2) fail<InvalidArgument>("weights: expected shape (rows, n_per_row)");
     require_size(imatrix, weights.shape(1), "imatrix");
-    KernelRequest request{kernel_operation(operation),
-                          to_type(type),
-                          n_weights,
-                          n_threads,
-                          repetitions,
-                          sample_seconds};
+    const NamedOperation named = kernel_operation(operation);
+    KernelRequest request{named.operation, to_type(type),  n_weights,      n_threads,
+                          repetitions,     sample_seconds, named.n_columns};
     KernelTile tile{weights.data(), imatrix.data(), weights.shape(0), weights.shape(1)};
     KernelResult result;
     {
@@ -82,7 +76,7 @@ void register_speed(py::module_& module) {
         .def(
             "supports",
             [](const KernelBench& self, const std::string& operation, uint32_t type) {
-                return self.supports(kernel_operation(operation), to_type(type));
+                return self.supports(kernel_operation(operation).operation, to_type(type));
             },
             "operation"_a, "type"_a)
         .def("run", &run_kernel, py::kw_only(), "operation"_a, "type"_a,
@@ -92,7 +86,7 @@ void register_speed(py::module_& module) {
     module.def(
         "kernel_moved_bytes",
         [](const std::string& operation, uint32_t type) {
-            return moved_bytes(kernel_operation(operation), to_type(type));
+            return moved_bytes(kernel_operation(operation).operation, to_type(type));
         },
         "operation"_a, "type"_a, "Bytes of a weight that an operation moves.");
 }

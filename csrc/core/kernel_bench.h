@@ -17,7 +17,10 @@ enum class KernelOperation {
     read,      // 4: floats read and added up; what memory gives to a kernel that writes nothing
     to_float,  // q + 4: stored weights to floats, by ggml's own function
     widen,     // q + 4: the same by a faster function of ours, where there is one
+    to_half,   // q + 2: the same to F16
+    to_bfloat,  // q + 2: the same to BF16
     vec_dot,   // q: stored weights times activations, which stay in the cache
+    mat_mul,   // q: a matrix times n_columns vectors of activations, as a graph computes it
     quantize,  // 4 + q: floats to stored weights, by what `quantize` uses
 };
 
@@ -28,6 +31,7 @@ struct KernelRequest {
     int n_threads = 1;               // of the host; a GPU ignores it
     int repetitions = 1;
     double sample_seconds = 0.1;  // a sample goes on until this has passed, and for one unit more
+    int64_t n_columns = 1;        // of mat_mul
 };
 
 // What one repetition did, by the host's clock or by a device's events.
@@ -67,7 +71,12 @@ class KernelBench {
 // Moved bytes of a weight, from the definitions above; also what a weight of the working set takes.
 double moved_bytes(KernelOperation operation, ggml_type type);
 
-// The operation of a name as it is spelled in the enum. Throws InvalidArgument.
-KernelOperation kernel_operation(const std::string& name);
+// The operation of a name as it is spelled in the enum, and the columns of "mat_mul_8": 1 of any
+// other. Throws InvalidArgument.
+struct NamedOperation {
+    KernelOperation operation;
+    int64_t n_columns = 1;
+};
+NamedOperation kernel_operation(const std::string& name);
 
 }  // namespace apex

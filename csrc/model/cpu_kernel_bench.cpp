@@ -122,8 +122,10 @@ class CpuKernelBench : public KernelBench {
             case KernelOperation::vec_dot:
                 return is_quantize_target(type) && traits->vec_dot != nullptr &&
                        ggml_get_type_traits_cpu(traits->vec_dot_type)->from_float != nullptr;
-            default:
+            case KernelOperation::quantize:
                 return is_quantize_target(type) && type != GGML_TYPE_F32;
+            default:
+                return false;
         }
     }
 

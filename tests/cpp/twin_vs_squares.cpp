@@ -2,6 +2,7 @@
 // that are listed here in another way: the same bits are expected.
 //
 //   twin_vs_squares [--seed N]
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
