@@ -89,7 +89,8 @@ def theirs(arguments: argparse.Namespace) -> list[tuple[str, list[float]]]:
 
 
 def ours(arguments: argparse.Namespace) -> list[tuple[str, list[float]]]:
-    command = [sys.executable, "-m", "apex_native", "bench", str(arguments.model), "--json", "-q"]
+    command = [sys.executable, "-m", "apex_native", "bench", str(arguments.model), "--json"]
+    command += ["--quiet", "--beyond-context"]
     found = []
     for record in json.loads(output_of([*command, *common_options(arguments)]))["tests"]:
         used = record["settings"]

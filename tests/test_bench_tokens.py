@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +30,7 @@ from apex_native.fingerprint import model_fingerprint
 from apex_native.gguf import open_gguf
 from apex_native.results import Results
 from apex_native.types import GgmlType
+from isolation import Isolation
 
 # --- arithmetic ---------------------------------------------------------------------------------
 
@@ -109,6 +112,25 @@ def test_samples_add_up_to_the_time_that_passed(model: Model) -> None:
     assert list(result.samples) == pytest.approx(rates, rel=1e-12)
 
 
+def native_test(model: Model, settings: SpeedSettings) -> Any:
+    """The object whose run() is timed; making it makes the context."""
+    return core().SpeedTest(
+        model.native,
+        n_prompt=settings.n_prompt,
+        n_gen=settings.n_gen,
+        n_depth=settings.n_depth,
+        n_batch=settings.n_batch,
+        n_ubatch=settings.n_ubatch,
+        type_k=settings.type_k.id,
+        type_v=settings.type_v.id,
+        n_threads=settings.n_threads,
+        repetitions=settings.repetitions,
+        warm_up=settings.warm_up,
+        beyond_context=settings.beyond_context,
+        stop=core().StopFlag(),
+    )
+
+
 @pytest.mark.parametrize(
     ("settings", "n_tokens"),
     [
@@ -121,20 +143,7 @@ def test_samples_add_up_to_the_time_that_passed(model: Model) -> None:
 )
 def test_every_token_is_computed(model: Model, settings: SpeedSettings, n_tokens: int) -> None:
     # The depth is computed once and put back for the second repetition.
-    native = core().SpeedTest(
-        model.native,
-        n_prompt=settings.n_prompt,
-        n_gen=settings.n_gen,
-        n_depth=settings.n_depth,
-        n_batch=settings.n_batch,
-        n_ubatch=settings.n_ubatch,
-        type_k=settings.type_k.id,
-        type_v=settings.type_v.id,
-        n_threads=settings.n_threads,
-        repetitions=settings.repetitions,
-        warm_up=settings.warm_up,
-        stop=core().StopFlag(),
-    )
+    native = native_test(model, settings)
     assert native.n_tokens == n_tokens
     assert len(native.run()) == settings.repetitions
     assert native.tokens_done == native.n_tokens == n_tokens
@@ -193,6 +202,24 @@ def test_one_token_more_than_the_context_is_too_many(model: Model) -> None:
         measure_speed(model, settings)
 
 
+def test_more_than_the_context_can_be_asked_for(model: Model) -> None:
+    n_prompt = context_length() + 1
+    settings = SpeedSettings(1, n_prompt=n_prompt, beyond_context=True, repetitions=1)
+    assert native_test(model, settings).n_tokens == 2 * n_prompt
+    with pytest.raises(ValueError, match="or set beyond_context"):
+        native_test(model, replace(settings, beyond_context=False))
+
+
+def test_a_context_without_bounds_is_an_error_and_no_crash(isolation: Isolation) -> None:
+    outcome = isolation.run(enormous_context)
+    assert "ModelError" in outcome.error, outcome
+
+
+def enormous_context() -> None:
+    with load_model(apex.demo_model(), n_threads=1) as model:
+        native_test(model, SpeedSettings(1, n_prompt=2**31 - 512, beyond_context=True))
+
+
 def test_a_vocabulary_cannot_be_timed() -> None:
     with (
         load_model(apex.demo_model(), vocab_only=True) as model,
@@ -226,6 +253,7 @@ def test_a_line_says_where_what_and_how(model: Model) -> None:
         "type_v": "f16",
         "repetitions": 2,
         "warm_up": True,
+        "beyond_context": False,
     }
     assert record["load"] == load
     assert record["build"] == core().build_info()

@@ -12,7 +12,6 @@ import pytest
 
 from apex_native._native import core
 from apex_native.demo import demo_model
-from apex_native.engine import load_model
 from apex_native.results import Results
 from cli_tools import invoke, start
 
@@ -148,10 +147,9 @@ def interrupted(*args: str | Path, jsonl: Path, n_lines: int) -> tuple[int, str,
 
 def test_ctrl_c_keeps_what_was_finished(tmp_path: Path) -> None:
     jsonl = tmp_path / "speed.jsonl"
-    with load_model(demo_model(), vocab_only=True) as model:
-        longest = str(min(model.n_ctx_train, 30000))
-    args = ("bench", demo_model(), "-p", f"16,{longest}", "-n", "0", "-r", "1000", "-t", "1")
-    code, out, err = interrupted(*args, jsonl=jsonl, n_lines=1)
+    # A second test that takes minutes, in decodes of a second or more.
+    args = ("bench", demo_model(), "-p", "16,4096", "-n", "0", "-r", "20", "-t", "1")
+    code, out, err = interrupted(*args, "-ub", "4096", jsonl=jsonl, n_lines=1)
     assert code == 130
     assert "interrupted: the 1 finished tests are in" in err
     assert "pp16" in out

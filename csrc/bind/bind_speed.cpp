@@ -12,7 +12,7 @@ std::unique_ptr<SpeedTest> make_speed_test(std::shared_ptr<Model> model, int64_t
                                            int64_t n_gen, int64_t n_depth, uint32_t n_batch,
                                            uint32_t n_ubatch, uint32_t type_k, uint32_t type_v,
                                            int n_threads, int repetitions, bool warm_up,
-                                           std::shared_ptr<StopFlag> stop) {
+                                           bool beyond_context, std::shared_ptr<StopFlag> stop) {
     SpeedOptions options;
     options.n_prompt = n_prompt;
     options.n_gen = n_gen;
@@ -24,6 +24,7 @@ std::unique_ptr<SpeedTest> make_speed_test(std::shared_ptr<Model> model, int64_t
     options.n_threads = n_threads;
     options.repetitions = repetitions;
     options.warm_up = warm_up;
+    options.beyond_context = beyond_context;
     const py::gil_scoped_release unlocked;
     return std::make_unique<SpeedTest>(std::move(model), options, std::move(stop));
 }
@@ -65,7 +66,7 @@ void register_speed(py::module_& module) {
                           py::release_gil_before_calling_cpp_dtor())
         .def(py::init(&make_speed_test), "model"_a, py::kw_only(), "n_prompt"_a, "n_gen"_a,
              "n_depth"_a, "n_batch"_a, "n_ubatch"_a, "type_k"_a, "type_v"_a, "n_threads"_a,
-             "repetitions"_a, "warm_up"_a, "stop"_a)
+             "repetitions"_a, "warm_up"_a, "beyond_context"_a, "stop"_a)
         .def("run", &SpeedTest::run, py::call_guard<py::gil_scoped_release>(),
              "Nanoseconds of each repetition.")
         .def_property_readonly("tokens_done", &SpeedTest::tokens_done)

@@ -18,13 +18,13 @@ void check_counts(const Model& model, const SpeedOptions& options) {
                               options.n_prompt, ", generate ", options.n_gen, ", depth ",
                               options.n_depth);
     }
-    const int64_t limit = model.n_ctx_train();
+    const int64_t limit = options.beyond_context ? INT32_MAX : model.n_ctx_train();
     for (const int64_t n : {options.n_prompt, options.n_gen, options.n_depth}) {
         if (n <= limit && options.n_prompt + options.n_gen + options.n_depth <= limit) continue;
         fail<InvalidArgument>(model.path(), ": a test of ", options.n_prompt, " prompt, ",
                               options.n_gen, " generated and ", options.n_depth,
                               " depth tokens is longer than the model's context of ", limit,
-                              "; ask for fewer tokens");
+                              "; ask for fewer tokens, or set beyond_context");
     }
     if (options.repetitions < 1 || options.repetitions > kMostRepetitions) {
         fail<InvalidArgument>("repetitions: expected 1 to ", kMostRepetitions, ", found ",

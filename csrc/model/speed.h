@@ -24,6 +24,7 @@ struct SpeedOptions {
     int n_threads = 1;
     int repetitions = 5;
     bool warm_up = true;
+    bool beyond_context = false;  // more tokens than the model was made for may be asked
 };
 
 // The procedure of tools/llama-bench at the pinned commit: a context as large as the test, one

@@ -21,6 +21,7 @@ class _Call(Generic[Result]):
         self._call = call
         self._result: Result | None = None
         self._error: BaseException | None = None
+        self.ended = threading.Event()
         self.thread = threading.Thread(target=self._run, name="apex-native call", daemon=True)
 
     def _run(self) -> None:
@@ -28,6 +29,13 @@ class _Call(Generic[Result]):
             self._result = self._call()
         except BaseException as error:  # noqa: BLE001  (raised again in the caller's thread)
             self._error = error
+        finally:
+            self.ended.set()
+
+    def wait_for_end(self) -> None:
+        """Wait until the call has ended, or for a second where its thread was never started."""
+        while not self.ended.wait(1.0) and self.thread.ident is not None:
+            pass
 
     def result(self) -> Any:
         if self._error is not None:
@@ -47,16 +55,18 @@ def run_interruptible(
     does. Returns what the call returns and raises what it raises; after a stop the exception that
     caused it is raised, not the call's.
     """
+    # An event and not join(): Python 3.11 takes a thread for ended when Ctrl-C interrupts a join.
     running = _Call(call)
-    running.thread.start()
     try:
-        while running.thread.is_alive():
-            running.thread.join(POLL_S)
+        running.thread.start()
+        ended = False
+        while not ended:
+            ended = running.ended.wait(POLL_S)
             if tick is not None:
                 tick()
     except BaseException:
         stop()
-        running.thread.join()
+        running.wait_for_end()
         raise
     result: Result = running.result()
     return result

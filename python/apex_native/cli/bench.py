@@ -83,7 +83,18 @@ class TestChoices:
         _list_option("--threads", "-t", default="all", help="Numbers of threads."),
     ] = None
 
-    def settings(self, repetitions: int, *, warm_up: bool) -> tuple[SpeedSettings, ...]:
+    repetitions: Annotated[
+        int, typer.Option("--repetitions", "-r", min=1, metavar="N", help="Of each test.")
+    ] = 5
+    no_warmup: Annotated[
+        bool, typer.Option("--no-warmup", help="Do not run each test once before.")
+    ] = False
+    beyond_context: Annotated[
+        bool,
+        typer.Option("--beyond-context", help="Allow tests longer than the context of the model."),
+    ] = False
+
+    def settings(self) -> tuple[SpeedSettings, ...]:
         """Every combination; usage errors for what cannot be."""
         from apex_native.evaluate.speed import speed_grid
         from apex_native.machine import usable_threads
@@ -99,8 +110,9 @@ class TestChoices:
             type_k=type_list("--type-k", self.type_k) or (GgmlType.F16,),
             type_v=type_list("--type-v", self.type_v) or (GgmlType.F16,),
             n_threads=number_list("--threads", self.threads, least=1) or (usable_threads(),),
-            repetitions=repetitions,
-            warm_up=warm_up,
+            repetitions=self.repetitions,
+            warm_up=not self.no_warmup,
+            beyond_context=self.beyond_context,
         )
         if not grid:
             raise typer.BadParameter("there is nothing to measure; give -p, -n or -pg a length")
@@ -160,12 +172,6 @@ def bench(
     tests: TestChoices,
     devices: DeviceChoices,
     outputs: OutputChoices,
-    repetitions: Annotated[
-        int, typer.Option("--repetitions", "-r", min=1, metavar="N", help="Of each test.")
-    ] = 5,
-    no_warmup: Annotated[
-        bool, typer.Option("--no-warmup", help="Do not run each test once before.")
-    ] = False,
     no_repack: Annotated[
         bool,
         typer.Option(
@@ -180,7 +186,7 @@ def bench(
     `apex-native bench kernels` measures the types instead of models.
     """
     out = Output(json_mode=json_mode, quiet=quiet)
-    settings = tests.settings(repetitions, warm_up=not no_warmup)
+    settings = tests.settings()
     _require_free(outputs)
     load = {**devices.settings(), "repack": not no_repack}
     finished: list[_Tested] = []

@@ -25,7 +25,9 @@ class SpeedSettings:
     """One test: read n_prompt tokens at once, then generate n_gen one at a time.
 
     Both come after n_depth tokens that are not timed. Batch sizes are in tokens; type_k and type_v
-    are those of the KV cache. Defaults are llama-bench's.
+    are those of the KV cache. beyond_context allows tests longer than the context that the model
+    was made for: the speed there is real, a text would not be. Other defaults are llama-bench's,
+    which always allows it.
     """
 
     n_threads: int
@@ -38,6 +40,7 @@ class SpeedSettings:
     type_v: GgmlType = GgmlType.F16
     repetitions: int = 5
     warm_up: bool = True
+    beyond_context: bool = False
 
     @property
     def test(self) -> str:
@@ -132,6 +135,7 @@ def measure_speed(
             n_threads=_count("n_threads", settings.n_threads, least=1),
             repetitions=_count("repetitions", settings.repetitions, least=1),
             warm_up=settings.warm_up,
+            beyond_context=settings.beyond_context,
             stop=stop,
         ),
         stop.set,
@@ -162,6 +166,7 @@ def speed_grid(
     n_threads: Sequence[int],
     repetitions: int = 5,
     warm_up: bool = True,
+    beyond_context: bool = False,
 ) -> tuple[SpeedSettings, ...]:
     """All combinations, in llama-bench's order; a length of 0 leaves that test out.
 
@@ -187,6 +192,7 @@ def speed_grid(
             type_v=v,
             repetitions=repetitions,
             warm_up=warm_up,
+            beyond_context=beyond_context,
         )
         for batch, ubatch, k, v, threads, depth, (prompt, gen) in rows
         if (prompt, gen) != (0, 0)

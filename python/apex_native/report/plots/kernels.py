@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,11 @@ _LINE = 0.24
 
 _BESIDES = 1.4
 """Inches for titles, axis labels and the legend."""
+
+_LEGEND = 0.3
+
+_MOST_TICKS = 5
+"""Numbers of up to six characters, below a panel of three inches."""
 
 _WIDEN_MARKER = "D"
 
@@ -54,7 +60,12 @@ def _draw(rows: Sequence[MeasuredKernel], cpu: str) -> Figure:
         + (" Diamonds: the faster function of ours." if _has_widen(rows) else ""),
     )
     panels = [p for p in _PANELS if any(row.operation in p[1] for row in rows)]
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    height = _LINE * len(lines) + _BESIDES - _LEGEND
+    grid = figure.add_gridspec(2, len(panels), height_ratios=(height, _LEGEND))
+    axes: list[Axes] = []
+    for i in range(len(panels)):
+        axes.append(figure.add_subplot(grid[0, i], sharey=axes[0] if axes else None))
+        axes[i].tick_params(labelleft=i == 0)
     for panel, (title, operations) in zip(axes, panels, strict=True):
         _draw_panel(panel, rows, threads, operations)
         panel.set_title(title)
@@ -63,7 +74,7 @@ def _draw(rows: Sequence[MeasuredKernel], cpu: str) -> Figure:
     axes[0].set_yticks(range(len(lines)), labels)
     axes[0].set_ylabel("type and bits per weight")
     axes[0].set_ylim(len(lines) - 0.5, -0.5)
-    _draw_legend(figure, threads)
+    _draw_legend(figure.add_subplot(grid[1, :]), threads)
     return figure
 
 
@@ -86,7 +97,16 @@ def _draw_panel(
             for row in _kernels(line, operations):
                 values += _draw_row(axes, row, rows, y + offset, color)
     log_axis(axes, "x", values)
+    _thin_ticks(axes)
     axes.grid(axis="y", visible=True)
+
+
+def _thin_ticks(axes: Axes) -> None:
+    """Keep as many ticks as have room for their numbers in a panel."""
+    from matplotlib.ticker import FixedLocator
+
+    ticks = list(axes.get_xticks())
+    axes.xaxis.set_major_locator(FixedLocator(ticks[:: math.ceil(len(ticks) / _MOST_TICKS)]))
 
 
 def _kernels(line: KernelLine, operations: tuple[str, ...]) -> list[MeasuredKernel]:
@@ -109,7 +129,7 @@ def _draw_row(
     return [low, high, limit]
 
 
-def _draw_legend(figure: Figure, threads: Sequence[int]) -> None:
+def _draw_legend(axes: Axes, threads: Sequence[int]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
@@ -119,4 +139,5 @@ def _draw_legend(figure: Figure, threads: Sequence[int]) -> None:
     names = [f"{n} thread" if n == 1 else f"{n} threads" for n in threads]
     handles.append(Line2D([], [], marker="|", linestyle="", markersize=7, color=GREY))
     names.append("limit of memory")
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+    axes.set_axis_off()
+    axes.legend(handles, names, loc="center", ncols=len(names))
