@@ -26,7 +26,7 @@ from plot_checks import (
     png_size,
     shown_texts,
 )
-from results_data import evaluation
+from results_data import FLOOR, TEXT, evaluation
 
 BY_NAME = {plot.name: plot for plot in PLOTS}
 LABELLED = ("ppl_vs_size", "size_vs_speed")
@@ -146,6 +146,29 @@ def test_files_are_whole_and_of_the_stated_size(tmp_path: Path) -> None:
         assert 600 < expected[0] < 2600
     with pytest.raises(ValueError, match=r"pixels are missing|end is missing|damaged"):
         png_size(written.files[0].read_bytes()[:-20])
+
+
+def test_texts_without_end_are_cut(tmp_path: Path) -> None:
+    endless = "word " * 30_000
+    base = evaluation(2)
+    scores = tuple(
+        replace(base.candidates[0].tasks[0], task=f"task {i} {'of many ' * 50}") for i in range(30)
+    )
+    speed = tuple(replace(t, test=t.test + "x" * 500) for t in base.candidates[0].speed)
+    results = replace(
+        each(base, lambda _, c: replace(c, tasks=scores, speed=speed)),
+        noise_floor=replace(FLOOR, description=endless),
+        data=replace(TEXT, name=endless),
+    )
+    written = write_report(results, tmp_path, formats=("png",))
+    assert len(written.files) == len(PLOTS)
+    for path in written.files:
+        width, height = png_size(path.read_bytes())
+        assert width < 2600
+        assert height < 1600
+    with style():
+        figure = BY_NAME["accuracy"].draw(results)
+        assert overlapping(shown_texts(figure)) == []
 
 
 def test_a_plot_is_the_same_bytes_every_time() -> None:
