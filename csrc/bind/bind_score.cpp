@@ -9,8 +9,8 @@ namespace {
 
 using DoubleArray = py::array_t<double, py::array::c_style>;
 
-// One candidate: (model, type_k, type_v, n_parts).
-using CandidateTuple = std::tuple<std::shared_ptr<Model>, uint32_t, uint32_t, int32_t>;
+// One candidate: (model, type_k, type_v, n_parts, n_chunks); 0 chunks are all.
+using CandidateTuple = std::tuple<std::shared_ptr<Model>, uint32_t, uint32_t, int32_t, int32_t>;
 
 struct Setup {
     ChunkShape shape;
@@ -21,7 +21,8 @@ struct Setup {
 
     std::unique_ptr<LogitsSource> source(std::shared_ptr<Model> model, ggml_type type_k,
                                          ggml_type type_v, int32_t n_parts) const {
-        const ModelSourceOptions options{type_k, type_v, with_routes, n_parts};
+        // Parts leave the routers' tokens in another order.
+        const ModelSourceOptions options{type_k, type_v, with_routes && n_parts == 1, n_parts};
         return std::make_unique<ModelSource>(std::move(model), pool, shape, tokens, options, stop);
     }
 };
@@ -50,9 +51,10 @@ std::unique_ptr<Scorer> make_scorer(std::shared_ptr<Model> reference,
     Setup ready = setup;
     ready.pool = std::make_shared<ThreadPool>(n_threads);
     auto source = reference_source(ready, std::move(reference), std::move(base), first_chunk);
-    std::vector<std::unique_ptr<LogitsSource>> sources;
-    for (const auto& [model, type_k, type_v, n_parts] : candidates) {
-        sources.push_back(ready.source(model, to_type(type_k), to_type(type_v), n_parts));
+    std::vector<ScoredSource> sources;
+    for (const auto& [model, type_k, type_v, n_parts, n_chunks] : candidates) {
+        sources.push_back({ready.source(model, to_type(type_k), to_type(type_v), n_parts),
+                           n_chunks == 0 ? INT32_MAX : n_chunks});
     }
     return std::make_unique<Scorer>(std::move(source), std::move(sources), ready.shape,
                                     ready.tokens, ready.pool);
@@ -60,17 +62,15 @@ std::unique_ptr<Scorer> make_scorer(std::shared_ptr<Model> reference,
 
 // The finished part of a score, copied.
 template <class T>
-py::array_t<T> finished(const Scorer& scorer, const std::vector<T>& values) {
-    const auto n = static_cast<size_t>(scorer.n_chunks_done()) *
-                   static_cast<size_t>(scorer.shape().n_scored());
+py::array_t<T> finished(size_t n, const std::vector<T>& values) {
     return py::array_t<T>(static_cast<py::ssize_t>(std::min(n, values.size())), values.data());
 }
 
-py::dict scores(const Scorer& scorer, const TokenScores& values) {
-    return py::dict("nll"_a = finished(scorer, values.nll), "kld"_a = finished(scorer, values.kld),
-                    "top_probability"_a = finished(scorer, values.top_probability),
-                    "is_same_top"_a = finished(scorer, values.is_same_top),
-                    "is_finite"_a = finished(scorer, values.is_finite));
+py::dict scores(size_t n, const TokenScores& values) {
+    return py::dict("nll"_a = finished(n, values.nll), "kld"_a = finished(n, values.kld),
+                    "top_probability"_a = finished(n, values.top_probability),
+                    "is_same_top"_a = finished(n, values.is_same_top),
+                    "is_finite"_a = finished(n, values.is_finite));
 }
 
 py::dict agreement(const Scorer& scorer, size_t i) {
@@ -157,10 +157,14 @@ void register_score(py::module_& module) {
         .def_property_readonly("n_chunks_done", &Scorer::n_chunks_done)
         .def_property_readonly("progress", &Scorer::progress)
         .def("reference_scores",
-             [](const Scorer& self) { return scores(self, self.reference_scores()); })
+             [](const Scorer& self) {
+                 return scores(self.n_reference_finished(), self.reference_scores());
+             })
         .def(
             "candidate_scores",
-            [](const Scorer& self, size_t i) { return scores(self, self.candidate_scores(i)); },
+            [](const Scorer& self, size_t i) {
+                return scores(self.n_finished(i), self.candidate_scores(i));
+            },
             "i"_a)
         .def("router_agreement", &agreement, "i"_a);
     module.def("compare_with_reference", &compare, py::kw_only(), "reference_nll"_a.noconvert(),

@@ -52,7 +52,7 @@ void RouterHook::clear() {
 }
 
 void count_agreement(const RouterChoices& reference, const RouterChoices& candidate,
-                     std::map<int32_t, RouterAgreement>& counts) {
+                     RouterCounts& counts) {
     for (const auto& [layer, ours] : reference) {
         const auto found = candidate.find(layer);
         if (found == candidate.end()) continue;

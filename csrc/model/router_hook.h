@@ -40,8 +40,10 @@ struct RouterAgreement {
     int64_t n_same_first = 0;
 };
 
+using RouterCounts = std::map<int32_t, RouterAgreement>;  // by layer
+
 // Adds the tokens of a step; layers that only one of the two has are left out.
 void count_agreement(const RouterChoices& reference, const RouterChoices& candidate,
-                     std::map<int32_t, RouterAgreement>& counts);
+                     RouterCounts& counts);
 
 }  // namespace apex

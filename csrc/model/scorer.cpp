@@ -9,15 +9,16 @@ namespace apex {
 namespace {
 
 void check_sources(const LogitsSource* reference,
-                   const std::vector<std::unique_ptr<LogitsSource>>& candidates) {
+                   const std::vector<ScoredSource>& candidates) {
     if (reference == nullptr && candidates.empty()) {
         fail<InvalidArgument>("there is no model to evaluate");
     }
     const int64_t n_vocab =
-        reference != nullptr ? reference->n_vocab() : candidates.front()->n_vocab();
-    for (const auto& candidate : candidates) {
-        if (candidate->n_vocab() == n_vocab) continue;
-        fail<InvalidArgument>("vocabularies differ: ", n_vocab, " and ", candidate->n_vocab(),
+        reference != nullptr ? reference->n_vocab() : candidates.front().source->n_vocab();
+    for (const ScoredSource& candidate : candidates) {
+        if (candidate.source->n_vocab() == n_vocab) continue;
+        fail<InvalidArgument>("vocabularies differ: ", n_vocab, " and ",
+                              candidate.source->n_vocab(),
                               " tokens; these are not quantizations of one model");
     }
 }
@@ -35,9 +36,8 @@ void check_shape(const ChunkShape& shape, size_t n_tokens) {
 
 }  // namespace
 
-Scorer::Scorer(std::unique_ptr<LogitsSource> reference,
-               std::vector<std::unique_ptr<LogitsSource>> candidates, const ChunkShape& shape,
-               ChunkTokens tokens, std::shared_ptr<ThreadPool> pool)
+Scorer::Scorer(std::unique_ptr<LogitsSource> reference, std::vector<ScoredSource> candidates,
+               const ChunkShape& shape, ChunkTokens tokens, std::shared_ptr<ThreadPool> pool)
     : reference_(std::move(reference)),
       candidates_(std::move(candidates)),
       shape_(shape),
@@ -49,6 +49,7 @@ Scorer::Scorer(std::unique_ptr<LogitsSource> reference,
     const auto n_scored = static_cast<size_t>(n_chunks_) * static_cast<size_t>(shape_.n_scored());
     candidate_scores_.resize(candidates_.size());
     agreement_.resize(candidates_.size());
+    finished_agreement_.resize(candidates_.size());
     for (TokenScores& scores : candidate_scores_) {
         scores.nll.resize(n_scored);
         scores.is_finite.resize(n_scored);
@@ -64,17 +65,40 @@ Scorer::Scorer(std::unique_ptr<LogitsSource> reference,
 }
 
 double Scorer::progress() const {
-    return n_to_compute_ == 0 ? 0 : double(n_computed_.load()) / double(n_to_compute_);
+    const int64_t n = n_to_compute_.load();
+    return n == 0 ? 0 : double(n_computed_.load()) / double(n);
+}
+
+size_t Scorer::n_reference_finished() const {
+    return static_cast<size_t>(n_chunks_done_.load()) * static_cast<size_t>(shape_.n_scored());
+}
+
+size_t Scorer::n_finished(size_t i) const {
+    // A group of chunks is computed by all or none.
+    const int64_t n_groups =
+        (int64_t{candidates_.at(i).n_chunks} + shape_.n_sequences - 1) / shape_.n_sequences;
+    const int64_t n_chunks =
+        std::min<int64_t>(n_groups * shape_.n_sequences, n_chunks_done_.load());
+    return static_cast<size_t>(n_chunks) * static_cast<size_t>(shape_.n_scored());
+}
+
+RouterCounts Scorer::router_agreement(size_t i) const {
+    const std::lock_guard<std::mutex> lock(finished_mutex_);
+    return finished_agreement_.at(i);
 }
 
 void Scorer::run() {
     const std::vector<Step> steps = make_steps(shape_, n_chunks_);
-    n_computed_ = 0;
-    n_to_compute_ = int64_t(steps.size()) * int64_t(candidates_.size() + (reference_ ? 1 : 0));
+    int64_t n_to_compute = 0;
+    for (const Step& step : steps) {
+        n_to_compute += reference_ ? 1 : 0;
+        for (size_t i = 0; i < candidates_.size(); ++i) n_to_compute += is_active(i, step);
+    }
+    n_to_compute_ = n_to_compute;
     for (const Step& step : steps) {
         compute(step);
         if (step.n_outputs() > 0) score(step);
-        if (step.end == shape_.n_computed()) n_chunks_done_ = step.first_chunk + step.n_chunks;
+        if (step.end == shape_.n_computed()) finish_chunks(step);
     }
 }
 
@@ -84,16 +108,26 @@ void Scorer::compute(const Step& step) {
         n_computed_.fetch_add(1);
     }
     for (size_t i = 0; i < candidates_.size(); ++i) {
-        candidates_[i]->compute(step);
+        std::unique_ptr<LogitsSource>& source = candidates_[i].source;
+        if (!is_active(i, step)) {
+            source.reset();
+            continue;
+        }
+        source->compute(step);
         n_computed_.fetch_add(1);
-        if (!reference_ || reference_->routes() == nullptr) continue;
-        if (candidates_[i]->routes() == nullptr) continue;
-        count_agreement(*reference_->routes(), *candidates_[i]->routes(), agreement_[i]);
+        if (!reference_ || reference_->routes() == nullptr || source->routes() == nullptr) continue;
+        count_agreement(*reference_->routes(), *source->routes(), agreement_[i]);
     }
 }
 
+void Scorer::finish_chunks(const Step& step) {
+    const std::lock_guard<std::mutex> lock(finished_mutex_);
+    finished_agreement_ = agreement_;
+    n_chunks_done_ = step.first_chunk + step.n_chunks;
+}
+
 void Scorer::score(const Step& step) {
-    const int device = device_of_rows();
+    const int device = device_of_rows(step);
     if (device >= 0) {
         score_on_device(step, device);
     } else {
@@ -110,10 +144,20 @@ Scorer::Place Scorer::place_of(const Step& step, int32_t output) const {
             (*tokens_)[token]};
 }
 
+PositionWork Scorer::new_work(const Step& step) const {
+    PositionWork work;
+    for (size_t i = 0; i < candidates_.size(); ++i) {
+        if (is_active(i, step)) work.candidates.push_back(i);
+    }
+    work.rows.resize(work.candidates.size());
+    work.scores.resize(work.candidates.size());
+    return work;
+}
+
 // A GPU that has rows of a model; -1: all lie on the host.
-int Scorer::device_of_rows() const {
-    for (const auto& candidate : candidates_) {
-        if (candidate->device() >= 0) return candidate->device();
+int Scorer::device_of_rows(const Step& step) const {
+    for (const size_t i : new_work(step).candidates) {
+        if (candidates_[i].source->device() >= 0) return candidates_[i].source->device();
     }
     return reference_ ? reference_->device() : -1;
 }
@@ -123,41 +167,37 @@ void Scorer::score_on_device(const Step& step, int device) {
         device_scores_ = make_device_scores(device);
         scoring_device_ = device;
     }
+    PositionWork work = new_work(step);
     const auto n = static_cast<size_t>(step.n_outputs());
     std::vector<int32_t> targets;
     for (int32_t i = 0; i < step.n_outputs(); ++i) targets.push_back(place_of(step, i).target);
     DeviceScoreJob job;
     job.n_rows = step.n_outputs();
-    job.n_vocab = reference_ ? reference_->n_vocab() : candidates_.front()->n_vocab();
+    job.n_vocab = n_vocab();
     job.targets = targets.data();
     if (reference_) job.reference = reference_->row(0);
     job.is_coded = reference_ && reference_->is_coded();
-    for (const auto& candidate : candidates_) job.candidates.push_back(candidate->row(0));
+    for (const size_t i : work.candidates) job.candidates.push_back(candidates_[i].source->row(0));
     const size_t n_before = reference_ ? n : 0;
-    std::vector<RowSums> sums(n_before + n * candidates_.size());
+    std::vector<RowSums> sums(n_before + n * work.candidates.size());
     device_scores_->add_up(job, sums.data());
 
-    std::vector<RowScore> scores(candidates_.size());
     for (size_t i = 0; i < n; ++i) {
-        RowScore reference;
-        if (reference_) reference = job.is_coded ? coded_score_of(sums[i]) : score_of(sums[i]);
-        for (size_t k = 0; k < scores.size(); ++k) {
+        if (reference_) work.reference = job.is_coded ? coded_score_of(sums[i]) : score_of(sums[i]);
+        for (size_t k = 0; k < work.scores.size(); ++k) {
             const RowSums& row = sums[n_before + k * n + i];
-            scores[k] = reference_ ? score_against(sums[i], job.is_coded, row) : score_of(row);
+            work.scores[k] = reference_ ? score_against(sums[i], job.is_coded, row) : score_of(row);
         }
-        const Place place = place_of(step, static_cast<int32_t>(i));
-        keep(static_cast<size_t>(place.index), reference, scores);
+        keep(static_cast<size_t>(place_of(step, static_cast<int32_t>(i)).index), work);
     }
 }
 
 void Scorer::score_on_host(const Step& step) {
     std::atomic<int32_t> next{0};
     pool_->run([&](int, int) {
-        std::vector<const float*> rows(candidates_.size());
-        std::vector<RowScore> scores(candidates_.size());
-        ScoreScratch scratch;
+        PositionWork work = new_work(step);
         for (int32_t i = next.fetch_add(1); i < step.n_outputs(); i = next.fetch_add(1)) {
-            score_position(step, i, rows, scores, scratch);
+            score_position(step, i, work);
         }
     });
 }
@@ -173,36 +213,38 @@ void Scorer::show_to_observer(const Step& step) {
     });
 }
 
-void Scorer::score_position(const Step& step, int32_t output, std::vector<const float*>& rows,
-                            std::vector<RowScore>& scores, ScoreScratch& scratch) {
+void Scorer::score_position(const Step& step, int32_t output, PositionWork& work) {
     const Place place = place_of(step, output);
-    for (size_t i = 0; i < rows.size(); ++i) rows[i] = candidates_[i]->row(output);
-    RowScore reference;
+    const size_t n = work.candidates.size();
+    for (size_t i = 0; i < n; ++i) {
+        work.rows[i] = candidates_[work.candidates[i]].source->row(output);
+    }
     if (reference_) {
         const auto score = reference_->is_coded() ? score_rows_coded : score_rows;
-        score(reference_->row(output), rows.data(), rows.size(), reference_->n_vocab(),
-              place.target, &reference, scores.data(), scratch);
+        score(reference_->row(output), work.rows.data(), n, reference_->n_vocab(), place.target,
+              &work.reference, work.scores.data(), work.scratch);
     } else {
-        for (size_t i = 0; i < rows.size(); ++i) {
-            scores[i] = score_row(rows[i], candidates_[i]->n_vocab(), place.target);
+        for (size_t i = 0; i < n; ++i) {
+            work.scores[i] = score_row(work.rows[i], n_vocab(), place.target);
         }
     }
-    keep(static_cast<size_t>(place.index), reference, scores);
+    keep(static_cast<size_t>(place.index), work);
 }
 
-void Scorer::keep(size_t index, const RowScore& reference, const std::vector<RowScore>& scores) {
+void Scorer::keep(size_t index, const PositionWork& work) {
     if (reference_) {
-        reference_scores_.nll[index] = reference.nll;
-        reference_scores_.top_probability[index] = reference.top_probability;
-        reference_scores_.is_finite[index] = reference.is_finite;
+        reference_scores_.nll[index] = work.reference.nll;
+        reference_scores_.top_probability[index] = work.reference.top_probability;
+        reference_scores_.is_finite[index] = work.reference.is_finite;
     }
-    for (size_t i = 0; i < scores.size(); ++i) {
-        TokenScores& kept = candidate_scores_[i];
-        kept.nll[index] = scores[i].nll;
-        kept.is_finite[index] = scores[i].is_finite;
+    for (size_t i = 0; i < work.scores.size(); ++i) {
+        TokenScores& kept = candidate_scores_[work.candidates[i]];
+        const RowScore& score = work.scores[i];
+        kept.nll[index] = score.nll;
+        kept.is_finite[index] = score.is_finite;
         if (!reference_) continue;
-        kept.kld[index] = scores[i].kld;
-        kept.is_same_top[index] = scores[i].top == reference.top;
+        kept.kld[index] = score.kld;
+        kept.is_same_top[index] = score.top == work.reference.top;
     }
 }
 

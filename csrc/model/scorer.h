@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "model/logits_source.h"
@@ -32,13 +33,26 @@ class RowObserver {
     virtual void observe(int64_t index, const float* row, int32_t target) = 0;
 };
 
+struct ScoredSource {
+    std::unique_ptr<LogitsSource> source;
+    int32_t n_chunks = INT32_MAX;  // so many of the first chunks, rounded up to whole groups
+};
+
+// One thread's place for the rows and scores of a position.
+struct PositionWork {
+    std::vector<size_t> candidates;  // those that take part
+    std::vector<const float*> rows;
+    RowScore reference;
+    std::vector<RowScore> scores;
+    ScoreScratch scratch;
+};
+
 class Scorer {
   public:
     // reference may be null: candidates are scored alone. Throws InvalidArgument where the sources
     // differ in n_vocab.
-    Scorer(std::unique_ptr<LogitsSource> reference,
-           std::vector<std::unique_ptr<LogitsSource>> candidates, const ChunkShape& shape,
-           ChunkTokens tokens, std::shared_ptr<ThreadPool> pool);
+    Scorer(std::unique_ptr<LogitsSource> reference, std::vector<ScoredSource> candidates,
+           const ChunkShape& shape, ChunkTokens tokens, std::shared_ptr<ThreadPool> pool);
 
     void observe_reference(std::unique_ptr<RowObserver> observer) {
         observer_ = std::move(observer);
@@ -56,14 +70,22 @@ class Scorer {
     bool has_reference() const { return reference_ != nullptr; }
     size_t n_candidates() const { return candidates_.size(); }
 
-    // Not while run() runs.
+    // While run() runs only the positions of finished chunks may be read.
     const TokenScores& reference_scores() const { return reference_scores_; }
     const TokenScores& candidate_scores(size_t i) const { return candidate_scores_.at(i); }
-    const std::map<int32_t, RouterAgreement>& router_agreement(size_t i) const {
-        return agreement_.at(i);
-    }
+    // Finished positions of a candidate.
+    size_t n_finished(size_t i) const;
+    size_t n_reference_finished() const;
+    // Over the finished chunks.
+    RouterCounts router_agreement(size_t i) const;
 
   private:
+    int64_t n_vocab() const {
+        return reference_ ? reference_->n_vocab() : candidates_.front().source->n_vocab();
+    }
+    bool is_active(size_t i, const Step& step) const {
+        return step.first_chunk < candidates_[i].n_chunks;
+    }
     void compute(const Step& step);
     // A scored position: which of all, and the token that follows.
     struct Place {
@@ -72,17 +94,19 @@ class Scorer {
     };
     Place place_of(const Step& step, int32_t output) const;
 
+    void finish_chunks(const Step& step);
     void score(const Step& step);
-    int device_of_rows() const;
+    // The work of one thread, for the candidates that take part in a step.
+    PositionWork new_work(const Step& step) const;
+    int device_of_rows(const Step& step) const;
     void score_on_device(const Step& step, int device);
     void score_on_host(const Step& step);
     void show_to_observer(const Step& step);
-    void score_position(const Step& step, int32_t output, std::vector<const float*>& rows,
-                        std::vector<RowScore>& scores, ScoreScratch& scratch);
-    void keep(size_t index, const RowScore& reference, const std::vector<RowScore>& scores);
+    void score_position(const Step& step, int32_t output, PositionWork& work);
+    void keep(size_t index, const PositionWork& work);
 
     std::unique_ptr<LogitsSource> reference_;
-    std::vector<std::unique_ptr<LogitsSource>> candidates_;
+    std::vector<ScoredSource> candidates_;
     ChunkShape shape_;
     ChunkTokens tokens_;
     std::shared_ptr<ThreadPool> pool_;
@@ -92,10 +116,12 @@ class Scorer {
     int32_t n_chunks_;
     TokenScores reference_scores_;
     std::vector<TokenScores> candidate_scores_;
-    std::vector<std::map<int32_t, RouterAgreement>> agreement_;
+    std::vector<RouterCounts> agreement_;
+    mutable std::mutex finished_mutex_;
+    std::vector<RouterCounts> finished_agreement_;
     std::atomic<int32_t> n_chunks_done_{0};
     std::atomic<int64_t> n_computed_{0};  // (model, step) pairs
-    int64_t n_to_compute_ = 0;
+    std::atomic<int64_t> n_to_compute_{0};
 };
 
 }  // namespace apex

@@ -29,12 +29,26 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-_SHOWN = ("to_float", "vec_dot", "quantize")
-_HEADINGS = {"to_float": "dequantize", "vec_dot": "dot product", "quantize": "quantize"}
+_ALL = ("Gw/s", "GB/s", "%", "spread")
+_COLUMNS = {
+    "cpu": {
+        "to_float": ("dequantize", _ALL),
+        "vec_dot": ("dot product", _ALL),
+        "quantize": ("quantize", _ALL),
+    },
+    "cuda": {
+        "to_half": ("dequantize to F16", ("Gw/s", "%")),
+        "mat_mul_1": ("1 column", ("Gw/s", "GB/s", "%")),
+        "mat_mul_8": ("8 columns", ("Gw/s",)),
+        "mat_mul_512": ("512 columns", ("Gw/s",)),
+        "quantize": ("quantize", ("Gw/s", "%")),
+    },
+}
+"""What a table shows of each operation; a JSON line has everything."""
 
 _BYTES_NOTE = (
-    "GB/s: stored bytes and floats read and written (dot product: stored bytes read, the",
-    "activations stay in the cache); %: of memory copied, for dot products of memory read",
+    "GB/s: stored bytes and numbers read and written (products: stored bytes read, the",
+    "activations stay in the cache); %: of memory copied, for products of memory read",
 )
 
 
@@ -168,51 +182,49 @@ def _advice(rows: Sequence[KernelSpeed]) -> tuple[str, ...]:
 def _show(out: Output, rows: Sequence[KernelSpeed]) -> None:
     from apex_native.report import kernel_lines
 
+    device = rows[0].device
     for n_threads in sorted({row.n_threads for row in rows}):
         roofs = {row.operation: row for row in rows if row.n_threads == n_threads}
         threads = f"{n_threads} thread" if n_threads == 1 else f"{n_threads} threads"
         title = (
-            f"{threads}: memory is copied at {roofs['copy'].gb_per_s:.1f} GB/s (spread "
-            f"{roofs['copy'].spread:.0%}), read at {roofs['read'].gb_per_s:.1f} GB/s (spread "
-            f"{roofs['read'].spread:.0%})"
+            f"{threads if device == 'cpu' else device}: memory is copied at "
+            f"{roofs['copy'].gb_per_s:.1f} GB/s (spread {roofs['copy'].spread:.0%}), read at "
+            f"{roofs['read'].gb_per_s:.1f} GB/s (spread {roofs['read'].spread:.0%})"
         )
-        cells = [_cells(line, rows) for line in kernel_lines(rows, n_threads)]
-        out.table(Table(_columns(), cells, title=title, notes=_BYTES_NOTE))
+        cells = [_cells(line, rows, device) for line in kernel_lines(rows, n_threads)]
+        out.table(Table(_columns(device), cells, title=title, notes=_BYTES_NOTE))
         out.text()
     for sentence in _advice(rows):
         out.text(sentence)
 
 
-def _columns() -> tuple[Column, ...]:
+def _columns(device: str) -> tuple[Column, ...]:
     columns = [Column("type"), Column("bpw", right=True)]
-    for operation in _SHOWN:
-        columns += [
-            Column(f"{_HEADINGS[operation]} Gw/s", right=True),
-            Column("GB/s", right=True),
-            Column("%", right=True),
-            Column("spread", right=True),
-        ]
+    for heading, fields in _COLUMNS[device].values():
+        columns.append(Column(f"{heading} {fields[0]}", right=True))
+        columns += [Column(field, right=True) for field in fields[1:]]
     return tuple(columns)
 
 
-def _cells(line: KernelLine, rows: Sequence[MeasuredKernel]) -> tuple[str, ...]:
+def _cells(line: KernelLine, rows: Sequence[MeasuredKernel], device: str) -> tuple[str, ...]:
     from apex_native.report import roofline_share
 
     cells = [line.name, f"{line.bpw:.4g}"]
-    for operation in _SHOWN:
+    for operation, (_, fields) in _COLUMNS[device].items():
         # Where ours is faster than ggml's function, ours is what the program uses.
         row = line.kernels.get("widen" if operation == "to_float" else operation)
         row = row or line.kernels.get(operation)
         if row is None:
-            cells += ["-"] * 4
+            cells += ["-"] * len(fields)
             continue
         share = roofline_share(row, rows)
-        cells += [
-            f"{row.median / 1e9:.3f}",
-            f"{row.gb_per_s:.2f}",
-            "-" if share is None else f"{share:.0%}",
-            f"{row.spread:.0%}",
-        ]
+        texts = {
+            "Gw/s": f"{row.median / 1e9:.3f}",
+            "GB/s": f"{row.gb_per_s:.2f}",
+            "%": "-" if share is None else f"{share:.0%}",
+            "spread": f"{row.spread:.0%}",
+        }
+        cells += [texts[field] for field in fields]
     return tuple(cells)
 
 
@@ -220,8 +232,9 @@ def _draw(out: Output, path: Path | None, rows: Sequence[KernelSpeed]) -> None:
     if path is None:
         return
     from apex_native.atomic_write import write_atomically
-    from apex_native.machine import cpu_name
+    from apex_native.machine import cpu_name, gpu_names
     from apex_native.report.plots.kernels import kernel_plot
 
-    write_atomically(path, kernel_plot(rows, cpu=cpu_name()), what="plot")
+    name = cpu_name() if rows[0].device == "cpu" else (*gpu_names(), "GPU")[0]
+    write_atomically(path, kernel_plot(rows, cpu=name), what="plot")
     out.text(f"wrote {path}")

@@ -1,4 +1,4 @@
-"""What measured kernels mean: shares of what memory gives, and which types cost speed on a CPU."""
+"""What measured kernels mean: shares of what memory gives, and which types cost speed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,17 @@ from typing import Protocol
 
 __all__ = ["KernelLine", "MeasuredKernel", "kernel_advice", "kernel_lines", "roofline_share"]
 
-_ROOFLINE_OF = {"to_float": "copy", "widen": "copy", "quantize": "copy", "vec_dot": "read"}
-"""Dot products write nothing to speak of: reading is their limit, copying that of the others."""
+_COPIES = ("to_float", "widen", "to_half", "to_bfloat", "quantize")
+_READS = ("vec_dot", *(f"mat_mul_{n}" for n in (1, 2, 4, 8, 512)))
+_ROOFLINE_OF = {**dict.fromkeys(_COPIES, "copy"), **dict.fromkeys(_READS, "read")}
+"""Products write nothing to speak of: reading is their limit, copying that of the others."""
+
+_GPU_WORK = {
+    "mat_mul_1": "Text generation on this GPU",
+    "mat_mul_8": "Eight texts generated at once on this GPU",
+    "mat_mul_512": "Reading a prompt on this GPU",
+}
+"""What a GPU's products are for."""
 
 _MEMORY_BOUND = 0.8
 """From this share of the roofline on, faster arithmetic would hardly be noticed."""
@@ -73,20 +82,33 @@ def roofline_share(row: MeasuredKernel, rows: Sequence[MeasuredKernel]) -> float
 
 
 def kernel_advice(rows: Sequence[MeasuredKernel], n_threads: int) -> tuple[str, ...]:
-    """What the dot products say about choosing types for this CPU, in sentences.
+    """What the products say about choosing types for this machine, in sentences.
 
-    A type costs speed if a larger type is computed faster by more than the spread of both.
+    Of a CPU its dot products, of a GPU its products with one column (generating text) and with many
+    (reading prompts). A type costs speed if a larger type is computed faster by more than the
+    spread of both.
     """
+    threads = f"{n_threads} thread" if n_threads == 1 else f"{n_threads} threads"
+    work = {"vec_dot": f"Text generation on {threads}", **_GPU_WORK}
+    return tuple(
+        sentence
+        for operation, text in work.items()
+        for sentence in _advice(rows, n_threads, operation, text)
+    )
+
+
+def _advice(
+    rows: Sequence[MeasuredKernel], n_threads: int, operation: str, work: str
+) -> tuple[str, ...]:
     dots = sorted(
-        (row for row in rows if (row.operation, row.n_threads) == ("vec_dot", n_threads)),
+        (row for row in rows if (row.operation, row.n_threads) == (operation, n_threads)),
         key=lambda row: (row.bpw, row.name),
     )
     if not dots:
         return ()
-    threads = f"{n_threads} thread" if n_threads == 1 else f"{n_threads} threads"
     best = max(dots, key=lambda row: row.median)
     speed = f"{best.median / 1e9:.2f} billion weights per second, in {best.name}"
-    sentences = [f"Text generation on {threads} multiplies at most {speed}."]
+    sentences = [f"{work} multiplies at most {speed}."]
     slower = [text for row in dots if (text := _cost(row, dots))]
     if slower:
         sentences.append(

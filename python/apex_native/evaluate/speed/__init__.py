@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from apex_native.evaluate.speed.kernels import (
+    GPU_OPERATIONS,
     OPERATIONS,
     ROOFLINES,
     KernelProgress,
@@ -22,6 +23,7 @@ from apex_native.evaluate.speed.tokens import (
 )
 
 __all__ = [
+    "GPU_OPERATIONS",
     "OPERATIONS",
     "ROOFLINES",
     "KernelProgress",

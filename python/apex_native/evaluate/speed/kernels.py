@@ -1,7 +1,8 @@
 """How fast the kernels of each type are, beside what the memory of this machine gives.
 
 Input: types, thread counts, a device. Output: a `KernelSpeed` for each operation that a type has.
-Measured in `csrc/model/cpu_kernel_bench.cpp`; every result is compared with what it must be.
+Measured in `csrc/model/cpu_kernel_bench.cpp` and `csrc/cuda/kernel_bench.cpp`; every result is
+compared with what it must be.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from apex_native.machine import cache_bytes, free_memory
 from apex_native.types import GgmlType
 
 __all__ = [
+    "GPU_OPERATIONS",
     "OPERATIONS",
     "ROOFLINES",
     "KernelProgress",
@@ -36,6 +38,14 @@ ROOFLINES = ("copy", "read")
 OPERATIONS = ("to_float", "widen", "vec_dot", "quantize")
 """Dequantizing by ggml's function and by ours where there is one, dot products, quantizing."""
 
+GPU_OPERATIONS = (
+    *("to_float", "to_half", "to_bfloat"),
+    *("mat_mul_1", "mat_mul_2", "mat_mul_4", "mat_mul_8", "mat_mul_512"),
+    "quantize",
+)
+"""Dequantizing by ggml's functions, products with so many columns by its graphs (one is a token
+generated, 512 a part of a prompt), quantizing by our kernels."""
+
 N_PER_ROW = 4096
 """Weights in a row: a multiple of every type's block, and the width of mid-sized models."""
 
@@ -47,7 +57,11 @@ MIN_WORKING_SET = 64 << 20
 ASSUMED_CACHE = 128 << 20
 """Where the system does not tell; larger than most."""
 
+GPU_WORKING_SET = 1 << 29
+"""Several times the L2 of any GPU (50 MB of an H100, 126 MB of a B200)."""
+
 _FLOAT_STEP = {GgmlType.F16: 2.0**-11, GgmlType.BF16: 2.0**-8}
+_STEP_OF_RESULT = {"to_half": 2.0**-11, "to_bfloat": 2.0**-8}
 _WORST_RATIO = 4.0
 """The bounds of `apex_native.self_test`, which explains them: rounding to nearest for floats,
 for blocks the rate-distortion bound 2^-bpw of Gaussian weights and how near formats come."""
@@ -58,8 +72,8 @@ class KernelSpeed:
     """One operation on one type: weights per second of each repetition.
 
     bytes_per_weight: bytes moved (`csrc/core/kernel_bench.h`): stored + 4 for dequantizing and
-    quantizing, stored for dot products (the activations stay in the cache), 8 for a copy and 4 for
-    reading. n_weights: the working set. relative_error: of the tile's results, against the
+    quantizing (2 where the result is a half), stored for products (the activations stay in the
+    cache), 8 for a copy and 4 for reading. n_threads: the host's, 1 for a GPU. n_weights: the working set. relative_error: of the tile's results, against the
     weights themselves (dequantizing, quantizing: relative RMSE) or against double arithmetic (dot
     products: of the norms); 0 for rooflines.
     """
@@ -139,17 +153,24 @@ def bench_kernels(
 ) -> Iterator[KernelSpeed]:
     """Measure each type's operations, default all types that can be written; Ctrl-C is heard.
 
-    The rooflines come first, then type after type, for each number of threads. working_set: bytes
-    that an operation goes through before it meets the first again, default `working_set_bytes`.
+    The rooflines come first, then type after type, for each number of threads, which says nothing
+    of a GPU. working_set: bytes that an operation goes through before it meets the first again,
+    default `working_set_bytes`, on a GPU `GPU_WORKING_SET`.
     Raises ValueError for settings out of range, types without kernels and a device this build
     cannot use, ApexError where a kernel computes something wrong.
     """
     bench = core().KernelBench(device)
     chosen = tuple(type for type in GgmlType if type.is_target) if types is None else tuple(types)
-    nbytes = working_set_bytes() if working_set is None else working_set
+    on_gpu = device != "cpu"
+    default = GPU_WORKING_SET if on_gpu else working_set_bytes()
+    nbytes = default if working_set is None else working_set
     _check(chosen, n_threads, repetitions, nbytes)
+    if not on_gpu:
+        _check_memory(nbytes)
     session = _Session(bench, device, _tile(seed), repetitions, sample_seconds, nbytes)
-    return session.measure(tuple(_tasks(bench, chosen, n_threads)), progress)
+    counts = (1,) if on_gpu else n_threads
+    operations = GPU_OPERATIONS if on_gpu else OPERATIONS
+    return session.measure(tuple(_tasks(bench, chosen, operations, counts)), progress)
 
 
 def _check(
@@ -164,6 +185,9 @@ def _check(
         raise ValueError(f"repetitions: expected at least 1, found {repetitions}")
     if nbytes < 1:
         raise ValueError(f"working_set: expected at least one byte, found {nbytes}")
+
+
+def _check_memory(nbytes: int) -> None:
     free = free_memory()
     if free is not None and nbytes > free // 2:
         raise ValueError(
@@ -172,11 +196,13 @@ def _check(
         )
 
 
-def _tasks(bench: Any, types: Sequence[GgmlType], n_threads: Sequence[int]) -> Iterator[_Task]:
+def _tasks(
+    bench: Any, types: Sequence[GgmlType], operations: Sequence[str], n_threads: Sequence[int]
+) -> Iterator[_Task]:
     for threads in n_threads:
         yield from (_Task(operation, GgmlType.F32, threads) for operation in ROOFLINES)
         for type in types:
-            for operation in OPERATIONS:
+            for operation in operations:
                 if bench.supports(operation, type.id):
                     yield _Task(operation, type, threads)
 
@@ -251,7 +277,9 @@ class _Session:
 def _check_error(row: KernelSpeed) -> None:
     """Formats against what they can reach; dot products are checked where they are computed."""
     limit = _FLOAT_STEP.get(row.type, min(1.0, _WORST_RATIO * 2.0**-row.bpw))
-    if row.operation in ("to_float", "widen", "quantize") and not row.relative_error <= limit:
+    limit = max(limit, _STEP_OF_RESULT.get(row.operation, 0.0))
+    weighed = not row.operation.startswith(("copy", "read", "vec_dot", "mat_mul"))
+    if weighed and not row.relative_error <= limit:
         raise ApexError(
             f"{row.name}: {row.operation} has a relative RMSE of {row.relative_error:.3g}, at most "
             f"{limit:.3g} was expected; `apex-native doctor --full` checks this installation"

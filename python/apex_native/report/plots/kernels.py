@@ -18,7 +18,11 @@ __all__ = ["kernel_plot"]
 
 _PANELS = (
     ("Dequantizing", ("to_float", "widen")),
+    ("Dequantizing to F16", ("to_half",)),
     ("Dot products", ("vec_dot",)),
+    ("Products, 1 column", ("mat_mul_1",)),
+    ("Products, 8 columns", ("mat_mul_8",)),
+    ("Products, 512 columns", ("mat_mul_512",)),
     ("Quantizing", ("quantize",)),
 )
 
@@ -32,6 +36,9 @@ _LEGEND = 0.3
 
 _MOST_TICKS = 5
 """Numbers of up to six characters, below a panel of three inches."""
+
+_PANEL = 2.4
+"""Inches of a panel at least."""
 
 _WIDEN_MARKER = "D"
 
@@ -50,16 +57,16 @@ def kernel_plot(rows: Sequence[MeasuredKernel], *, cpu: str) -> bytes:
 def _draw(rows: Sequence[MeasuredKernel], cpu: str) -> Figure:
     threads = sorted({row.n_threads for row in rows})
     lines = kernel_lines(rows, threads[0])
+    panels = [p for p in _PANELS if any(row.operation in p[1] for row in rows)]
     figure = new_figure(
-        *(11.0, _LINE * len(lines) + _BESIDES),
+        *(max(11.0, _PANEL * len(panels)), _LINE * len(lines) + _BESIDES),
         title="Kernel speed by type",
         conditions=f"{cpu}; working sets larger than the caches; median, line from slowest to "
         "fastest repetition",
         note="A bar marks what memory would allow the type: bytes copied (dequantizing, "
-        "quantizing) or read (dot products) per second over the bytes that a weight moves."
+        "quantizing) or read (products) per second over the bytes that a weight moves."
         + (" Diamonds: the faster function of ours." if _has_widen(rows) else ""),
     )
-    panels = [p for p in _PANELS if any(row.operation in p[1] for row in rows)]
     height = _LINE * len(lines) + _BESIDES - _LEGEND
     grid = figure.add_gridspec(2, len(panels), height_ratios=(height, _LEGEND))
     axes: list[Axes] = []
@@ -74,8 +81,13 @@ def _draw(rows: Sequence[MeasuredKernel], cpu: str) -> Figure:
     axes[0].set_yticks(range(len(lines)), labels)
     axes[0].set_ylabel("type and bits per weight")
     axes[0].set_ylim(len(lines) - 0.5, -0.5)
-    _draw_legend(figure.add_subplot(grid[1, :]), threads)
+    names = [f"{n} thread" if n == 1 else f"{n} threads" for n in threads]
+    _draw_legend(figure.add_subplot(grid[1, :]), ["GPU"] if _is_gpu(rows) else names)
     return figure
+
+
+def _is_gpu(rows: Sequence[MeasuredKernel]) -> bool:
+    return any(row.operation.startswith("mat_mul") for row in rows)
 
 
 def _has_widen(rows: Sequence[MeasuredKernel]) -> bool:
@@ -129,15 +141,14 @@ def _draw_row(
     return [low, high, limit]
 
 
-def _draw_legend(axes: Axes, threads: Sequence[int]) -> None:
+def _draw_legend(axes: Axes, names: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
         Line2D([], [], marker="o", linewidth=1.2, markersize=4.5, color=PALETTE[i % len(PALETTE)])
-        for i in range(len(threads))
+        for i in range(len(names))
     ]
-    names = [f"{n} thread" if n == 1 else f"{n} threads" for n in threads]
     handles.append(Line2D([], [], marker="|", linestyle="", markersize=7, color=GREY))
-    names.append("limit of memory")
+    labels = [*names, "limit of memory"]
     axes.set_axis_off()
-    axes.legend(handles, names, loc="center", ncols=len(names))
+    axes.legend(handles, labels, loc="center", ncols=len(labels))
