@@ -64,6 +64,7 @@ void register_imatrix(py::module_& module) {
         .def(py::init(&start), "model"_a, py::kw_only(), "n_ctx"_a, "n_batch"_a, "n_ubatch"_a,
              "n_threads"_a, "scope"_a, "stop"_a = std::shared_ptr<StopFlag>{})
         .def("add_chunks", &add_chunks, "tokens"_a.noconvert())
+        .def("sum_on_host_only", &ImatrixRun::sum_on_host_only)
         .def("entries", &entries)
         .def("restore", &restore, "weight"_a, "sums"_a.noconvert(), "counts"_a.noconvert(),
              "of_mtp_block"_a)

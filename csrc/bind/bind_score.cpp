@@ -145,6 +145,7 @@ void register_score(py::module_& module) {
              "tokens"_a.noconvert(), "n_ctx"_a, "n_sequences"_a, "n_positions"_a,
              "with_routes"_a = false, "n_threads"_a, "stop"_a = std::shared_ptr<StopFlag>{})
         .def("run", &Scorer::run, py::call_guard<py::gil_scoped_release>())
+        .def("score_on_host_only", &Scorer::score_on_host_only)
         .def(
             "write_base",
             [](Scorer& self, int descriptor, const TokenArray& tokens, int32_t n_vocab,

@@ -61,7 +61,7 @@ const ImatrixSums* ImatrixCollector::entry_of(const MatmulNode& node) const {
 
 void ImatrixCollector::compute(const MatmulNode& node) {
     check_input_layout(node);
-    if (device_inputs_.compute_and_add(node, entry_of(node))) return;
+    if (!host_only_ && device_inputs_.compute_and_add(node, entry_of(node))) return;
     add(node, inputs_.compute(node));
 }
 

@@ -31,6 +31,9 @@ class ImatrixCollector : public EvalHook {
     // Graphs end where they computed this input: the output itself is not needed.
     void end_graphs_at(OutputInput end) { end_ = std::move(end); }
 
+    // Inputs on a GPU are copied and summed on the host, to compare the two.
+    void sum_on_host_only() { host_only_ = true; }
+
     bool wants(const ggml_tensor* node) override;
     bool observe(ggml_tensor* node) override;
 
@@ -48,6 +51,7 @@ class ImatrixCollector : public EvalHook {
     void add(const MatmulNode& node, const InputSquares& squares);
 
     ImatrixScope scope_;
+    bool host_only_ = false;
     PoolWork work_;
     InputSquaresCache inputs_;
     OutputInput end_;

@@ -28,6 +28,12 @@ class ImatrixRun {
     // Chunks that are computed together.
     uint32_t n_seq() const { return context_.options().n_seq_max; }
 
+    // Inputs on a GPU are copied and summed on the host, to compare the two.
+    void sum_on_host_only() {
+        trunk_.sum_on_host_only();
+        block_.sum_on_host_only();
+    }
+
     // Adds whole chunks, at most n_seq(); memory is empty before each. The first token of a chunk
     // is taken for BOS where the vocabulary wants one. Throws InvalidArgument for another number of
     // tokens or one outside the vocabulary, what Context::decode throws, and ModelError naming the

@@ -126,7 +126,13 @@ void Scorer::finish_chunks(const Step& step) {
     n_chunks_done_ = step.first_chunk + step.n_chunks;
 }
 
+void Scorer::bring_to_host(const Step& step) {
+    if (reference_) reference_->bring_to_host();
+    for (const size_t i : new_work(step).candidates) candidates_[i].source->bring_to_host();
+}
+
 void Scorer::score(const Step& step) {
+    if (host_only_) bring_to_host(step);
     const int device = device_of_rows(step);
     if (device >= 0) {
         score_on_device(step, device);

@@ -58,6 +58,9 @@ class Scorer {
         observer_ = std::move(observer);
     }
 
+    // Logits of a GPU are copied and scored on the host, to compare the two; to be called before run().
+    void score_on_host_only() { host_only_ = true; }
+
     // Computes all chunks. Throws Cancelled when stopped; what is finished by then stays readable.
     void run();
 
@@ -101,6 +104,7 @@ class Scorer {
     int device_of_rows(const Step& step) const;
     void score_on_device(const Step& step, int device);
     void score_on_host(const Step& step);
+    void bring_to_host(const Step& step);
     void show_to_observer(const Step& step);
     void score_position(const Step& step, int32_t output, PositionWork& work);
     void keep(size_t index, const PositionWork& work);
@@ -113,6 +117,7 @@ class Scorer {
     std::unique_ptr<RowObserver> observer_;
     std::unique_ptr<DeviceScores> device_scores_;
     int scoring_device_ = -1;
+    bool host_only_ = false;
     int32_t n_chunks_;
     TokenScores reference_scores_;
     std::vector<TokenScores> candidate_scores_;
