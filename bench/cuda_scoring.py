@@ -33,18 +33,22 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from gguf import GGUFReader
+
 import apex_native as apex
 from apex_native._native import core
 from apex_native.demo import demo_model
 from apex_native.demo_text import demo_text
 from apex_native.engine import Model, load_model
 from apex_native.types import GgmlType
-from gguf import GGUFReader
 from wide_vocabulary import N_VOCAB, write_wide_model
 
 CTX = 512
 N_TOGETHER = 4
 """Chunks computed at once, ours and theirs: 2048 tokens."""
+
+Sums = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Sums of squares and counts by weight."""
 
 SCORES_WITHIN = 1e-5
 SUMS_WITHIN = 1e-4
@@ -117,8 +121,8 @@ class Bench:
                  scores_apart=worst)  # fmt: skip
         worst = sums_difference(sums, copied_sums)
         self.failed |= not worst <= SUMS_WITHIN
-        self.say(f"importance matrix, GPU against CPU on the same inputs: {worst:.2g} at most apart "
-                 f"({len(sums)} weights)", sums_apart=worst)  # fmt: skip
+        self.say(f"importance matrix, GPU against CPU on the same inputs: {worst:.2g} at most "
+                 f"apart ({len(sums)} weights)", sums_apart=worst)  # fmt: skip
         tokens = tokens[:CTX]
         with self.load(self.reference, 0) as reference, self.load(self.candidate, 0) as candidate:
             cpu = self.score(reference, candidate, tokens)[1]
@@ -126,7 +130,8 @@ class Bench:
         with self.load(self.reference) as reference, self.load(self.candidate) as candidate:
             gpu = self.score(reference, candidate, tokens)[1]
             gpu_sums = self.collect(candidate, tokens)[1]
-        self.say(f"a model on the CPU, for comparison: NLL {score_difference(gpu, cpu, 'nll'):.2g}, "
+        self.say("a model on the CPU, for comparison: "
+                 f"NLL {score_difference(gpu, cpu, 'nll'):.2g}, "
                  f"KLD {score_difference(gpu, cpu, 'kld'):.2g} at most apart, "
                  f"mean KLD {np.mean(cpu['kld']):.6f} and {np.mean(gpu['kld']):.6f}; "
                  f"sums {sums_difference(gpu_sums, cpu_sums):.2g}",
@@ -153,8 +158,9 @@ class Bench:
         scorer.run()
         return time.perf_counter() - start, scorer.candidate_scores(0)
 
-    def collect(self, model: Model, tokens: np.ndarray, *,
-                on_host: bool = False) -> tuple[float, dict[str, tuple[np.ndarray, np.ndarray]]]:  # fmt: skip
+    def collect(
+        self, model: Model, tokens: np.ndarray, *, on_host: bool = False
+    ) -> tuple[float, Sums]:
         """Seconds without the first chunks, and sums and counts by weight."""
         run = core().ImatrixRun(
             model.native, n_ctx=CTX, n_batch=N_TOGETHER * CTX, n_ubatch=CTX,
@@ -189,12 +195,13 @@ class Bench:
                 theirs.append(2 * n * CTX / (long - short))
                 seconds, scores = self.score(reference, candidate, tokens)
                 ours.append(len(tokens) / seconds)
-                host.append(len(tokens) / self.score(reference, candidate, tokens, on_host=True)[0])
+                copied, _ = self.score(reference, candidate, tokens, on_host=True)
+                host.append(len(tokens) / copied)
         for base in bases:
             base.unlink()
         self.compare("kld", "lockstep evaluation", ours, "llama-perplexity --kl-divergence", theirs)
-        self.say(f"the same with logits copied to the CPU: {statistics.median(host):,.0f} tokens/s; "
-                 f"mean KLD {np.mean(scores['kld']):.6f}",
+        self.say(f"the same with logits copied to the CPU: {statistics.median(host):,.0f} "
+                 f"tokens/s; mean KLD {np.mean(scores['kld']):.6f}",
                  kld_host=statistics.median(host))  # fmt: skip
 
     def perplexity(self, model: Path, base: Path, *arguments: str) -> float:
@@ -222,8 +229,9 @@ class Bench:
                 host.append(timed / self.collect(model, tokens, on_host=True)[0])
         self.compare("imatrix", "collecting", ours, "llama-imatrix", theirs)
         worst, common = upstream_difference(entries, out)
-        self.say(f"the same with inputs copied to the CPU: {statistics.median(host):,.0f} tokens/s; "
-                 f"sums of {common} weights within {worst:.2g} of llama-imatrix's (its are floats)",
+        self.say(f"the same with inputs copied to the CPU: {statistics.median(host):,.0f} "
+                 f"tokens/s; sums of {common} weights within {worst:.2g} of llama-imatrix's "
+                 "(its are floats)",
                  imatrix_host=statistics.median(host), imatrix_upstream_apart=worst)  # fmt: skip
 
     def tool(self, name: str, *arguments: str) -> float:
@@ -238,9 +246,12 @@ class Bench:
     def compare(self, key: str, us: str, ours: list[float], them: str, theirs: list[float]) -> None:
         ratio = statistics.median(ours) / statistics.median(theirs)
         spread = (max(ours) - min(ours)) / statistics.median(ours)
-        self.say(f"{us}: {statistics.median(ours):,.0f} tokens/s (spread {spread:.0%}); {them}: "
-                 f"{statistics.median(theirs):,.0f}; ratio {ratio:.2f}",
-                 **{f"{key}_ours": ours, f"{key}_theirs": theirs, f"{key}_ratio": ratio})  # fmt: skip
+        figures = {f"{key}_ours": ours, f"{key}_theirs": theirs, f"{key}_ratio": ratio}
+        self.say(
+            f"{us}: {statistics.median(ours):,.0f} tokens/s (spread {spread:.0%}); {them}: "
+            f"{statistics.median(theirs):,.0f}; ratio {ratio:.2f}",
+            **figures,
+        )
 
 
 def enough_text(model: Model, n_tokens: int) -> tuple[np.ndarray, str]:
@@ -262,9 +273,7 @@ def score_difference(a: dict[str, np.ndarray], b: dict[str, np.ndarray], key: st
     return max(float(np.max(np.abs(a[k] - b[k]))) for k in keys)
 
 
-def sums_difference(
-    a: dict[str, tuple[np.ndarray, np.ndarray]], b: dict[str, tuple[np.ndarray, np.ndarray]]
-) -> float:
+def sums_difference(a: Sums, b: Sums) -> float:
     """The largest |a - b| / |b| of all weights' sums, as vectors; infinite where counts differ."""
     if a.keys() != b.keys():
         return float("inf")
@@ -277,9 +286,7 @@ def sums_difference(
     return worst
 
 
-def upstream_difference(
-    entries: dict[str, tuple[np.ndarray, np.ndarray]], path: Path
-) -> tuple[float, int]:
+def upstream_difference(entries: Sums, path: Path) -> tuple[float, int]:
     """As sums_difference, against a file of llama-imatrix; and the number of weights in both."""
     theirs = {t.name: np.array(t.data, np.float64) for t in GGUFReader(path).tensors}
     worst, common = 0.0, 0

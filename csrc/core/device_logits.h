@@ -1,5 +1,5 @@
-// Rows of logits in a GPU's memory: kept there, and added up there. Implemented by csrc/cuda; a build
-// without CUDA has cuda/no_cuda_model.cpp, whose functions say so.
+// Rows of logits in a GPU's memory: kept there, and added up there. Implemented by csrc/cuda; a
+// build without CUDA has cuda/no_cuda_model.cpp, whose functions say so.
 #pragma once
 
 #include <cstddef>
@@ -34,9 +34,9 @@ std::unique_ptr<DeviceRowBuffer> make_device_rows(int device, size_t bytes);
 struct DeviceScoreJob {
     int64_t n_rows = 0;
     int64_t n_vocab = 0;
-    const int32_t* targets = nullptr;       // n_rows, on the host
-    const float* reference = nullptr;       // null: the candidates alone
-    bool is_coded = false;                  // the reference is log-probabilities (score_rows_coded)
+    const int32_t* targets = nullptr;  // n_rows, on the host
+    const float* reference = nullptr;  // null: the candidates alone
+    bool is_coded = false;             // the reference is log-probabilities (score_rows_coded)
     std::vector<const float*> candidates;
 };
 

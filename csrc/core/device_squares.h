@@ -1,5 +1,6 @@
 // Sums of squared inputs of matrix multiplications, added up where the inputs lie: on a GPU.
-// Implemented by csrc/cuda; a build without CUDA has cuda/no_cuda_model.cpp, whose functions say so.
+// Implemented by csrc/cuda; a build without CUDA has cuda/no_cuda_model.cpp, whose functions say
+// so.
 #pragma once
 
 #include <cstddef>
@@ -14,8 +15,8 @@ struct DeviceInput {
     int64_t ne[4] = {};
     size_t nb[4] = {};           // bytes
     int64_t n_matrices[2] = {};  // of the weight, its ne[2] and ne[3]
-    // Where rows are routed: the experts of token t, I32 [n_used, n_tokens]. Slot s of token t takes
-    // row s % ne1 of plane t.
+    // Where rows are routed: the experts of token t, I32 [n_used, n_tokens]. Slot s of token t
+    // takes row s % ne1 of plane t.
     const void* experts = nullptr;
     int64_t n_used = 0;
     int64_t n_tokens = 0;
@@ -31,8 +32,8 @@ class DeviceSquares {
     virtual ~DeviceSquares() = default;
 
     // Squares and sums an input; the slot keeps the result until its next compute(). Waits for it,
-    // for the input may be gone afterwards. False, and nothing kept, where a sum is not finite or an
-    // expert's number is none. Throws DeviceError.
+    // for the input may be gone afterwards. False, and nothing kept, where a sum is not finite or
+    // an expert's number is none. Throws DeviceError.
     virtual bool compute(size_t slot, const DeviceInput& input) = 0;
 
     // A total of n_matrices x n_per_row sums and n_counts counts that goes on from these.

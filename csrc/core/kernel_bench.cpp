@@ -33,16 +33,16 @@ NamedOperation kernel_operation(const std::string& name) {
     if (name == "vec_dot") return {KernelOperation::vec_dot};
     if (name == "quantize") return {KernelOperation::quantize};
     const std::string prefix = "mat_mul_";
-    const std::string digits = name.compare(0, prefix.size(), prefix) == 0
-                                   ? name.substr(prefix.size())
-                                   : std::string();
+    const std::string digits =
+        name.compare(0, prefix.size(), prefix) == 0 ? name.substr(prefix.size()) : std::string();
     constexpr size_t kMostDigits = 4;  // more columns are more of the same
     if (!digits.empty() && digits.size() <= kMostDigits && digits[0] != '0' &&
         digits.find_first_not_of("0123456789") == std::string::npos) {
         return {KernelOperation::mat_mul, std::stoll(digits)};
     }
     fail<InvalidArgument>(
-        "operation: expected copy, read, to_float, widen, to_half, to_bfloat, vec_dot, mat_mul_N or "
+        "operation: expected copy, read, to_float, widen, to_half, to_bfloat, vec_dot, mat_mul_N "
+        "or "
         "quantize, found '",
         name, "'");
 }

@@ -13,15 +13,15 @@ namespace apex {
 
 // Bytes of a weight that count as moved, q being those of its stored form:
 enum class KernelOperation {
-    copy,      // 2 * 4: floats read and written; what memory gives, with no work in between
-    read,      // 4: floats read and added up; what memory gives to a kernel that writes nothing
-    to_float,  // q + 4: stored weights to floats, by ggml's own function
-    widen,     // q + 4: the same by a faster function of ours, where there is one
-    to_half,   // q + 2: the same to F16
+    copy,       // 2 * 4: floats read and written; what memory gives, with no work in between
+    read,       // 4: floats read and added up; what memory gives to a kernel that writes nothing
+    to_float,   // q + 4: stored weights to floats, by ggml's own function
+    widen,      // q + 4: the same by a faster function of ours, where there is one
+    to_half,    // q + 2: the same to F16
     to_bfloat,  // q + 2: the same to BF16
-    vec_dot,   // q: stored weights times activations, which stay in the cache
-    mat_mul,   // q: a matrix times n_columns vectors of activations, as a graph computes it
-    quantize,  // 4 + q: floats to stored weights, by what `quantize` uses
+    vec_dot,    // q: stored weights times activations, which stay in the cache
+    mat_mul,    // q: a matrix times n_columns vectors of activations, as a graph computes it
+    quantize,   // 4 + q: floats to stored weights, by what `quantize` uses
 };
 
 struct KernelRequest {

@@ -21,8 +21,8 @@ class RowBuffer final : public DeviceRowBuffer {
 
     void copy_from(size_t offset, const void* from, size_t bytes) override {
         use_device(device_);
-        APEX_CUDA_CALL(cudaMemcpyAsync(memory_.as<char>() + offset, from, bytes,
-                                       cudaMemcpyDefault, stream_.get()));
+        APEX_CUDA_CALL(cudaMemcpyAsync(memory_.as<char>() + offset, from, bytes, cudaMemcpyDefault,
+                                       stream_.get()));
         stream_.wait();
     }
 

@@ -241,7 +241,7 @@ class CudaKernelBench final : public KernelBench {
         KernelResult result = measure(request, tile, set, convert, stopped);
         const Bytes found = set.result(ggml_type_name(request.type));
         std::vector<float> values(static_cast<size_t>(n));
-        const ggml_type made = is_float ? GGML_TYPE_F32
+        const ggml_type made = is_float                                        ? GGML_TYPE_F32
                                : request.operation == KernelOperation::to_half ? GGML_TYPE_F16
                                                                                : GGML_TYPE_BF16;
         convert_to_float(made, found.data(), values.data(), n);
@@ -257,8 +257,7 @@ class CudaKernelBench final : public KernelBench {
         const DeviceGrids grids({request.type});
         const DeviceBuffer imatrix(static_cast<size_t>(tile.n_per_row) * sizeof(float));
         const DeviceBuffer flags(static_cast<size_t>(tile.n_rows * n_tiles));
-        APEX_CUDA_CALL(
-            cudaMemcpy(imatrix.as(), tile.imatrix, imatrix.size(), cudaMemcpyDefault));
+        APEX_CUDA_CALL(cudaMemcpy(imatrix.as(), tile.imatrix, imatrix.size(), cudaMemcpyDefault));
         APEX_CUDA_CALL(cudaMemset(flags.as(), 0, flags.size()));
         RowsJob job;
         job.src = set.input();

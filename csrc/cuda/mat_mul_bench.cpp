@@ -19,8 +19,8 @@ using Clock = std::chrono::steady_clock;
 // Rows of one matrix: a mid-sized model's.
 constexpr int64_t kMatrixRows = 4096;
 
-// As the CPU's dot products are checked (model/row_kernels.cpp): of the norms. F16 products are summed
-// in F16 by cuBLAS, 8-bit activations are off by 0.4 % each; a wrong scale is off by 1.6e-2.
+// As the CPU's dot products are checked (model/row_kernels.cpp): of the norms. F16 products are
+// summed in F16 by cuBLAS, 8-bit activations are off by 0.4 % each; a wrong scale is off by 1.6e-2.
 constexpr double kTolerance = 2e-3;
 
 constexpr int kWarmUps = 4;  // the backend records a CUDA graph at the third computation
@@ -189,8 +189,8 @@ KernelResult run_mat_mul(int device, const KernelRequest& request, const KernelT
     result.relative_error = graph.error();
     if (!(result.relative_error <= kTolerance)) {
         fail<Error>(ggml_type_name(request.type), ": a product with ", request.n_columns,
-                    " columns is off by ", result.relative_error, " of the norms, expected at most ",
-                    kTolerance);
+                    " columns is off by ", result.relative_error,
+                    " of the norms, expected at most ", kTolerance);
     }
     return result;
 }

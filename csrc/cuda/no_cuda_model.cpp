@@ -1,5 +1,5 @@
-// What core/device_logits.h and core/device_squares.h promise, in a build without CUDA. Nothing lies
-// in a GPU's memory there, so none of it is asked for.
+// What core/device_logits.h and core/device_squares.h promise, in a build without CUDA. Nothing
+// lies in a GPU's memory there, so none of it is asked for.
 #include "core/device_logits.h"
 #include "core/device_squares.h"
 #include "core/error.h"

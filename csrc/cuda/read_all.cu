@@ -20,8 +20,7 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 cudaError_t launch_read(const void* data, int64_t n_words, uint32_t* sums, cudaStream_t stream) {
-    const cudaError_t cleared =
-        cudaMemsetAsync(sums, 0, kReadBlocks * sizeof(uint32_t), stream);
+    const cudaError_t cleared = cudaMemsetAsync(sums, 0, kReadBlocks * sizeof(uint32_t), stream);
     if (cleared != cudaSuccess) return cleared;
     read_kernel<<<kReadBlocks, kThreads, 0, stream>>>(static_cast<const uint4*>(data), n_words,
                                                       sums);

@@ -1,5 +1,5 @@
-// The arithmetic of kernels/softmax.h for a GPU, entry by entry: twin_vs_softmax compares it with the
-// CPU's loops, bit for bit.
+// The arithmetic of kernels/softmax.h for a GPU, entry by entry: twin_vs_softmax compares it with
+// the CPU's loops, bit for bit.
 #pragma once
 
 #include "core/row_sums.h"
@@ -9,9 +9,9 @@ namespace apex::cuda {
 
 inline constexpr int kSoftmaxLanes = 16;  // entry i is added to lane i % 16
 
-inline constexpr float kNoLogit = -FLT_MAX;      // fills the last lanes of a row
+inline constexpr float kNoLogit = -FLT_MAX;  // fills the last lanes of a row
 inline constexpr double kNoFloor = -HUGE_VAL;
-inline constexpr double kCodedFloor = -16;       // tools/perplexity/perplexity.cpp, log_softmax
+inline constexpr double kCodedFloor = -16;  // tools/perplexity/perplexity.cpp, log_softmax
 
 APEX_HD double double_of(uint64_t bits) {
     double x;

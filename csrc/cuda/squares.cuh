@@ -8,10 +8,10 @@
 namespace apex::cuda {
 
 APEX_HD const float* row_at(const DeviceInput& input, int64_t i1, int64_t i2, int64_t i3) {
-    const char* at = static_cast<const char*>(input.data) +
-                     (i1 * static_cast<int64_t>(input.nb[1]) +
-                      i2 * static_cast<int64_t>(input.nb[2]) +
-                      i3 * static_cast<int64_t>(input.nb[3]));
+    const char* at =
+        static_cast<const char*>(input.data) +
+        (i1 * static_cast<int64_t>(input.nb[1]) + i2 * static_cast<int64_t>(input.nb[2]) +
+         i3 * static_cast<int64_t>(input.nb[3]));
     return reinterpret_cast<const float*>(at);
 }
 

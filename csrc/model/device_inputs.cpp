@@ -76,8 +76,7 @@ void DeviceInputs::forget(const ggml_tensor* node) {
     }
 }
 
-void DeviceInputs::add(int device, size_t slot, const MatmulNode& node,
-                       const ImatrixSums* before) {
+void DeviceInputs::add(int device, size_t slot, const MatmulNode& node, const ImatrixSums* before) {
     const Kept& kept = gpu(device).kept[slot];
     Total& total = total_of(device, kept, node, before);
     if (total.n_per_row != kept.n_per_row || total.n_matrices != kept.n_matrices) {
@@ -110,9 +109,9 @@ DeviceInputs::Total& DeviceInputs::total_of(int device, const Kept& kept, const 
     total.n_per_row = start.n_per_row;
     total.n_matrices = static_cast<int64_t>(start.sums.size()) / start.n_per_row;
     total.n_counts = static_cast<int64_t>(start.counts.size());
-    total.number = gpu(device).squares->add_total(
-        start.sums.data(), static_cast<int64_t>(start.sums.size()), start.counts.data(),
-        total.n_counts);
+    total.number =
+        gpu(device).squares->add_total(start.sums.data(), static_cast<int64_t>(start.sums.size()),
+                                       start.counts.data(), total.n_counts);
     return total;
 }
 

@@ -16,12 +16,13 @@ namespace apex {
 
 class DeviceInputs {
   public:
-    // Adds the squares of this input to its weight's total, if they are known since it was computed.
+    // Adds the squares of this input to its weight's total, if they are known since it was
+    // computed.
     bool add_known(const MatmulNode& node, const ImatrixSums* before);
 
     // Squares and sums the input of a computed node and adds them. False where the input (or its
-    // experts) does not lie on a GPU, or is not finite: then it is the host's to add, or to name what
-    // is wrong. before: where the total goes on from, null: from nothing. Throws DeviceError.
+    // experts) does not lie on a GPU, or is not finite: then it is the host's to add, or to name
+    // what is wrong. before: where the total goes on from, null: from nothing. Throws DeviceError.
     bool compute_and_add(const MatmulNode& node, const ImatrixSums* before);
 
     // The values of this node are about to change.

@@ -8,8 +8,8 @@
 namespace apex {
 namespace {
 
-constexpr int64_t kUpstreamMinRows = 16;         // tools/imatrix/imatrix.cpp, collect_imatrix
-constexpr size_t kThreadedSums = 1 << 16;        // worth waking the other threads for
+constexpr int64_t kUpstreamMinRows = 16;   // tools/imatrix/imatrix.cpp, collect_imatrix
+constexpr size_t kThreadedSums = 1 << 16;  // worth waking the other threads for
 
 void add_matrices(const InputSquares& squares, size_t first, size_t last, ImatrixSums& entry) {
     for (size_t i = first; i < last; ++i) {

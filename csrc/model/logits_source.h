@@ -77,8 +77,8 @@ class ModelSource final : public LogitsSource, private EvalHook {
     const float* rows_ = nullptr;  // of the last decode or, with parts, of the step
     int device_ = -1;              // they lie on
     int64_t n_rows_ = 0;
-    std::vector<float> copy_;      // from a device
-    std::vector<float> joined_;    // of several parts, on the host
+    std::vector<float> copy_;    // from a device
+    std::vector<float> joined_;  // of several parts, on the host
     std::unique_ptr<DeviceRowBuffer> device_joined_;
     Context context_;
 };

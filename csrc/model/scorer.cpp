@@ -8,8 +8,7 @@
 namespace apex {
 namespace {
 
-void check_sources(const LogitsSource* reference,
-                   const std::vector<ScoredSource>& candidates) {
+void check_sources(const LogitsSource* reference, const std::vector<ScoredSource>& candidates) {
     if (reference == nullptr && candidates.empty()) {
         fail<InvalidArgument>("there is no model to evaluate");
     }

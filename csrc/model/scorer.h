@@ -18,9 +18,9 @@ namespace apex {
 // A model's scored positions, chunk after chunk.
 struct TokenScores {
     std::vector<double> nll;
-    std::vector<double> kld;                // candidates only
-    std::vector<double> top_probability;    // reference only
-    std::vector<uint8_t> is_same_top;       // candidates only
+    std::vector<double> kld;              // candidates only
+    std::vector<double> top_probability;  // reference only
+    std::vector<uint8_t> is_same_top;     // candidates only
     std::vector<uint8_t> is_finite;
 };
 
@@ -58,7 +58,8 @@ class Scorer {
         observer_ = std::move(observer);
     }
 
-    // Logits of a GPU are copied and scored on the host, to compare the two; to be called before run().
+    // Logits of a GPU are copied and scored on the host, to compare the two; to be called before
+    // run().
     void score_on_host_only() { host_only_ = true; }
 
     // Computes all chunks. Throws Cancelled when stopped; what is finished by then stays readable.

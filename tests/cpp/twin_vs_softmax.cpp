@@ -88,11 +88,14 @@ struct Case {
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr Case kCases[] = {
-    {"usual", 3.0f, 0.1f, false, 0},      {"equal", 3.0f, 0.0f, false, 0},
-    {"flat", 0.0f, 0.5f, false, 0},       {"steep", 300.0f, 20.0f, false, 0},
-    {"coded", 4.0f, 0.1f, true, 0},       {"nan", 3.0f, 0.1f, false, kNan},
-    {"infinite", 3.0f, 0.1f, false, kInfinity}, {"minus", 3.0f, 0.1f, false, -kInfinity}};
+constexpr Case kCases[] = {{"usual", 3.0f, 0.1f, false, 0},
+                           {"equal", 3.0f, 0.0f, false, 0},
+                           {"flat", 0.0f, 0.5f, false, 0},
+                           {"steep", 300.0f, 20.0f, false, 0},
+                           {"coded", 4.0f, 0.1f, true, 0},
+                           {"nan", 3.0f, 0.1f, false, kNan},
+                           {"infinite", 3.0f, 0.1f, false, kInfinity},
+                           {"minus", 3.0f, 0.1f, false, -kInfinity}};
 
 class Comparison {
   public:
@@ -115,8 +118,9 @@ class Comparison {
 
         RowSums alone = find_top(candidate_, target);
         compare(nullptr, false, nullptr, &candidate_, &alone, n_vocab);
-        n_differ += same(apex::score_of(alone),
-                         apex::score_row(candidate_.data(), n_vocab, target)) ? 0 : 1;
+        n_differ += same(apex::score_of(alone), apex::score_row(candidate_.data(), n_vocab, target))
+                        ? 0
+                        : 1;
         return n_differ;
     }
 
@@ -150,8 +154,8 @@ int main(int argc, char** argv) {
     for (const Case& test : kCases) {
         int n_differ = 0;
         for (int i = 0; i < rows; ++i) {
-            for (const int64_t n_vocab : {int64_t{1}, int64_t{16}, int64_t{37}, int64_t{1024},
-                                          int64_t{4096 + i}}) {
+            for (const int64_t n_vocab :
+                 {int64_t{1}, int64_t{16}, int64_t{37}, int64_t{1024}, int64_t{4096 + i}}) {
                 n_differ += comparison.run(test, n_vocab);
             }
         }

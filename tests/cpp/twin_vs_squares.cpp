@@ -1,5 +1,5 @@
-// The GPU's importance matrix, run on the CPU in the GPU's order, against the CPU's own sums over rows
-// that are listed here in another way: the same bits are expected.
+// The GPU's importance matrix, run on the CPU in the GPU's order, against the CPU's own sums over
+// rows that are listed here in another way: the same bits are expected.
 //
 //   twin_vs_squares [--seed N]
 #include <algorithm>
@@ -75,15 +75,15 @@ struct Data {
         for (int64_t i3 = 0; i3 < input.ne[3]; ++i3) {
             for (int64_t i2 = 0; i2 < input.ne[2]; ++i2) {
                 if (input.experts != nullptr) {
-                    const auto* ids = experts.data() +
-                                      static_cast<size_t>(i2) * input.expert_nb[1] / sizeof(int32_t);
+                    const auto* ids = experts.data() + static_cast<size_t>(i2) *
+                                                           input.expert_nb[1] / sizeof(int32_t);
                     for (int64_t slot = 0; slot < input.n_used; ++slot) {
                         if (ids[slot] == matrix) rows.push_back(row(slot % input.ne[1], i2, 0));
                     }
                     continue;
                 }
-                const int64_t of = i2 % input.n_matrices[0] +
-                                   i3 % input.n_matrices[1] * input.n_matrices[0];
+                const int64_t of =
+                    i2 % input.n_matrices[0] + i3 % input.n_matrices[1] * input.n_matrices[0];
                 for (int64_t i1 = 0; of == matrix && i1 < input.ne[1]; ++i1) {
                     rows.push_back(row(i1, i2, i3));
                 }

@@ -73,9 +73,10 @@ class KernelSpeed:
 
     bytes_per_weight: bytes moved (`csrc/core/kernel_bench.h`): stored + 4 for dequantizing and
     quantizing (2 where the result is a half), stored for products (the activations stay in the
-    cache), 8 for a copy and 4 for reading. n_threads: the host's, 1 for a GPU. n_weights: the working set. relative_error: of the tile's results, against the
-    weights themselves (dequantizing, quantizing: relative RMSE) or against double arithmetic (dot
-    products: of the norms); 0 for rooflines.
+    cache), 8 for a copy and 4 for reading. n_threads: the host's, 1 for a GPU. n_weights: the
+    working set. relative_error: of the tile's results, against the weights themselves
+    (dequantizing, quantizing: relative RMSE) or against double arithmetic (products: of the
+    norms); 0 for rooflines.
     """
 
     operation: str

@@ -1,0 +1,140 @@
+"""Scores and importance matrices of models on a GPU, as far as a machine without one can test it.
+
+The GPU's arithmetic is compiled for the CPU, run there in the GPU's order and compared with the
+CPU's own, bit for bit. tests/test_cuda.py compiles the kernels; bench/cuda_scoring.py compares them
+on a GPU, as the last tests here do where there is one.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from apex_native._native import core
+from apex_native.demo import demo_model
+from apex_native.demo_text import demo_text
+from apex_native.engine import Model, load_model
+from apex_native.types import GgmlType
+from cpp_programs import build_program
+from test_cuda import gpu_problem
+
+CTX = 128
+
+
+def run_twin(name: str, *arguments: str) -> list[str]:
+    run = subprocess.run([build_program(name), *arguments], capture_output=True, text=True,
+                         check=False)  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout.splitlines()
+
+
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_scores_are_the_cpus_bits(seed: str) -> None:
+    lines = run_twin("twin_vs_softmax", "--rows", "20", "--seed", seed)
+    assert [line.split()[0] for line in lines] == [
+        "usual", "equal", "flat", "steep", "coded", "nan", "infinite", "minus",
+    ]  # fmt: skip
+    assert all(line.endswith("differ 0") for line in lines)
+    assert all("rows 100 " in line for line in lines)
+
+
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_sums_of_squares_are_the_cpus_bits(seed: str) -> None:
+    lines = run_twin("twin_vs_squares", "--seed", seed)
+    assert len(lines) == 8
+    assert all(line.endswith("differ 0") for line in lines)
+
+
+def test_a_build_without_cuda_says_how_to_get_one() -> None:
+    if core().build_info()["cuda"]:
+        pytest.skip("this build has CUDA")
+    with pytest.raises(ValueError, match=r"needs a CUDA build; reinstall with .*APEX_CUDA=ON"):
+        core().KernelBench("cuda")
+
+
+# --- whatever computes: asked to work on the host, a run gives the same ---------------------------
+
+
+@pytest.fixture(scope="module")
+def tokens(model: Model) -> npt.NDArray[np.int32]:
+    found = model.tokenize(demo_text(60, seed=5), add_special=True, parse_special=False)
+    return np.ascontiguousarray(found[: 2 * CTX], np.int32)
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Model]:
+    """On the GPU where there is one and the build can use it, else on the CPU."""
+    on_gpu = core().build_info()["cuda"] and gpu_problem() is None
+    with load_model(demo_model(), n_gpu_layers=-1 if on_gpu else 0, n_threads=2) as loaded:
+        yield loaded
+
+
+def scores(model: Model, tokens: npt.NDArray[np.int32], n_parts: int, *,
+           on_host: bool) -> dict[str, npt.NDArray[np.float64]]:  # fmt: skip
+    """Of the model against itself with a coarser cache."""
+    scorer = core().Scorer(
+        reference=model.native,
+        candidates=[(model.native, GgmlType.Q8_0.id, GgmlType.F16.id, n_parts, 0)],
+        tokens=tokens, n_ctx=CTX, n_sequences=2, n_positions=CTX, n_threads=2,
+    )  # fmt: skip
+    if on_host:
+        scorer.score_on_host_only()
+    scorer.run()
+    found: dict[str, npt.NDArray[np.float64]] = scorer.candidate_scores(0)
+    return found
+
+
+@pytest.mark.parametrize("n_parts", [1, 3])
+def test_scores_do_not_depend_on_where_they_are_made(
+    model: Model, tokens: npt.NDArray[np.int32], n_parts: int
+) -> None:
+    here, copied = (scores(model, tokens, n_parts, on_host=flag) for flag in (False, True))
+    assert len(here["nll"]) == 2 * (CTX // 2 - 1)
+    assert np.all(here["kld"] >= 0)
+    assert np.any(here["kld"] > 0)
+    for key, values in here.items():
+        assert np.array_equal(values, copied[key]), key
+
+
+def test_sums_do_not_depend_on_where_they_are_made(
+    model: Model, tokens: npt.NDArray[np.int32]
+) -> None:
+    found = []
+    for on_host in (False, True):
+        run = core().ImatrixRun(model.native, n_ctx=CTX, n_batch=CTX, n_ubatch=CTX, n_threads=2,
+                                scope="everything")  # fmt: skip
+        if on_host:
+            run.sum_on_host_only()
+        for begin in range(0, len(tokens), CTX):
+            run.add_chunks(np.ascontiguousarray(tokens[begin : begin + CTX]))
+            run.entries()  # totals are read, and go on
+        found.append({name: (sums, counts) for name, sums, counts, _ in run.entries()})
+    here, copied = found
+    assert here.keys() == copied.keys()
+    assert len(here) > 50
+    for name, (sums, counts) in here.items():
+        assert np.array_equal(sums, copied[name][0]), name
+        assert np.array_equal(counts, copied[name][1]), name
+
+
+def test_a_restored_sum_goes_on(model: Model, tokens: npt.NDArray[np.int32]) -> None:
+    def started() -> object:
+        return core().ImatrixRun(model.native, n_ctx=CTX, n_batch=CTX, n_ubatch=CTX, n_threads=2,
+                                 scope="everything")  # fmt: skip
+
+    whole, first, second = started(), started(), started()
+    parts = [np.ascontiguousarray(tokens[begin : begin + CTX]) for begin in (0, CTX)]
+    for part in parts:
+        whole.add_chunks(part)  # type: ignore[attr-defined]
+    first.add_chunks(parts[0])  # type: ignore[attr-defined]
+    for name, sums, counts, of_mtp in first.entries():  # type: ignore[attr-defined]
+        second.restore(name, sums, counts, of_mtp)  # type: ignore[attr-defined]
+    second.add_chunks(parts[1])  # type: ignore[attr-defined]
+    wanted = {name: (sums, counts) for name, sums, counts, _ in whole.entries()}  # type: ignore[attr-defined]
+    for name, sums, counts, _ in second.entries():  # type: ignore[attr-defined]
+        assert np.array_equal(sums, wanted[name][0]), name
+        assert np.array_equal(counts, wanted[name][1]), name
