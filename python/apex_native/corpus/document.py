@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 __all__ = ["Document", "Message", "Tool", "cut_conversation", "cut_text"]
@@ -34,6 +34,12 @@ class Document:
             parts.append(str(message.get("content") or ""))
             parts += [str(call["function"]) for call in message.get("tool_calls") or ()]
         return "\n".join(parts)
+
+    def shorter_forms(self) -> Iterator[Document]:
+        """The conversation with fewer and fewer turns, each time ended after an answer."""
+        for n in range(len(self.messages) - 1, 1, -1):
+            if _is_answer(self.messages[n - 1]):
+                yield replace(self, messages=self.messages[:n])
 
 
 def cut_text(text: str, max_chars: int) -> Iterator[str]:
@@ -69,6 +75,10 @@ def cut_conversation(messages: Sequence[Message], max_chars: int) -> tuple[Messa
         length += len(str(message.get("content") or "")) + len(str(message.get("tool_calls") or ""))
         if length > max_chars:
             break
-        if message.get("role") == "assistant" and not message.get("tool_calls"):
+        if _is_answer(message):
             kept = i + 1
     return tuple(messages[:kept])
+
+
+def _is_answer(message: Message) -> bool:
+    return message.get("role") == "assistant" and not message.get("tool_calls")
