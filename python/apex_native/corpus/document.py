@@ -18,11 +18,15 @@ Tool = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Either a text or messages, which the model's chat template makes into one."""
+    """Either a text or messages, which the model's chat template makes into one.
+
+    can_be_cut: the text is a piece of a longer one, so that less of it is as good.
+    """
 
     text: str = ""
     messages: tuple[Message, ...] = ()
     tools: tuple[Tool, ...] = ()
+    can_be_cut: bool = False
 
     @property
     def words(self) -> str:
@@ -36,7 +40,11 @@ class Document:
         return "\n".join(parts)
 
     def shorter_forms(self) -> Iterator[Document]:
-        """The conversation with fewer and fewer turns, each time ended after an answer."""
+        """Less and less of the document: turns up to an answer, or the beginning of the text."""
+        if self.can_be_cut:
+            for parts in (2, 4, 8, 16):
+                beginning = next(cut_text(self.text, max(1, len(self.text) // parts)), "")
+                yield replace(self, text=beginning)
         for n in range(len(self.messages) - 1, 1, -1):
             if _is_answer(self.messages[n - 1]):
                 yield replace(self, messages=self.messages[:n])

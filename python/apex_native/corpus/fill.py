@@ -74,6 +74,8 @@ class Fill:
                 continue
             self._accept(fitting, prepare)
             on_piece(self)
+        if too_long:
+            self.exhausted = ""  # there is more, only too long
         best = min(too_long, key=lambda piece: piece.n_tokens, default=None)
         # Too much by less than is missing is nearer to the share.
         if best is not None and best.n_tokens - self.missing < self.missing:
@@ -99,7 +101,7 @@ class Fill:
         return piece
 
     def _fitting(self, document: Document, piece: Piece, prepare: Preparation) -> Piece | None:
-        """The piece if there is room for it, else the most of its turns that there is room for."""
+        """The piece if there is room for it, else the most of it that there is room for."""
         if piece.n_tokens <= self.missing:
             return piece
         for form in document.shorter_forms():
