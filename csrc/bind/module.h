@@ -17,5 +17,6 @@ void register_quantize(py::module_& module);
 void register_statistics(py::module_& module);
 void register_model(py::module_& module);
 void register_engine(py::module_& module);
+void register_choice(py::module_& module);
 
 }  // namespace apex::bind
