@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "apex_native"
 
 ORDER = [
-    *("errors", "types", "interrupt", "_native", "gguf_layout", "gguf_encode"),
+    *("errors", "atomic_write", "json_codec", "types", "results"),
+    *("interrupt", "_native", "gguf_layout", "gguf_encode"),
     # the stages
     "engine",
     *("gguf", "classify", "plan", "imatrix", "quantize", "evaluate", "report"),
@@ -23,8 +24,8 @@ ORDER = [
 ]
 """A module imports only from its left."""
 
-PURE = {"classify", "plan", "report"}
-PURE_MAY_IMPORT = {"errors", "types", "gguf_layout", *PURE}
+PURE = {"classify", "plan", "report", "results"}
+PURE_MAY_IMPORT = {"errors", "atomic_write", "json_codec", "types", "gguf_layout", *PURE}
 """What needs neither numpy nor the native core."""
 
 MAY_IMPORT_NUMPY = {"engine", "gguf", "imatrix", "quantize", "evaluate", "demo", "self_test"}
@@ -113,7 +114,7 @@ class Blocked:
             raise ImportError(f"{name} is blocked by the test")
 
 sys.meta_path.insert(0, Blocked())
-import apex_native.classify, apex_native.plan, apex_native.report
+import apex_native.classify, apex_native.plan, apex_native.report, apex_native.results
 from apex_native.errors import NativeModuleError
 from apex_native.classify import classify_tensors
 from apex_native.types import GgmlType, GgufFacts, TensorInfo

@@ -27,6 +27,7 @@ from apex_native.errors import (
     OutputError,
     PlanError,
     QuantizeError,
+    ResultsError,
 )
 from apex_native.gguf import GgufFile, open_gguf
 from apex_native.plan import Edges, Plan, tier_names
@@ -74,6 +75,7 @@ __all__ = [
     "Progress",
     "QuantizeError",
     "QuantizeManifest",
+    "ResultsError",
     "Role",
     "TensorInfo",
     "check_load",

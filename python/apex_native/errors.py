@@ -17,6 +17,7 @@ __all__ = [
     "OutputError",
     "PlanError",
     "QuantizeError",
+    "ResultsError",
 ]
 
 
@@ -46,6 +47,10 @@ class ModelError(ApexError, RuntimeError):
 
 class DataError(ApexError, ValueError):
     """A text, task file or result file is damaged, too short, or not what the call needs."""
+
+
+class ResultsError(ApexError, ValueError):
+    """A results file is damaged, of another version, or does not belong with the others."""
 
 
 class OutputError(ApexError, OSError):

@@ -20,6 +20,7 @@ from apex_native.errors import (
     OutputError,
     PlanError,
     QuantizeError,
+    ResultsError,
 )
 
 __all__ = ["EXIT_FAILURE", "EXIT_INTERRUPTED", "EXIT_USAGE", "CtrlCError", "UsageError", "report"]
@@ -59,6 +60,7 @@ _TABLE = (
     _Row(QuantizeError, EXIT_FAILURE, "convert or download the source file again"),
     _Row(ModelError, EXIT_FAILURE, "check that the file is a complete model, and the memory free"),
     _Row(DataError, EXIT_FAILURE, "give the text or file the command's --help describes"),
+    _Row(ResultsError, EXIT_FAILURE, "evaluate again with `apex-native eval`"),
     _Row(OutputError, EXIT_FAILURE, "free the place or choose another with -o"),
     _Row(NativeModuleError, EXIT_FAILURE, "reinstall with `pip install .`"),
     _Row(ApexError, EXIT_FAILURE, "`apex-native doctor` checks the installation"),

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from apex_native.errors import OutputError, PlanError
+from apex_native.atomic_write import write_atomically
+from apex_native.errors import PlanError
 from apex_native.gguf_layout import FileLayout, MetadataEntry, layout_file
-from apex_native.plan.codec import decode, encode
+from apex_native.json_codec import decode, encode
 from apex_native.plan.edges import Edges
 from apex_native.plan.parts import (
     Finding,
@@ -172,23 +172,13 @@ class Plan:
         version = data.get("schema_version") if isinstance(data, dict) else None
         if version is True or version != SCHEMA_VERSION:  # True == 1
             raise PlanError(f"plan: schema_version must be {SCHEMA_VERSION}, found {version!r}")
-        plan = decode(cls, data, "plan")
+        plan = decode(cls, data, "plan", error=PlanError)
         plan._check_consistent(data)
         return plan
 
     def save(self, path: str | Path) -> None:
-        """Write JSON to a temporary file beside ``path`` and rename it; OutputError on failure."""
-        path = Path(path)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(self.to_json())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise OutputError(f"cannot write plan {path}: {error}") from error
+        """Write the JSON, whole or not at all; OutputError on failure."""
+        write_atomically(path, self.to_json(), what="plan")
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apex_native.errors import OutputError
+from apex_native.atomic_write import write_atomically
 from apex_native.types import GgmlType, Role
 
 __all__ = ["QuantizeManifest", "RoleError", "TensorRecord"]
@@ -126,17 +126,10 @@ class QuantizeManifest:
         return json.dumps(self.to_dict(), indent=1)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write JSON to a temporary file beside ``path`` and rename it; OutputError on failure."""
-        path = Path(path)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(self.to_json() + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise OutputError(
-                f"cannot write manifest {path}: {error.strerror}; choose another with --manifest"
-            ) from error
+        """Write the JSON, whole or not at all; OutputError on failure."""
+        write_atomically(
+            path,
+            self.to_json() + "\n",
+            what="manifest",
+            advice="choose another with --manifest",
+        )

@@ -1,0 +1,47 @@
+"""What an evaluation found, as values and as a versioned JSON file.
+
+    results = Results.load("eval.json")
+    results.candidates[0].kld_mean
+
+Pure: written by `evaluate`, read by `report`; no numpy, no native extension.
+"""
+
+from __future__ import annotations
+
+from apex_native.results.document import METRICS_VERSION, SCHEMA_VERSION, Results
+from apex_native.results.merge import merge_results, same_model
+from apex_native.results.model import (
+    Candidate,
+    ChunkSums,
+    ConfidenceBin,
+    Reference,
+    RouterLayer,
+    SpeedTest,
+)
+from apex_native.results.settings import Build, NoiseFloor, Settings, TextData
+from apex_native.results.tasks import McNemar, TaskScore, pack_items, unpack_items
+from apex_native.results.verdict import Comparison, Verdict
+
+__all__ = [
+    "METRICS_VERSION",
+    "SCHEMA_VERSION",
+    "Build",
+    "Candidate",
+    "ChunkSums",
+    "Comparison",
+    "ConfidenceBin",
+    "McNemar",
+    "NoiseFloor",
+    "Reference",
+    "Results",
+    "RouterLayer",
+    "Settings",
+    "SpeedTest",
+    "TaskScore",
+    "TextData",
+    "Verdict",
+    "merge_results",
+    "pack_items",
+    "same_model",
+    "unpack_items",
+]
