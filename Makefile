@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 REFERENCE := build/reference
 
-.PHONY: demo test lint format parity bench clean
+.PHONY: demo test lint format reference parity bench clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,9 @@ format: $(BIN)/python
 	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'tests/cpp/*.cpp' 'tests/cpp/*.h' | xargs $(BIN)/clang-format -i
 
 # Upstream's own programs from the same source, for comparison only; they are never installed.
+# `make test` compares with them where they are.
+reference: $(REFERENCE)/reference/llama-quantize
+
 $(REFERENCE)/reference/llama-quantize: $(BIN)/python
 	$(BIN)/python -m pip install --quiet '.[test]' scikit-build-core
 	$(BIN)/cmake -S . -B $(REFERENCE) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) \

@@ -11,6 +11,8 @@ import pytest
 
 from isolation import Isolation
 
+ROOT = Path(__file__).parents[1]
+
 
 @pytest.fixture(scope="session")
 def isolation() -> Iterator[Isolation]:
@@ -18,6 +20,15 @@ def isolation() -> Iterator[Isolation]:
     server = Isolation()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def reference_tools() -> Path:
+    """The folder of upstream's own programs; `make reference` builds them from the same source."""
+    folder = Path(os.environ.get("APEX_REFERENCE_TOOLS") or ROOT / "build/reference/reference")
+    if not (folder / "llama-perplexity").exists():
+        pytest.skip("upstream's programs are not built: `make reference`")
+    return folder
 
 
 @pytest.fixture

@@ -1,0 +1,110 @@
+"""Where a model computes: the options of every verb that loads one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from apex_native.cli.options import RUN
+
+if TYPE_CHECKING:
+    from apex_native.engine import Model
+
+__all__ = ["ComputeChoices", "SplitChoice"]
+
+GPU = "GPU"
+
+
+class SplitChoice(StrEnum):
+    """How a model is spread over several GPUs."""
+
+    NONE = "none"
+    LAYER = "layer"
+    ROW = "row"
+
+
+def _parse_shares(text: str) -> list[float]:
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError:
+        shares = []
+    if not shares or min(shares) < 0 or max(shares) <= 0:
+        raise typer.BadParameter(f"'{text}' is no list of shares; write it like 3,1")
+    return shares
+
+
+@dataclass(frozen=True)
+class ComputeChoices:
+    """Threads and devices, as `apex_native.engine.load_model` takes them."""
+
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", show_default="all", help="Threads.", rich_help_panel=RUN),
+    ] = None
+    gpu_layers: Annotated[
+        int,
+        typer.Option(
+            "--gpu-layers",
+            min=-1,
+            metavar="N",
+            rich_help_panel=GPU,
+            help="Layers on the GPU; -1 is all of them.",
+        ),
+    ] = 0
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--device",
+            metavar="NAME",
+            rich_help_panel=GPU,
+            show_default="all GPUs",
+            help="A GPU to use (CUDA0, CUDA1, ...); repeatable.",
+        ),
+    ] = None
+    split_mode: Annotated[
+        SplitChoice,
+        typer.Option(
+            "--split-mode", rich_help_panel=GPU, help="How to spread a model over several GPUs."
+        ),
+    ] = SplitChoice.LAYER
+    tensor_split: Annotated[
+        str | None,
+        typer.Option(
+            "--tensor-split",
+            metavar="A,B,...",
+            rich_help_panel=GPU,
+            show_default="by free memory",
+            help="Share of each GPU.",
+        ),
+    ] = None
+    main_gpu: Annotated[
+        int,
+        typer.Option(
+            "--main-gpu",
+            min=0,
+            metavar="I",
+            rich_help_panel=GPU,
+            help="The GPU to use with --split-mode none.",
+        ),
+    ] = 0
+
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments of `load_model`."""
+        return {
+            "n_threads": self.threads,
+            "n_gpu_layers": self.gpu_layers,
+            "devices": tuple(self.device or ()),
+            "split_mode": self.split_mode.value,
+            "tensor_split": () if self.tensor_split is None else _parse_shares(self.tensor_split),
+            "main_gpu": self.main_gpu,
+        }
+
+    def load(self, path: Path, **more: Any) -> Model:
+        """Load a model with these choices and whatever else `load_model` takes."""
+        from apex_native.engine import load_model
+
+        return load_model(path, **self.settings(), **more)
