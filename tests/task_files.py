@@ -16,8 +16,40 @@ from apex_native.evaluate.tasks.hellaswag import format_hellaswag
 from apex_native.evaluate.tasks.items import ChoiceItem, GapItem, single_correct
 from apex_native.evaluate.tasks.winogrande import format_winogrande
 
-NAMES = "Ana Ben Dara Eli Fay Gus Hana Ivan Jun Kim Lena Mara Nils Omar Pia Rosa Sam Tess".split()
-THINGS = "apples books coins pens stamps shells cards marbles tickets stones eggs cups".split()
+NAMES = [
+    "Ana",
+    "Ben",
+    "Dara",
+    "Eli",
+    "Fay",
+    "Gus",
+    "Hana",
+    "Ivan",
+    "Jun",
+    "Kim",
+    "Lena",
+    "Mara",
+    "Nils",
+    "Omar",
+    "Pia",
+    "Rosa",
+    "Sam",
+    "Tess",
+]
+THINGS = [
+    "apples",
+    "books",
+    "coins",
+    "pens",
+    "stamps",
+    "shells",
+    "cards",
+    "marbles",
+    "tickets",
+    "stones",
+    "eggs",
+    "cups",
+]
 
 
 def hellaswag_items(n: int, *, seed: int = 1) -> list[ChoiceItem]:
@@ -28,7 +60,7 @@ def hellaswag_items(n: int, *, seed: int = 1) -> list[ChoiceItem]:
 
 def _hellaswag_item(rng: random.Random, number: int) -> ChoiceItem:
     name, thing = rng.choice(NAMES), rng.choice(THINGS)
-    a, b, c = (rng.randint(3, 60) for _ in range(3))
+    a, b = rng.randint(3, 60), rng.randint(3, 60)
     story = "".join(
         f"Question: {rng.choice(NAMES)} had {x + y} {thing} and lost {y}. How many {thing} are "
         f"left? Reasoning: {x + y} - {y} = {x}. Answer: {x} "
@@ -46,7 +78,7 @@ def _hellaswag_item(rng: random.Random, number: int) -> ChoiceItem:
         f"{b} + {a} = {total}.",
     ]
     label = rng.randrange(4)
-    endings = tuple([*wrong[:label], right, *wrong[label:]])
+    endings = (*wrong[:label], right, *wrong[label:])
     return ChoiceItem(context, endings, single_correct(label, 4), f"task {number}")
 
 

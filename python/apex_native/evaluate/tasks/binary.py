@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from apex_native.errors import DataError
 from apex_native.evaluate.tasks.items import MAX_ANSWERS, ChoiceItem
 
-__all__ = ["AnswerSet", "Question", "parse_questions", "format_questions", "question_items"]
+__all__ = ["AnswerSet", "Question", "format_questions", "parse_questions", "question_items"]
 
 _U32 = struct.Struct("<I")
 

@@ -1,4 +1,4 @@
-"""``hellaswag_val_full.txt``: six lines a task, the context, the label (0 to 3) and four endings."""
+"""``hellaswag_val_full.txt``: six lines a task, context, label (0 to 3) and four endings."""
 
 from __future__ import annotations
 

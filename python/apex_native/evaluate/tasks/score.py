@@ -84,7 +84,7 @@ def _log_probs(
     options: ScoringOptions,
     progress: Callable[[float], None] | None,
 ) -> npt.NDArray[np.float64]:
-    """ln p of every scored token, in the order of items, answers and runs."""
+    """Log-probability of every scored token, in the order of items, answers and runs."""
     runs = [[run for answer in item.answers for run in answer.runs] for item in prepared]
     all_runs = [run for of_item in runs for run in of_item]
     if not all_runs:

@@ -72,19 +72,16 @@ def compare_scores(
     }
 
 
-def _compared(
-    name: str, score: TaskScore, scores: dict[str, tuple[TaskScore, ...]]
-) -> TaskScore:
+def _compared(name: str, score: TaskScore, scores: dict[str, tuple[TaskScore, ...]]) -> TaskScore:
     if score.items is None:
         return score
     here = unpack_items(score.items, score.n)
-    tests: list[McNemar] = []
-    for other, theirs in scores.items():
-        if other == name:
-            continue
-        for candidate in theirs:
-            if candidate.items is not None and _same_items(score, candidate):
-                tests.append(mcnemar(here, unpack_items(candidate.items, candidate.n), other))
+    tests = (
+        mcnemar(here, unpack_items(candidate.items, candidate.n), other)
+        for other, theirs in scores.items()
+        for candidate in theirs
+        if other != name and candidate.items is not None and _same_items(score, candidate)
+    )
     return replace(score, comparisons=tuple(tests))
 
 

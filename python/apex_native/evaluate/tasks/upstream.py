@@ -77,8 +77,7 @@ def prepare_upstream(model: Model, items: Sequence[Item]) -> list[PreparedItem]:
     while first < len(tasks):
         end = _batch_end(tasks, first)
         batch = tasks[first:end]
-        for number, row in enumerate(_written_rows(batch)):
-            rows[number] = row
+        rows.update(enumerate(_written_rows(batch)))
         begin = 0
         for task in batch:
             prepared.append(_prepared(task, begin, rows))

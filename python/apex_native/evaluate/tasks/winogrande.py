@@ -1,4 +1,4 @@
-"""``winogrande-debiased-eval.csv``: index, sentence with a gap ``_``, two choices, answer 1 or 2."""
+"""``winogrande-debiased-eval.csv``: index, sentence with a gap ``_``, two choices, 1 or 2."""
 
 from __future__ import annotations
 
@@ -24,11 +24,9 @@ def parse_winogrande(data: bytes, source: str, *, upstream: bool = False) -> lis
     two line breaks. Raises DataError with the line of what is wrong.
     """
     text = decode_text(data, source)
-    if upstream:
-        # It drops one line break at the end and then what follows the last one.
-        lines = text.removesuffix("\n").split("\n")[:-1]
-    else:
-        lines = split_lines(text)
+    # It drops one line break at the end and then what follows the last one.
+    upstreams = text.removesuffix("\n").split("\n")[:-1]
+    lines = upstreams if upstream else split_lines(text)
     items: list[GapItem] = []
     for number, line in enumerate(lines, 1):
         if not line.strip() and not upstream:
