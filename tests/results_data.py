@@ -45,9 +45,7 @@ TEXT = TextData(
     add_bos=False,
 )
 
-SETTINGS = Settings(
-    ctx=2048, n_batch=2048, n_ubatch=512, n_threads=8, device="CPU: AMD EPYC 9R14"
-)
+SETTINGS = Settings(ctx=2048, n_batch=2048, n_ubatch=512, n_threads=8, device="CPU: AMD EPYC 9R14")
 
 FLOOR = NoiseFloor(
     description="BF16 against itself with ubatch 256",

@@ -16,40 +16,14 @@ from apex_native.evaluate.tasks.hellaswag import format_hellaswag
 from apex_native.evaluate.tasks.items import ChoiceItem, GapItem, single_correct
 from apex_native.evaluate.tasks.winogrande import format_winogrande
 
-NAMES = [
-    "Ana",
-    "Ben",
-    "Dara",
-    "Eli",
-    "Fay",
-    "Gus",
-    "Hana",
-    "Ivan",
-    "Jun",
-    "Kim",
-    "Lena",
-    "Mara",
-    "Nils",
-    "Omar",
-    "Pia",
-    "Rosa",
-    "Sam",
-    "Tess",
-]
-THINGS = [
-    "apples",
-    "books",
-    "coins",
-    "pens",
-    "stamps",
-    "shells",
-    "cards",
-    "marbles",
-    "tickets",
-    "stones",
-    "eggs",
-    "cups",
-]
+NAMES = (
+    *("Ana", "Ben", "Dara", "Eli", "Fay", "Gus", "Hana", "Ivan", "Jun"),
+    *("Kim", "Lena", "Mara", "Nils", "Omar", "Pia", "Rosa", "Sam", "Tess"),
+)
+THINGS = (
+    *("apples", "books", "coins", "pens", "stamps", "shells"),
+    *("cards", "marbles", "tickets", "stones", "eggs", "cups"),
+)
 
 
 def hellaswag_items(n: int, *, seed: int = 1) -> list[ChoiceItem]:
