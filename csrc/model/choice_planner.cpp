@@ -43,8 +43,8 @@ ChoicePlanner::ChoicePlanner(const std::vector<ChoiceTree>& trees, const ChoiceL
     }
     held_at_depth_.resize(max_depth_ + 1);
     children_left_.resize(limits_.n_slots);
-    for (uint32_t slot = limits_.n_slots; slot-- > 0;) {
-        free_slots_.push_back(static_cast<llama_seq_id>(slot));
+    for (uint32_t slot = 0; slot < limits_.n_slots; ++slot) {
+        free_slots_.insert(static_cast<llama_seq_id>(slot));
     }
 }
 
@@ -76,7 +76,7 @@ void ChoicePlanner::finish_node(const Run& run, ChoiceStep& step) {
     const std::vector<uint32_t>& children = children_[run.tree][run.node];
     if (children.empty()) {
         step.forget.push_back(run.slot);
-        free_slots_.push_back(run.slot);
+        free_slots_.insert(run.slot);
         --held_at_depth_[depth_[run.tree][run.node]];
         return;
     }
@@ -106,8 +106,8 @@ bool ChoicePlanner::start_node(const Waiting& waiting, ChoiceStep& step) {
         --held_at_depth_[depth - 1];
     } else {
         if (!may_hold(depth)) return false;
-        slot = free_slots_.back();
-        free_slots_.pop_back();
+        slot = *free_slots_.begin();
+        free_slots_.erase(free_slots_.begin());
         if (parent >= 0) step.copies.push_back({parent, slot});
     }
     if (parent >= 0) --children_left_[static_cast<size_t>(parent)];
@@ -171,6 +171,8 @@ void ChoicePlanner::take_pieces(ChoiceStep& step) {
         run.offset += n_tokens;
         room -= n_tokens;
     }
+    std::sort(step.pieces.begin(), step.pieces.end(),
+              [](const ChoicePiece& a, const ChoicePiece& b) { return a.slot < b.slot; });
 }
 
 }  // namespace apex

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <set>
 #include <vector>
 
 #include "model/choice_tree.h"
@@ -26,7 +27,9 @@ struct ChoicePiece {
     llama_seq_id slot;
 };
 
-// First the slots to forget, then those to copy, then the tokens to compute together.
+// First the slots to forget, then those to copy, then the tokens to compute together, by ascending
+// slot: of recurrent models llama.cpp takes slots in that order, whatever that of the tokens
+// (src/llama-batch.cpp, split_equal).
 struct ChoiceStep {
     struct Copy {
         llama_seq_id from;
@@ -85,10 +88,10 @@ class ChoicePlanner {
 
     uint32_t next_tree_ = 0;
     uint32_t n_cells_used_ = 0;
-    std::vector<uint32_t> nodes_left_;      // by tree
-    std::vector<uint32_t> held_at_depth_;   // slots
-    std::vector<uint32_t> children_left_;   // by slot: children that have not begun
-    std::vector<llama_seq_id> free_slots_;  // the last is used next
+    std::vector<uint32_t> nodes_left_;     // by tree
+    std::vector<uint32_t> held_at_depth_;  // slots
+    std::vector<uint32_t> children_left_;  // by slot: children that have not begun
+    std::set<llama_seq_id> free_slots_;    // the lowest is used next
     std::deque<Waiting> waiting_;
     std::vector<Run> ready_;
 };
