@@ -15,7 +15,7 @@ PACKAGE = ROOT / "python" / "apex_native"
 
 ORDER = [
     *("errors", "printable", "atomic_write", "json_codec", "types", "results"),
-    *("interrupt", "_native", "gguf_layout", "gguf_encode"),
+    *("interrupt", "_native", "gguf_layout", "fingerprint", "gguf_encode"),
     # the stages
     "engine",
     *("gguf", "classify", "plan", "corpus", "imatrix", "quantize", "evaluate", "report"),
