@@ -90,12 +90,10 @@ PYBIND11_MODULE(_core, module) {
     register_statistics(module);
     register_model(module);
     register_engine(module);
-<<<<<<< HEAD
     register_choice(module);
-=======
     register_score(module);
     register_score_rows(module);
->>>>>>> score
+    register_speed(module);
     module.def("build_info", &build_info, "Versions and compiler of this build.");
     module.def("drain_log", &drain_log_lines,
                "llama.cpp's and ggml's messages since the last call.");

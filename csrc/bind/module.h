@@ -17,11 +17,9 @@ void register_quantize(py::module_& module);
 void register_statistics(py::module_& module);
 void register_model(py::module_& module);
 void register_engine(py::module_& module);
-<<<<<<< HEAD
 void register_choice(py::module_& module);
-=======
 void register_score(py::module_& module);
 void register_score_rows(py::module_& module);
->>>>>>> score
+void register_speed(py::module_& module);
 
 }  // namespace apex::bind
