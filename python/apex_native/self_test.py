@@ -17,6 +17,7 @@ from apex_native._native import core
 from apex_native.demo import cache_folder, demo_model
 from apex_native.errors import ApexError
 from apex_native.machine import cpu_features, cpu_name, free_memory, usable_threads
+from apex_native.quantize import list_gpus
 from apex_native.types import GgmlType
 
 __all__ = ["QUICK_TYPES", "CheckResult", "Environment", "describe_environment", "run_self_test"]
@@ -54,6 +55,9 @@ class Environment:
     memory_free: int | None
     cache_folder: str
     disk_free: int
+    gpus: tuple[str, ...] = ()
+    gpu_problem: str | None = None
+    """Why no GPU can be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ def describe_environment() -> Environment:
     except ApexError:
         build = None
     folder = cache_folder()
+    gpus, gpu_problem = _gpus()
     return Environment(
         python=sys.version.split()[0],
         packages={name: metadata.version(name) for name in ("numpy", "rich", "typer")},
@@ -83,7 +88,17 @@ def describe_environment() -> Environment:
         memory_free=free_memory(),
         cache_folder=str(folder),
         disk_free=shutil.disk_usage(_existing(folder)).free,
+        gpus=gpus,
+        gpu_problem=gpu_problem,
     )
+
+
+def _gpus() -> tuple[tuple[str, ...], str | None]:
+    """What `--device` can be, or why there is none."""
+    try:
+        return tuple(f"cuda:{gpu.number} {gpu.name}" for gpu in list_gpus()), None
+    except ApexError as error:
+        return (), str(error)
 
 
 def run_self_test(types: tuple[GgmlType, ...] = QUICK_TYPES) -> tuple[CheckResult, ...]:
