@@ -97,6 +97,7 @@ PYBIND11_MODULE(_core, module) {
     register_score(module);
     register_score_rows(module);
     register_speed(module);
+    register_imatrix(module);
     module.def("build_info", &build_info, "Versions and compiler of this build.");
     module.def("drain_log", &drain_log_lines,
                "llama.cpp's and ggml's messages since the last call.");

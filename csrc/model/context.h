@@ -24,6 +24,7 @@ struct ContextOptions {
     // Logits are not copied to the host: a hook takes them (or their source) where they are.
     // Saves n_vocab floats an output; logits() may not be called.
     bool leave_logits = false;
+    bool mtp = false;  // computes the multi-token-prediction block instead of the trunk
 };
 
 class Context {

@@ -50,7 +50,13 @@ if TYPE_CHECKING:
     from apex_native.corpus import Corpus, build_corpus, load_recipe, recipe_names
     from apex_native.demo import demo_imatrix, demo_model
     from apex_native.engine import Model, load_model
-    from apex_native.imatrix import Imatrix, load_imatrix
+    from apex_native.imatrix import (
+        Imatrix,
+        collect_imatrix,
+        load_imatrix,
+        merge_imatrices,
+        save_imatrix,
+    )
 
 __version__ = "0.1.0"
 
@@ -86,6 +92,7 @@ __all__ = [
     "build_corpus",
     "check_load",
     "classify",
+    "collect_imatrix",
     "demo_imatrix",
     "demo_model",
     "errors",
@@ -93,9 +100,11 @@ __all__ = [
     "load_model",
     "load_recipe",
     "make_plan",
+    "merge_imatrices",
     "open_gguf",
     "quantize",
     "recipe_names",
+    "save_imatrix",
     "tier_names",
 ]
 
@@ -105,12 +114,15 @@ _LAZY = {
     "Imatrix": "apex_native.imatrix",
     "Model": "apex_native.engine",
     "build_corpus": "apex_native.corpus",
+    "collect_imatrix": "apex_native.imatrix",
     "demo_imatrix": "apex_native.demo",
     "demo_model": "apex_native.demo",
     "load_imatrix": "apex_native.imatrix",
-    "load_recipe": "apex_native.corpus",
-    "recipe_names": "apex_native.corpus",
     "load_model": "apex_native.engine",
+    "load_recipe": "apex_native.corpus",
+    "merge_imatrices": "apex_native.imatrix",
+    "recipe_names": "apex_native.corpus",
+    "save_imatrix": "apex_native.imatrix",
 }
 
 

@@ -11,9 +11,17 @@ from typing import TYPE_CHECKING
 from apex_native.cli.output import Output
 
 if TYPE_CHECKING:
+    from apex_native.imatrix import ImatrixProgress
     from apex_native.quantize import Progress
 
-__all__ = ["PLAIN_EVERY_S", "ShowShare", "eta_text", "quantize_progress", "show_share"]
+__all__ = [
+    "PLAIN_EVERY_S",
+    "ShowShare",
+    "eta_text",
+    "imatrix_progress",
+    "quantize_progress",
+    "show_share",
+]
 
 PLAIN_EVERY_S = 5.0
 """Seconds between lines in a log: often enough to see that it lives."""
@@ -43,6 +51,18 @@ def quantize_progress(out: Output, label: str) -> Iterator[Callable[[Progress], 
             yield None
         else:
             yield lambda progress: show(progress.bytes_done, progress.n_bytes, _state(progress))
+
+
+@contextmanager
+def imatrix_progress(out: Output, label: str) -> Iterator[Callable[[ImatrixProgress], None] | None]:
+    """The callback for `collect_imatrix`, None when quiet."""
+    with show_share(out, label) as show:
+        if show is None:
+            yield None
+        else:
+            yield lambda progress: show(
+                progress.chunks_done, progress.n_chunks, _imatrix_state(progress)
+            )
 
 
 @contextmanager
@@ -84,6 +104,13 @@ def _state(progress: Progress) -> str:
     return (
         f"{progress.tensors_done}/{progress.n_tensors} tensors, "
         f"{progress.bytes_per_s / 1e6:.0f} MB/s, {eta_text(progress.eta_s)}"
+    )
+
+
+def _imatrix_state(progress: ImatrixProgress) -> str:
+    return (
+        f"{progress.chunks_done}/{progress.n_chunks} chunks, "
+        f"{progress.tokens_per_s:,.0f} tokens/s, {eta_text(progress.eta_s)}"
     )
 
 

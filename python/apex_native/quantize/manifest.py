@@ -61,6 +61,7 @@ class QuantizeManifest:
     bpw: float
     rules_sha256: str
     imatrix_sha256: str | None
+    imatrix_prior: str | None
     source_fingerprint: str
     build: Mapping[str, Any]
     n_threads: int
@@ -96,6 +97,7 @@ class QuantizeManifest:
             "bpw": self.bpw,
             "rules_sha256": self.rules_sha256,
             "imatrix_sha256": self.imatrix_sha256,
+            "imatrix_prior": self.imatrix_prior,
             "source_fingerprint": self.source_fingerprint,
             "build": dict(self.build),
             "n_threads": self.n_threads,

@@ -22,8 +22,9 @@ from apex_native.errors import (
 )
 from apex_native.gguf import GgufFile, open_gguf
 from apex_native.gguf_encode import encode_entry
-from apex_native.plan import EntryFit, FindingKind, ImatrixUse, Plan, PlannedTensor
+from apex_native.plan import EntryFit, ImatrixUse, Plan, PlannedTensor
 from apex_native.quantize.device import DeviceUse, start_driver
+from apex_native.quantize.inputs import check_inputs
 from apex_native.quantize.journal import FinishedTensor, Journal, read_journal
 from apex_native.quantize.manifest import QuantizeManifest, TensorRecord
 from apex_native.quantize.output import (
@@ -39,19 +40,13 @@ from apex_native.quantize.recorder import Recorder
 if TYPE_CHECKING:
     from apex_native.imatrix import Imatrix
 
-__all__ = ["DEFAULT_MAX_MEMORY", "check_inputs", "quantize_model"]
+__all__ = ["DEFAULT_MAX_MEMORY", "quantize_model"]
 
 DEFAULT_MAX_MEMORY = 2 << 30
 """Bytes for the workers' buffers, above the mapped input."""
 
 POLL_MS = 100
 """How often cancellation, Ctrl-C and progress are looked at."""
-
-_REMEDIES = {
-    FindingKind.IMATRIX_NEEDED: "pass one with --imatrix (llama-imatrix collects it)",
-    FindingKind.IMATRIX_WRONG_SIZE: "collect it again, from this very model",
-}
-"""What to do about a finding that blocks a run."""
 
 
 def quantize_model(
@@ -106,40 +101,6 @@ def quantize_model(
     return run.manifest()
 
 
-def check_inputs(
-    source: GgufFile, plan: Plan, imatrix: Imatrix | None, *, allow_requantize: bool
-) -> None:
-    """Raise PlanError or ImatrixError where plan, source and imatrix do not go together."""
-    plan.check_source(source.facts)
-    if not source.facts.has_data:
-        raise PlanError(
-            f"{source.path} holds the header only: it can be planned but there are no weights to "
-            "quantize; download the whole file"
-        )
-    if plan.imatrix_sha256 != (imatrix.sha256 if imatrix else None):
-        raise ImatrixError(
-            "the plan was made "
-            + ("with another importance matrix" if plan.imatrix_sha256 else "without one")
-            + " than the one given; make the plan again with this one"
-        )
-    blocking = plan.blocking_findings
-    if blocking:
-        more = f" (and {len(blocking) - 1} more)" if len(blocking) > 1 else ""
-        remedy = _REMEDIES.get(blocking[0].kind, "choose other types or another source")
-        where = f"{blocking[0].tensor}: " if blocking[0].tensor else ""
-        raise PlanError(
-            f"the plan cannot be carried out: {where}{blocking[0].message}{more}; {remedy}"
-        )
-    for tensor in plan.tensors:
-        if tensor.source_type.is_quantized and tensor.type is not tensor.source_type:
-            if not allow_requantize:
-                raise PlanError(
-                    f"{tensor.name} is already quantized ({tensor.source_type}); start from a 16- "
-                    "or 32-bit file, or pass --allow-requantize and accept the loss"
-                )
-            break
-
-
 class _Run:
     """One execution of a plan, from the checks to the published file."""
 
@@ -161,6 +122,7 @@ class _Run:
             "source": self.fingerprint,
             "types": plan.rules_sha256,
             "imatrix": plan.imatrix_sha256,
+            "imatrix_prior": plan.imatrix_prior,
             "total_bytes": plan.total_bytes,
             "split_max_size": split_max_size if len(self.shards) > 1 else None,
             "version": core().build_info()["version"],
@@ -339,6 +301,7 @@ class _Run:
             bpw=plan.bpw,
             rules_sha256=plan.rules_sha256,
             imatrix_sha256=plan.imatrix_sha256,
+            imatrix_prior=plan.imatrix_prior,
             source_fingerprint=self.fingerprint,
             build=core().build_info(),
             n_threads=self.n_threads,
