@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "apex_native"
 
 ORDER = [
-    *("errors", "atomic_write", "json_codec", "types", "results"),
-    *("interrupt", "_native", "gguf_layout", "gguf_encode"),
+    *("errors", "printable", "atomic_write", "json_codec", "types", "results"),
+    *("interrupt", "_native", "gguf_layout", "fingerprint", "gguf_encode"),
     # the stages
     "engine",
     *("gguf", "classify", "plan", "imatrix", "quantize", "evaluate", "report"),
@@ -25,7 +25,10 @@ ORDER = [
 """A module imports only from its left."""
 
 PURE = {"classify", "plan", "report", "results"}
-PURE_MAY_IMPORT = {"errors", "atomic_write", "json_codec", "types", "gguf_layout", *PURE}
+PURE_MAY_IMPORT = {
+    *("errors", "printable", "atomic_write", "json_codec", "types", "gguf_layout"),
+    *PURE,
+}
 """What needs neither numpy nor the native core."""
 
 MAY_IMPORT_NUMPY = {"engine", "gguf", "imatrix", "quantize", "evaluate", "demo", "self_test"}

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import apex_native
 import tolerances
@@ -91,6 +89,14 @@ def test_log_probs_are_those_of_a_plain_loop(models: dict[str, Model], name: str
     assert -log_probs.mean() == pytest.approx(checked["mean_nll"], rel=tolerances.LOG_PROB_RTOL)
 
 
+def assert_same(model: Model, ours: np.ndarray, theirs: np.ndarray) -> None:
+    """Equal up to float rounding; with attention, up to a value of its cache rounded otherwise."""
+    recurrent = "mamba" in model.description
+    atol = tolerances.PACKING_ATOL if recurrent else tolerances.PACKING_CACHE_ATOL
+    np.testing.assert_allclose(ours, theirs, atol=atol, rtol=0)
+    assert np.median(np.abs(ours - theirs)) < tolerances.PACKING_ATOL
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_packing_changes_nothing(models: dict[str, Model], name: str) -> None:
     # Batches stay below 64 tokens, where ggml's attention goes over to another loop.
@@ -99,7 +105,7 @@ def test_packing_changes_nothing(models: dict[str, Model], name: str) -> None:
     alone = [score(model, [[sequence]], **BF16)[0] for task in tasks for sequence in task]
     packed = score(model, tasks, n_ubatch=48, **BF16)
     for ours, theirs in zip(packed, alone, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=tolerances.PACKING_ATOL)
+        assert_same(model, ours, theirs)
 
 
 @pytest.mark.parametrize("name", ["mamba", DEMO])
@@ -119,7 +125,7 @@ def test_little_memory_is_enough(
         **BF16,
     )
     for ours, theirs in zip(little, plenty, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=tolerances.PACKING_ATOL)
+        assert_same(models[name], ours, theirs)
 
 
 def test_shared_tokens_are_computed_once_and_the_last_never(models: dict[str, Model]) -> None:
@@ -224,41 +230,3 @@ def test_a_stop_is_heard(models: dict[str, Model]) -> None:
     assert not thread.is_alive()
     assert len(errors) == 1
     assert scorer.n_tokens_done < scorer.n_tokens
-
-
-# --- the normalizer ------------------------------------------------------------------------------
-
-
-def exact_log_sum_exp(row: np.ndarray) -> float:
-    return float(np.logaddexp.reduce(row.astype(np.longdouble)))
-
-
-@pytest.mark.parametrize("n", [1, 15, 16, 17, 500, 4096, 100_001])
-@pytest.mark.parametrize("scale", [0.01, 3.0, 40.0])
-def test_log_sum_exp(rng: np.random.Generator, n: int, scale: float) -> None:
-    rows = (rng.standard_normal((3, n)) * scale + 7).astype(np.float32)
-    found = core().log_sum_exp(rows)
-    expected = [exact_log_sum_exp(row) for row in rows]
-    np.testing.assert_allclose(found, expected, atol=tolerances.LOG_SUM_EXP_ATOL, rtol=0)
-
-
-@given(
-    st.lists(st.floats(-300, 300, width=32), min_size=1, max_size=70),
-    st.sampled_from([0.0, 1e30, -1e30]),
-)
-@settings(deadline=None)
-def test_log_sum_exp_of_anything_finite(values: list[float], shift: float) -> None:
-    row = np.array([values], np.float32) + np.float32(shift)
-    (found,) = core().log_sum_exp(row)
-    assert found == pytest.approx(exact_log_sum_exp(row[0]), rel=1e-7, abs=1e-6)
-
-
-def test_log_sum_exp_shows_what_is_not_finite() -> None:
-    rows = np.zeros((4, 40), np.float32)
-    rows[0, 3] = np.nan
-    rows[1, 38] = np.inf
-    rows[2] = -np.inf
-    rows[3, :39] = -np.inf
-    found = core().log_sum_exp(rows)
-    assert np.isnan(found[:3]).all()
-    assert found[3] == 0

@@ -1,6 +1,5 @@
 #include "bind/engine.h"
 #include "core/error.h"
-#include "core/log_sum_exp.h"
 #include "core/task_selection.h"
 #include "model/choice_score.h"
 
@@ -8,7 +7,6 @@ namespace apex::bind {
 namespace {
 
 using OffsetArray = py::array_t<int64_t, py::array::c_style>;
-using LogitArray = py::array_t<float, py::array::c_style>;
 
 std::vector<int64_t> to_offsets(const OffsetArray& array) {
     return {array.data(), array.data() + array.size()};
@@ -40,17 +38,6 @@ py::array_t<double> score(ChoiceScorer& self, const TokenArray& tokens,
     return py::array_t<double>(static_cast<py::ssize_t>(log_probs.size()), log_probs.data());
 }
 
-py::array_t<double> log_sum_exp_rows(const LogitArray& rows) {
-    if (rows.ndim() != 2) fail<InvalidArgument>("rows: expected 2 dimensions");
-    py::array_t<double> result(rows.shape(0));
-    double* out = result.mutable_data();
-    const float* in = rows.data();
-    for (py::ssize_t i = 0; i < rows.shape(0); ++i) {
-        out[i] = log_sum_exp(in + i * rows.shape(1), rows.shape(1));
-    }
-    return result;
-}
-
 }  // namespace
 
 void register_choice(py::module_& module) {
@@ -67,8 +54,6 @@ void register_choice(py::module_& module) {
         .def_property_readonly("n_tokens_done", &ChoiceScorer::n_tokens_done)
         .def_property_readonly("n_tokens", &ChoiceScorer::n_tokens)
         .def_property_readonly("n_steps", &ChoiceScorer::n_steps);
-    module.def("log_sum_exp", &log_sum_exp_rows, "rows"_a.noconvert(),
-               "ln(sum of exp) of each row.");
     module.def("draw_uniform", &draw_uniform, "n_items"_a, "n"_a,
                "The items that llama-perplexity asks of a HellaSwag file.");
     module.def("draw_scaled", &draw_scaled, "n_items"_a, "n"_a,

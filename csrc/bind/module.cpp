@@ -91,6 +91,8 @@ PYBIND11_MODULE(_core, module) {
     register_model(module);
     register_engine(module);
     register_choice(module);
+    register_score(module);
+    register_score_rows(module);
     module.def("build_info", &build_info, "Versions and compiler of this build.");
     module.def("drain_log", &drain_log_lines,
                "llama.cpp's and ggml's messages since the last call.");

@@ -18,5 +18,7 @@ void register_statistics(py::module_& module);
 void register_model(py::module_& module);
 void register_engine(py::module_& module);
 void register_choice(py::module_& module);
+void register_score(py::module_& module);
+void register_score_rows(py::module_& module);
 
 }  // namespace apex::bind

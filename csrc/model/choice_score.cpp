@@ -165,9 +165,9 @@ std::vector<double> ChoiceScorer::score(const ChoiceTasks& tasks) {
 
 void ChoiceScorer::run(const std::vector<ChoiceTree>& trees, std::vector<double>& log_probs) {
     const ChoiceLimits limits = choose_limits(trees, *model_, options_);
-    LogProbHook hook(model_->n_vocab(), n_threads_);
-    Context context(model_, std::make_shared<ThreadPool>(n_threads_),
-                    context_options(limits, options_), &hook, stop_);
+    const auto pool = std::make_shared<ThreadPool>(n_threads_);
+    LogProbHook hook(model_->n_vocab(), pool);
+    Context context(model_, pool, context_options(limits, options_), &hook, stop_);
     llama_memory_t memory = llama_get_memory(context.get());
     ChoicePlanner planner(trees, limits);
     Batch batch;

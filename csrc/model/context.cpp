@@ -94,7 +94,9 @@ Context::Context(std::shared_ptr<Model> model, std::shared_ptr<ThreadPool> pool,
 
 bool Context::on_eval(ggml_tensor* node, bool ask, void* self) {
     auto* context = static_cast<Context*>(self);
-    if (context->options_.leave_logits) forget_host_logits(context->context_.get());
+    if (context->options_.leave_logits) {
+        forget_host_logits(context->context_.get(), !context->model_->on_gpu());
+    }
     if (context->hook_ == nullptr) return !ask;
     try {
         return ask ? context->hook_->wants(node) : context->hook_->observe(node);

@@ -1,12 +1,12 @@
 #include "model/log_prob_hook.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "core/error.h"
-#include "core/log_sum_exp.h"
-#include "core/worker_group.h"
 #include "ggml-backend.h"
+#include "model/score_kernel.h"
 
 namespace apex {
 namespace {
@@ -14,8 +14,8 @@ namespace {
 // Name of the last node in the graphs of all architectures (src/models of llama.cpp).
 constexpr const char* kLogits = "result_output";
 
-// Fewer exponentials than this take less time than starting threads for them.
-constexpr size_t kLogitsPerThread = size_t{1} << 21;
+// Fewer exponentials than this take less time than waking threads for them.
+constexpr size_t kLogitsForThreads = size_t{1} << 18;
 
 // Rows fetched from a device at once: 16 MiB.
 constexpr size_t kFetchedLogits = size_t{1} << 22;
@@ -58,25 +58,28 @@ bool LogProbHook::observe(ggml_tensor* node) {
 }
 
 void LogProbHook::take_rows(const float* logits, size_t n_rows) {
-    const auto take = [this, logits](size_t i) {
-        const Row& row = rows_[next_row_ + i];
-        const float* values = logits + i * static_cast<size_t>(n_vocab_);
-        const double normalizer = log_sum_exp(values, n_vocab_);
-        for (size_t t = 0; t < row.n_terms; ++t) {
-            log_probs_[row.terms[t].term] = values[row.terms[t].token] - normalizer;
+    const auto take = [this, logits, n_rows](int begin, int step) {
+        for (auto i = static_cast<size_t>(begin); i < n_rows; i += static_cast<size_t>(step)) {
+            const float* values = logits + i * static_cast<size_t>(n_vocab_);
+            take_row(values, rows_[next_row_ + i]);
         }
     };
-    const size_t n_logits = n_rows * static_cast<size_t>(n_vocab_);
-    const auto n_threads = std::min(static_cast<size_t>(n_threads_), n_logits / kLogitsPerThread);
-    if (n_threads > 1) {
-        WorkerGroup workers(static_cast<int>(n_threads), static_cast<int64_t>(n_rows), [&take] {
-            return [&take](int64_t i) { take(static_cast<size_t>(i)); };
-        });
-        workers.join();
+    if (n_rows * static_cast<size_t>(n_vocab_) > kLogitsForThreads) {
+        pool_->run(take);
     } else {
-        for (size_t i = 0; i < n_rows; ++i) take(i);
+        take(0, 1);
     }
     next_row_ += n_rows;
+}
+
+void LogProbHook::take_row(const float* values, const Row& row) const {
+    const llama_token first = row.terms[0].token;
+    const RowScore score = score_row(values, n_vocab_, first);
+    const double normalizer = values[first] + score.nll;
+    for (size_t i = 0; i < row.n_terms; ++i) {
+        log_probs_[row.terms[i].term] =
+            score.is_finite ? values[row.terms[i].token] - normalizer : std::nan("");
+    }
 }
 
 }  // namespace apex

@@ -1,17 +1,20 @@
 // Log-probabilities of single tokens, taken from the logits where they are.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "model/choice_tree.h"
 #include "model/eval_hook.h"
+#include "model/thread_pool.h"
 
 namespace apex {
 
 class LogProbHook : public EvalHook {
   public:
-    // n_threads share the rows where there are many logits.
-    LogProbHook(int64_t n_vocab, int n_threads) : n_vocab_(n_vocab), n_threads_(n_threads) {}
+    // The pool's threads share the rows where there are many logits.
+    LogProbHook(int64_t n_vocab, std::shared_ptr<ThreadPool> pool)
+        : n_vocab_(n_vocab), pool_(std::move(pool)) {}
 
     // What the next decode() shall give, one entry for each of its outputs, in their order: the
     // terms are valid until it returns. Results go to log_probs[term].
@@ -29,9 +32,10 @@ class LogProbHook : public EvalHook {
 
   private:
     void take_rows(const float* logits, size_t n_rows);
+    void take_row(const float* values, const Row& row) const;
 
     int64_t n_vocab_;
-    int n_threads_;
+    std::shared_ptr<ThreadPool> pool_;
     std::vector<Row> rows_;
     size_t next_row_ = 0;
     double* log_probs_ = nullptr;

@@ -9,8 +9,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from apex_native.cli import demo, doctor, inspect, plan, quantize
-from apex_native.cli.errors import CtrlCError, report
+from apex_native.cli import demo, doctor, inspect, plan, quantize, report
+from apex_native.cli.errors import CtrlCError
+from apex_native.cli.errors import report as report_error
 from apex_native.cli.options import examples, help_style
 
 __all__ = ["app"]
@@ -26,7 +27,7 @@ class _ApexGroup(TyperGroup):
             # typer returns the code of an Exit, and None where the verb simply ended.
             code = super().main(*args, **options)
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  (the last resort)
-            code = report(error)
+            code = report_error(error)
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:
@@ -90,5 +91,5 @@ def _root(
         typer.echo(ctx.get_help())
 
 
-for _verb in (inspect, plan, quantize, demo, doctor):
+for _verb in (inspect, plan, quantize, report, demo, doctor):
     _verb.register(app)

@@ -7,7 +7,8 @@ import json
 import sys
 from typing import Any, TextIO
 
-from apex_native.cli.tables import Table, printable, render_plain, render_rich
+from apex_native.cli.tables import Table, render_plain, render_rich
+from apex_native.printable import printable
 
 __all__ = ["Output", "exact_size", "print_error"]
 

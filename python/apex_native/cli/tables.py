@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from apex_native.printable import printable
+
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-__all__ = ["Column", "Table", "printable", "render_plain", "render_rich"]
+__all__ = ["Column", "Table", "render_plain", "render_rich"]
 
 _GAP = "  "
 
@@ -32,14 +34,6 @@ class Table:
     footer: tuple[str, ...] = ()
     title: str = ""
     notes: tuple[str, ...] = field(default=())
-
-
-def printable(text: str) -> str:
-    """Text from a file, safe to print: control characters and lone surrogates as escapes."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
-        for char in text
-    )
 
 
 def render_plain(table: Table) -> str:

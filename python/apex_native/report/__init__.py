@@ -1,6 +1,8 @@
-"""Stage `report`: classifications, plans and manifests in, rows of tables out.
+"""Stage `report`: classifications, plans and manifests in, rows of tables out; evaluations in,
+Markdown, CSV and plots out.
 
-Pure: no weights, no terminal, no native extension; `cli` lays the rows out.
+Pure: no weights, no terminal, no native extension; `cli` lays the rows out. matplotlib is
+imported when a plot is drawn.
 """
 
 from __future__ import annotations
@@ -19,24 +21,38 @@ from apex_native.report.roles import (
     role_statistics,
     stored_rows,
 )
+from apex_native.report.write import (
+    FORMATS,
+    ReportFormat,
+    WrittenReport,
+    default_title,
+    report_files,
+    write_report,
+)
 
 __all__ = [
     "ERROR_GROUPS",
+    "FORMATS",
     "FindingGroup",
     "ModelFacts",
     "PlanComparison",
+    "ReportFormat",
     "RoleBytes",
     "RoleLayout",
     "RoleStatistics",
     "StoredRow",
     "TypeChange",
+    "WrittenReport",
     "compare_plans",
     "default_output_name",
+    "default_title",
     "format_layers",
     "group_findings",
     "grouped_errors",
     "model_facts",
+    "report_files",
     "role_layouts",
     "role_statistics",
     "stored_rows",
+    "write_report",
 ]

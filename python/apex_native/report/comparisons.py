@@ -70,13 +70,14 @@ def _alike(results: Results) -> list[str]:
     for metric in dict.fromkeys(c.metric for c in results.comparisons):
         pairs = [c for c in results.comparisons if c.metric == metric]
         alike = [c for c in pairs if c.verdict is Verdict.NOT_DISTINGUISHABLE]
+        title = METRIC_TITLES.get(metric, metric)
+        if not alike:
+            lines.append(escape(f"{title}: every pair is distinguishable."))
+            continue
         named = "; ".join(f"{c.first} and {c.second}" for c in alike[:_FOLD_FROM])
         more = f"; and {len(alike) - _FOLD_FROM} more" if len(alike) > _FOLD_FROM else ""
-        title = METRIC_TITLES.get(metric, metric)
-        lines.append(
-            escape(f"{title}: {len(alike)} of {len(pairs)} pairs are not distinguishable")
-            + escape(f": {named}{more}." if alike else ".")
-        )
+        count = f"{len(alike)} of {len(pairs)} pairs are not distinguishable"
+        lines.append(escape(f"{title}: {count}: {named}{more}."))
     return lines
 
 

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 
+from apex_native.printable import printable
 from apex_native.report import numbers
 from apex_native.report.models import (
     TASK_TITLES,
@@ -68,7 +69,9 @@ def _heading(tasks: tuple[str, ...], tests: tuple[str, ...]) -> list[str]:
 
 
 def _cell(value: object) -> str:
-    return "" if value is None else repr(value) if isinstance(value, float) else str(value)
+    if isinstance(value, str):
+        return printable(value)
+    return "" if value is None else repr(value)
 
 
 def _task_cells(model: Model, task: str) -> tuple[str, str, str, str]:
@@ -88,6 +91,6 @@ def _conditions(results: Results) -> tuple[str, ...]:
     data, floor = results.data, results.noise_floor
     text = ("",) * 4
     if data is not None:
-        text = (data.name, data.sha256, str(data.ctx), str(data.n_chunks))
+        text = (printable(data.name), data.sha256, str(data.ctx), str(data.n_chunks))
     noise = (floor.kld_mean, floor.kld_p999, floor.kld_max) if floor is not None else (None,) * 3
     return (*text, *(_cell(value) for value in noise))

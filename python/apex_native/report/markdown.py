@@ -103,5 +103,9 @@ def _provenance(results: Results) -> list[str]:
         rows.append(("tokenizer", "", results.tokenizer))
     if not rows:
         return []
-    columns = [Column("File", right=False), Column("Bytes"), Column("SHA-256 or fingerprint")]
+    columns = [
+        Column("File", right=False),
+        Column("Bytes"),
+        Column("SHA-256 or fingerprint", right=False),
+    ]
     return [heading(2, "What exactly was measured"), table(columns, rows)]

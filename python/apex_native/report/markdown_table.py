@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from apex_native.printable import printable
+
 __all__ = ["Column", "escape", "heading", "image", "table"]
 
 _SPECIAL = re.compile(r"[\\`*<>\[\]|~#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|&(?=#?\w+;)")
@@ -22,11 +24,7 @@ class Column:
 
 def escape(text: str) -> str:
     """Text as it is meant, in Markdown: markup escaped, control characters as escapes."""
-    printable = "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
-        for char in text
-    )
-    return _SPECIAL.sub(lambda found: f"\\{found[0]}", printable)
+    return _SPECIAL.sub(lambda found: f"\\{found[0]}", printable(text))
 
 
 def heading(level: int, text: str, conditions: str = "") -> str:

@@ -58,7 +58,7 @@ def text_conditions(results: Results) -> str:
     """What every heading of text metrics says: the text, the context, how much of it."""
     data = results.data
     if data is None:
-        return "no text"
+        return "no text scored"
     chunks = "1 chunk" if data.n_chunks == 1 else f"{data.n_chunks:,} chunks"
     return f"{data.name}, context {data.ctx}, {chunks}"
 

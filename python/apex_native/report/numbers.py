@@ -60,11 +60,10 @@ def kld(value: float | None, error: float | None = None) -> str:
 
 
 def signed(value: float | None) -> str:
-    """A difference with its sign: ``+0.0123``, ``−1.20e-05``."""
+    """A difference with its sign: ``+0.012300``, ``-1.20e-05``."""
     if value is None:
         return NOT_MEASURED
-    text = f"{abs(value):.6f}" if value == 0 or abs(value) >= 1e-4 else f"{abs(value):.2e}"
-    return ("−" if value < 0 else "+") + text
+    return f"{value:+.6f}" if value == 0 or abs(value) >= 1e-4 else f"{value:+.2e}"
 
 
 def percent(value: float | None, error: float | None = None, decimals: int = 2) -> str:

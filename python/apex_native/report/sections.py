@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import fmean
 
 from apex_native.report import numbers
 from apex_native.report.core_metrics import core_metrics
@@ -19,7 +20,7 @@ from apex_native.report.models import (
     tests_of,
     text_conditions,
 )
-from apex_native.results import Candidate, Results, SpeedTest
+from apex_native.results import Candidate, Results, SpeedTest, TaskScore
 
 __all__ = [
     "accuracy_section",
@@ -156,72 +157,104 @@ def confidence_section(results: Results) -> Blocks:
 
 
 def router_section(results: Results) -> Blocks:
-    """How often each layer's router chose as the reference's did; layers are rows."""
+    """How often the routers chose as the reference's did: over all layers, then layer by layer."""
     candidates = [c for c in results.candidates if c.router_agreement]
     if not candidates:
         return []
+    columns = [
+        Column("Quantization", right=False),
+        Column("Same set, all layers (%)"),
+        Column("Same first expert, all layers (%)"),
+        Column("Lowest same set (%)"),
+    ]
+    return [
+        heading(2, "Router agreement with the reference", text_conditions(results)),
+        "Share of tokens for which a layer chose the same set of experts, and the same first one.",
+        table(columns, [_router_summary(c) for c in candidates]),
+        "<details><summary>Layer by layer</summary>",
+        "Percent with the same set / with the same first expert.",
+        _router_layers(candidates),
+        "</details>",
+    ]
+
+
+def _router_summary(candidate: Candidate) -> tuple[str, ...]:
+    sets = [(r.same_set, r.layer) for r in candidate.router_agreement if r.same_set is not None]
+    firsts = [r.same_top1 for r in candidate.router_agreement if r.same_top1 is not None]
+    if not sets:
+        return (candidate.name, *(numbers.NOT_MEASURED,) * 3)
+    lowest, layer = min(sets)
+    return (
+        candidate.name,
+        numbers.percent(fmean(share for share, _ in sets)),
+        numbers.percent(fmean(firsts) if firsts else None),
+        f"{numbers.percent(lowest)} (layer {layer})",
+    )
+
+
+def _router_layers(candidates: Sequence[Candidate]) -> str:
     by_layer = [{r.layer: r for r in c.router_agreement} for c in candidates]
     rows = []
     for layer in sorted({layer for layers in by_layer for layer in layers}):
-        row = [str(layer)]
-        for layers in by_layer:
-            found = layers.get(layer)
-            row.append(
-                numbers.NOT_MEASURED
-                if found is None
-                else f"{numbers.percent(found.same_set)} / {numbers.percent(found.same_top1)}"
-            )
-        rows.append(row)
-    return [
-        heading(2, "Router agreement with the reference", text_conditions(results)),
-        "Percent of tokens with the same set of experts / with the same first expert.",
-        table([Column("Layer"), *(Column(c.name) for c in candidates)], rows),
-    ]
+        found = [layers.get(layer) for layers in by_layer]
+        cells = [
+            numbers.NOT_MEASURED
+            if r is None
+            else f"{numbers.percent(r.same_set)} / {numbers.percent(r.same_top1)}"
+            for r in found
+        ]
+        rows.append([str(layer), *cells])
+    return table([Column("Layer"), *(Column(c.name) for c in candidates)], rows)
 
 
 def accuracy_section(results: Results) -> Blocks:
-    """Every task with its interval and what guessing would give."""
+    """Every task with its interval, and what guessing would give in the last row."""
     tasks = task_names(results)
     if not tasks:
         return []
-    blocks = [
+    rows = [
+        [model.name, *(_score_with_interval(task_of(model, task)) for task in tasks)]
+        for model in all_models(results)
+        if model.tasks
+    ]
+    rows.append(["Guessing", *(_chance(results, task) for task in tasks)])
+    columns = [Column("Quantization", right=False), *(Column(task_title(task)) for task in tasks)]
+    return [
         heading(2, "Accuracy", "percent, with the 95 % Wilson interval"),
+        table(columns, rows),
         "A score marked (chance) cannot be told from guessing: it says nothing.",
+        "\n".join(escape(f"- {_task_conditions(results, task)}") for task in tasks),
     ]
-    columns = [
-        Column("Quantization", right=False),
-        Column("Score (%)"),
-        Column("95 % interval"),
-        Column("Items"),
-        Column("Chance (%)"),
-    ]
-    for task in tasks:
-        scores = [(model, task_of(model, task)) for model in all_models(results)]
-        rows = [
-            (
-                model.name,
-                numbers.score(found),
-                f"{numbers.percent(found.low, decimals=1)} to "
-                f"{numbers.percent(found.high, decimals=1)}"
-                + (f" ({mark})" if (mark := numbers.chance_mark(found)) else ""),
-                f"{found.n:,}",
-                numbers.percent(found.chance, decimals=1),
-            )
-            for model, found in scores
-            if found is not None
-        ]
-        blocks += [heading(3, task_title(task), _task_conditions(results, task))]
-        blocks += [table(columns, rows)]
-    return blocks
+
+
+def _score_with_interval(found: TaskScore | None) -> str:
+    if found is None:
+        return numbers.NOT_MEASURED
+    low, high = (numbers.percent(end, decimals=1) for end in (found.low, found.high))
+    return f"{numbers.score(found)} ({low} to {high})"
+
+
+def _scores(results: Results, task: str) -> list[TaskScore]:
+    return [s for m in all_models(results) if (s := task_of(m, task)) is not None]
+
+
+def _chance(results: Results, task: str) -> str:
+    levels = sorted({numbers.percent(s.chance, decimals=1) for s in _scores(results, task)})
+    return " or ".join(levels)
 
 
 def _task_conditions(results: Results, task: str) -> str:
-    found = [s for m in all_models(results) if (s := task_of(m, task)) is not None]
-    parts = [found[0].selection or f"{found[0].n:,} items"]
-    if found[0].data_sha256:
-        parts.append(f"file {found[0].data_sha256[:12]}")
-    if found[0].compat:
-        parts.append(f"as {found[0].compat} scores it")
+    scores = _scores(results, task)
+    counts = sorted({score.n for score in scores})
+    items = " or ".join(f"{n:,}" for n in counts)
+    parts = [f"{task_title(task)}: {items} items"]
+    first = scores[0]
+    if first.selection:
+        parts.append(first.selection)
+    if first.data_sha256:
+        parts.append(f"file {first.data_sha256[:12]}")
+    if first.compat:
+        parts.append(f"scored as {first.compat} does")
     return ", ".join(parts)
 
 

@@ -100,7 +100,7 @@ def _draw(
     drawn: dict[str, tuple[str, str]],
     left_out: dict[str, str],
 ) -> None:
-    reason = plot.missing(results)
+    reason = plot.reason_missing(results)
     if reason is not None:
         left_out[plot.name] = reason
         return

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["PLOTS", "Plot"]
 
 
+MOST_CANDIDATES = 60
+
+
 @dataclass(frozen=True, slots=True)
 class Plot:
     """One plot: the stem of its file, what it shows, why it may be missing, how it is drawn."""
@@ -34,8 +37,15 @@ class Plot:
     missing: Callable[[Results], str | None]
     draw: Callable[[Results], Figure]
 
+    def reason_missing(self, results: Results) -> str | None:
+        """A sentence that says why the plot cannot be drawn; None if it can."""
+        n = len(results.candidates)
+        if n > MOST_CANDIDATES:
+            return f"{self.shows}: {n} candidates are too many for one plot; report fewer files."
+        return self.missing(results)
+
     def png(self, results: Results) -> bytes:
-        """The plot as PNG; `missing` must have said None."""
+        """The plot as PNG; `reason_missing` must have said None."""
         with style():
             return png_bytes(self.draw(results))
 

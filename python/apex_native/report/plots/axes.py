@@ -14,12 +14,18 @@ __all__ = ["log_axis", "log_ticks"]
 
 _MOST_TICKS = 9
 
-_STEPS = ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0))
-"""Within each power of ten, coarse to fine."""
+_STEPS = (
+    (1.0,),
+    (1.0, 3.0),
+    (1.0, 2.0, 5.0),
+    (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0),
+    (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0),
+)
+"""Within each power of ten, coarse to fine; the last are at most a factor of 1.25 apart."""
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Three to nine round numbers from low to high; fewer only where high is below 1.5 low."""
+    """Two to nine round numbers from low to high, which must be 1.6 times low or more."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks: list[float] = []
     for steps in _STEPS:
@@ -28,7 +34,7 @@ def log_ticks(low: float, high: float) -> list[float]:
         ]
         if len(ticks) >= 3:
             break
-    return ticks[:: math.ceil(len(ticks) / _MOST_TICKS)] if ticks else []
+    return ticks[:: math.ceil(len(ticks) / _MOST_TICKS)]
 
 
 def log_axis(axes: Axes, which: Literal["x", "y"], values: Iterable[float]) -> None:

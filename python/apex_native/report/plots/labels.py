@@ -27,6 +27,8 @@ _LEADER_FROM = 12
 """From this distance on a thin line says which point a label belongs to."""
 _DIRECTIONS = 16
 _ATTEMPTS = 24
+_MOST_SEARCHED = 24
+"""More labels than that are in each other's way even where each has a place."""
 _CLEARANCES = (11, 5)
 """Points between a label and the markers of others: first what cannot be misread, then less."""
 
@@ -157,6 +159,8 @@ def _greedy(
     Crowded points choose first; one that finds nothing left is moved to the front, and all choose
     again.
     """
+    if len(points) > _MOST_SEARCHED:
+        return None
     search = _Search(axes, points, lines)
     for clearance in _CLEARANCES:
         places = _choose(search, clearance * search.per_point)

@@ -1,0 +1,120 @@
+"""``apex-native report``: from evaluation files to tables and plots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from apex_native.cli.options import ForceOption, JsonOption, QuietOption, examples
+from apex_native.cli.output import Output
+from apex_native.cli.tables import Column, Table
+
+if TYPE_CHECKING:
+    from apex_native.report import ReportFormat
+    from apex_native.results import Results
+
+__all__ = ["register"]
+
+ResultsArgument = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="RESULTS...", help="Files of `eval --json`; several of the same text are joined."
+    ),
+]
+FolderOption = Annotated[
+    Path,
+    typer.Option("--output", "-o", metavar="DIR", help="Folder for the report; made if missing."),
+]
+TitleOption = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="Heading; default: the reference's name.")
+]
+FormatOption = Annotated[
+    str,
+    typer.Option(
+        "--format", metavar="LIST", help="What to write: md, csv and png, separated by commas."
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(
+        "report",
+        short_help="Turn evaluations into tables and plots.",
+        epilog=examples(
+            "apex-native report eval.json -o report",
+            "apex-native report eval.json more.json speed.json -o report --title 'Model X'",
+            "apex-native report eval.json -o report --format md,png --force",
+        ),
+    )(report)
+
+
+def report(
+    results: ResultsArgument,
+    output: FolderOption,
+    title: TitleOption = None,
+    format: FormatOption = "md,csv,png",
+    force: ForceOption = False,
+    json_mode: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write report.md, report.csv and plots of one evaluation, or of several of the same text.
+
+    A score that guessing could have given is marked (chance) wherever it stands.
+    """
+    from apex_native.report import report_files, write_report
+    from apex_native.results import Results, merge_results
+
+    formats = _formats(format)
+    out = Output(json_mode=json_mode, quiet=quiet)
+    _require_free([path for path in report_files(output, formats) if path.exists()], force=force)
+    merged = merge_results([Results.load(path) for path in results])
+    written = write_report(merged, output, title=title, formats=formats)
+    out.document(
+        {
+            "folder": str(written.folder),
+            "files": [str(path) for path in written.files],
+            "left_out": dict(written.left_out),
+            "candidates": [candidate.name for candidate in merged.candidates],
+        }
+    )
+    _show(out, merged)
+    for path in written.files:
+        out.text(f"wrote    {path}")
+    for reason in written.left_out.values():
+        out.note(f"left out: {reason}")
+
+
+def _formats(text: str) -> tuple[ReportFormat, ...]:
+    from apex_native.report import FORMATS
+
+    wanted = [part.strip().lower() for part in text.split(",")]
+    unknown = [part for part in wanted if part not in FORMATS]
+    if unknown:
+        raise typer.BadParameter(
+            f"'{unknown[0]}' is none of {', '.join(FORMATS)}", param_hint="--format"
+        )
+    return tuple(kind for kind in FORMATS if kind in wanted)
+
+
+def _require_free(existing: list[Path], *, force: bool) -> None:
+    from apex_native.errors import OutputError
+
+    if existing and not force:
+        raise OutputError(f"{existing[0]} exists; choose another folder or pass --force")
+
+
+def _show(out: Output, results: Results) -> None:
+    """The Core Metrics table and what it was measured on."""
+    from apex_native.report.core_metrics import core_metrics
+    from apex_native.report.models import noise_floor_line, text_conditions
+
+    core = core_metrics(results)
+    columns = tuple(Column(column.heading, right=column.right) for column in core.columns)
+    notes = [text_conditions(results)]
+    if any(column.heading.startswith("KLD") for column in core.columns):
+        notes.append(noise_floor_line(results.noise_floor))
+    out.table(Table(columns, core.rows, notes=tuple(notes)))
+    out.text()
