@@ -120,9 +120,7 @@ def show_tasks(out: Output, scores: Mapping[str, tuple[TaskScore, ...]]) -> None
     )
     notes = []
     if any(_at_chance(score) for own in scores.values() for score in own):
-        notes.append(
-            "NOT DISTINGUISHABLE FROM CHANCE: guessing gives such a score; it says nothing."
-        )
+        notes.append("NOT DISTINGUISHABLE FROM CHANCE: guessing gives such a score.")
     if len(scores) > 1:
         notes.append("McNemar's exact test on the same questions at 5 %, one by one.")
     out.table(Table(columns, rows, notes=tuple(notes)))
