@@ -14,24 +14,30 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "apex_native"
 
 ORDER = [
-    *("errors", "printable", "atomic_write", "json_codec", "types", "results"),
-    *("interrupt", "_native", "gguf_layout", "fingerprint", "gguf_encode"),
+    *("errors", "printable", "atomic_write", "json_codec", "types", "interrupt", "results"),
+    *("_native", "machine", "gguf_layout", "fingerprint", "gguf_encode"),
     # the stages
     "engine",
-    *("gguf", "classify", "plan", "imatrix", "quantize", "evaluate", "report"),
+    *("gguf", "classify", "plan", "corpus", "imatrix", "quantize", "evaluate", "report"),
     # what is made of all of them
     *("api", "demo_text", "demo", "demo_run", "self_test", "cli", "__main__"),
 ]
 """A module imports only from its left."""
 
 PURE = {"classify", "plan", "report", "results"}
-PURE_MAY_IMPORT = {
-    *("errors", "printable", "atomic_write", "json_codec", "types", "gguf_layout"),
-    *PURE,
-}
+PURE_MAY_IMPORT = {"errors", "atomic_write", "json_codec", "types", "gguf_layout", *PURE}
 """What needs neither numpy nor the native core."""
 
-MAY_IMPORT_NUMPY = {"engine", "gguf", "imatrix", "quantize", "evaluate", "demo", "self_test"}
+MAY_IMPORT_NUMPY = {
+    "corpus",
+    "engine",
+    "gguf",
+    "imatrix",
+    "quantize",
+    "evaluate",
+    "demo",
+    "self_test",
+}
 
 MAX_PYTHON_LINES = 400
 MAX_FUNCTION_LINES = 50

@@ -93,6 +93,8 @@ void register_vocabulary(py::class_<Model, std::shared_ptr<Model>>& model) {
                                [](const Model& self) { return end_tokens(self.vocab()); })
         .def_property_readonly("bos_token",
                                [](const Model& self) { return llama_vocab_bos(self.vocab()); })
+        .def_property_readonly("eos_token",
+                               [](const Model& self) { return llama_vocab_eos(self.vocab()); })
         .def_property_readonly(
             "add_bos", [](const Model& self) { return llama_vocab_get_add_bos(self.vocab()); })
         .def_property_readonly(
@@ -122,6 +124,10 @@ void register_engine(py::module_& module) {
              "temperature"_a, "top_k"_a, "top_p"_a, "seed"_a, "n_threads"_a,
              "stop"_a = std::shared_ptr<StopFlag>{})
         .def_property_readonly("path", &Model::path)
+        .def_property_readonly("load_mtp",
+                               [](const Model& self) { return self.options().load_mtp; })
+        .def_property_readonly("expert_used_count",
+                               [](const Model& self) { return self.options().expert_used_count; })
         .def_property_readonly("n_ctx_train", &Model::n_ctx_train)
         .def_property_readonly("n_embd", &Model::n_embd)
         .def_property_readonly("is_recurrent", &Model::is_recurrent)

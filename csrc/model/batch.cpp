@@ -9,6 +9,7 @@ void Batch::clear() {
     sequence_begin_.clear();
     n_sequences_.clear();
     is_output_.clear();
+    hidden_states_.clear();
     n_outputs_ = 0;
 }
 
@@ -37,6 +38,7 @@ llama_batch Batch::view() {
     llama_batch batch{};
     batch.n_tokens = static_cast<int32_t>(tokens_.size());
     batch.token = tokens_.data();
+    if (!hidden_states_.empty()) batch.embd = hidden_states_.data();
     batch.pos = positions_.data();
     batch.n_seq_id = n_sequences_.data();
     batch.seq_id = sequence_pointers_.data();

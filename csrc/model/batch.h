@@ -1,6 +1,7 @@
 // Tokens for one llama_decode, in plain vectors.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "llama.h"
@@ -16,6 +17,9 @@ class Batch {
     void add(llama_token token, llama_pos position, const std::vector<llama_seq_id>& sequences,
              bool is_output);
 
+    // Hidden states beside the tokens, one row for each in their order: what an MTP block takes.
+    void set_hidden_states(std::vector<float> rows) { hidden_states_ = std::move(rows); }
+
     size_t n_tokens() const { return tokens_.size(); }
     size_t n_outputs() const { return n_outputs_; }
 
@@ -30,6 +34,7 @@ class Batch {
     std::vector<int32_t> n_sequences_;     // how many each token has
     std::vector<llama_seq_id*> sequence_pointers_;
     std::vector<int8_t> is_output_;
+    std::vector<float> hidden_states_;
     size_t n_outputs_ = 0;
 };
 

@@ -20,6 +20,7 @@ from apex_native.errors import (
     ApexError,
     Cancelled,
     DataError,
+    DeviceError,
     GgufError,
     ImatrixError,
     ModelError,
@@ -46,9 +47,16 @@ from apex_native.types import (
 )
 
 if TYPE_CHECKING:
+    from apex_native.corpus import Corpus, build_corpus, load_recipe, recipe_names
     from apex_native.demo import demo_imatrix, demo_model
     from apex_native.engine import Model, load_model
-    from apex_native.imatrix import Imatrix, load_imatrix
+    from apex_native.imatrix import (
+        Imatrix,
+        collect_imatrix,
+        load_imatrix,
+        merge_imatrices,
+        save_imatrix,
+    )
 
 __version__ = "0.1.0"
 
@@ -57,7 +65,10 @@ __all__ = [
     "Cancelled",
     "Classification",
     "ClassifiedTensor",
+    "Corpus",
+    "CorpusError",
     "DataError",
+    "DeviceError",
     "Edges",
     "GgmlType",
     "GgufError",
@@ -78,27 +89,40 @@ __all__ = [
     "ResultsError",
     "Role",
     "TensorInfo",
+    "build_corpus",
     "check_load",
     "classify",
+    "collect_imatrix",
     "demo_imatrix",
     "demo_model",
     "errors",
     "load_imatrix",
     "load_model",
+    "load_recipe",
     "make_plan",
+    "merge_imatrices",
     "open_gguf",
     "quantize",
+    "recipe_names",
+    "save_imatrix",
     "tier_names",
 ]
 
 # What needs numpy, or data that is unpacked, comes on first use: `apex-native --help` is quick.
 _LAZY = {
+    "Corpus": "apex_native.corpus",
     "Imatrix": "apex_native.imatrix",
     "Model": "apex_native.engine",
+    "build_corpus": "apex_native.corpus",
+    "collect_imatrix": "apex_native.imatrix",
     "demo_imatrix": "apex_native.demo",
     "demo_model": "apex_native.demo",
     "load_imatrix": "apex_native.imatrix",
     "load_model": "apex_native.engine",
+    "load_recipe": "apex_native.corpus",
+    "merge_imatrices": "apex_native.imatrix",
+    "recipe_names": "apex_native.corpus",
+    "save_imatrix": "apex_native.imatrix",
 }
 
 

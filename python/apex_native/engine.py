@@ -135,6 +135,16 @@ class Model:
         return int(self.native.n_ctx_train)
 
     @property
+    def expert_used_count(self) -> int | None:
+        """Experts a token goes to if `load_model` was told, None for the file's own number."""
+        return int(self.native.expert_used_count) or None
+
+    @property
+    def load_mtp(self) -> bool:
+        """The multi-token-prediction block was loaded too."""
+        return bool(self.native.load_mtp)
+
+    @property
     def add_bos(self) -> bool:
         """A text begins with the BOS token."""
         return bool(self.native.add_bos)
@@ -143,6 +153,11 @@ class Model:
     def bos_token(self) -> int:
         """The BOS token, -1 where there is none."""
         return int(self.native.bos_token)
+
+    @property
+    def eos_token(self) -> int:
+        """The EOS token, -1 where there is none; chat templates may ask for its text."""
+        return int(self.native.eos_token)
 
     @cached_property
     def eos_tokens(self) -> tuple[int, ...]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 __all__ = [
     "ApexError",
     "Cancelled",
+    "CorpusError",
     "DataError",
+    "DeviceError",
     "GgufError",
     "ImatrixError",
     "ModelError",
@@ -27,6 +29,10 @@ class ApexError(Exception):
 
 class GgufError(ApexError, ValueError):
     """A GGUF file is damaged, truncated, or not what the call needs."""
+
+
+class CorpusError(ApexError, ValueError):
+    """A calibration text cannot be built: its recipe, a source or the chat template is at fault."""
 
 
 class ImatrixError(ApexError, ValueError):
@@ -55,6 +61,10 @@ class ResultsError(ApexError, ValueError):
 
 class OutputError(ApexError, OSError):
     """The output cannot be written: exists already, equals the input, disk full."""
+
+
+class DeviceError(ApexError, RuntimeError):
+    """A GPU is missing, lacks memory, or a CUDA call failed: the message names the call."""
 
 
 class Cancelled(ApexError):  # noqa: N818  a decision of the caller, not an error

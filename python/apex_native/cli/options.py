@@ -184,6 +184,15 @@ class PlanChoices:
             help="Importance matrix, as llama-imatrix writes it (GGUF or .dat).",
         ),
     ] = None
+    prior: Annotated[
+        str,
+        typer.Option(
+            "--prior",
+            metavar="auto|none|K|all-experts:K",
+            help="How far an expert's own tokens outweigh the layer's mean profile (or a pass with "
+            "all experts): K is worth as many tokens. none gives llama-quantize's bytes.",
+        ),
+    ] = "auto"
     strict: Annotated[
         bool,
         typer.Option("--strict", help="Fail on warnings of the audit instead of listing them."),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from apex_native.plan import Edges, Plan
     from apex_native.types import Classification, GgmlType
 
-__all__ = ["Planned", "Planner", "require_writable"]
+__all__ = ["Planned", "Planner", "require_writable", "weighted_imatrix"]
 
 _T = TypeVar("_T")
 
@@ -46,7 +46,6 @@ class Planner:
     def __init__(self, source: GgufFile, choices: PlanChoices) -> None:
         """Check the options and read the files they name."""
         from apex_native.classify import classify_tensors
-        from apex_native.imatrix import load_imatrix
         from apex_native.plan import FileType, load_tier, parse_rule
 
         _require_one_base(choices)
@@ -63,7 +62,7 @@ class Planner:
         self._embedding_type = _type("--token-embedding-type", choices.token_embedding_type)
         self.classification = classify_tensors(source.facts)
         self._edges = _edges(choices.edges, self.classification.n_layer)
-        self._imatrix = load_imatrix(choices.imatrix) if choices.imatrix is not None else None
+        self._imatrix = weighted_imatrix(choices.imatrix, choices.prior)
 
     def planned(self) -> Planned:
         """The plan that was asked for."""
@@ -125,6 +124,14 @@ class Planner:
                 imatrix=self._imatrix,
                 strict=strict,
             )
+
+
+def weighted_imatrix(path: Path | None, prior: str) -> Imatrix | None:
+    """The matrix of a file with a prior applied; None without a file."""
+    from apex_native.imatrix import load_imatrix, parse_prior, with_prior
+
+    parsed = _parsed("--prior", parse_prior, prior)
+    return None if path is None else with_prior(load_imatrix(path), parsed)
 
 
 def _require_one_base(choices: PlanChoices) -> None:

@@ -11,28 +11,62 @@ from typing import TYPE_CHECKING
 from apex_native.cli.output import Output
 
 if TYPE_CHECKING:
+    from apex_native.imatrix import ImatrixProgress
     from apex_native.quantize import Progress
 
-__all__ = ["PLAIN_EVERY_S", "quantize_progress"]
+__all__ = [
+    "PLAIN_EVERY_S",
+    "ShowShare",
+    "eta_text",
+    "imatrix_progress",
+    "quantize_progress",
+    "show_share",
+]
 
 PLAIN_EVERY_S = 5.0
 """Seconds between lines in a log: often enough to see that it lives."""
 
 
+ShowShare = Callable[[int, int, str], None]
+"""Takes what is done, of how much, and a few words on the state."""
+
+
 @contextmanager
-def quantize_progress(out: Output, label: str) -> Iterator[Callable[[Progress], None] | None]:
-    """The callback for `quantize_model`, None when quiet."""
+def show_share(out: Output, label: str) -> Iterator[ShowShare | None]:
+    """Shows how far a run is; None when quiet."""
     if out.quiet:
         yield None
     elif sys.stderr.isatty():
-        with _bar(label) as callback:
-            yield callback
+        with _bar(label) as show:
+            yield show
     else:
         yield _lines(out, label)
 
 
 @contextmanager
-def _bar(label: str) -> Iterator[Callable[[Progress], None]]:
+def quantize_progress(out: Output, label: str) -> Iterator[Callable[[Progress], None] | None]:
+    """The callback for `quantize_model`, None when quiet."""
+    with show_share(out, label) as show:
+        if show is None:
+            yield None
+        else:
+            yield lambda progress: show(progress.bytes_done, progress.n_bytes, _state(progress))
+
+
+@contextmanager
+def imatrix_progress(out: Output, label: str) -> Iterator[Callable[[ImatrixProgress], None] | None]:
+    """The callback for `collect_imatrix`, None when quiet."""
+    with show_share(out, label) as show:
+        if show is None:
+            yield None
+        else:
+            yield lambda progress: show(
+                progress.chunks_done, progress.n_chunks, _imatrix_state(progress)
+            )
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[ShowShare]:
     from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn
     from rich.progress import Progress as Bar
@@ -47,37 +81,42 @@ def _bar(label: str) -> Iterator[Callable[[Progress], None]]:
     with Bar(*columns, console=Console(file=sys.stderr), transient=True) as bar:
         task = bar.add_task(label, total=None, state="")
 
-        def update(progress: Progress) -> None:
-            bar.update(
-                task,
-                total=progress.n_bytes,
-                completed=progress.bytes_done,
-                state=_state(progress),
-            )
+        def show(done: int, total: int, state: str) -> None:
+            bar.update(task, total=total, completed=done, state=state)
 
-        yield update
+        yield show
 
 
-def _lines(out: Output, label: str) -> Callable[[Progress], None]:
+def _lines(out: Output, label: str) -> ShowShare:
     last = time.monotonic()
 
-    def update(progress: Progress) -> None:
+    def show(done: int, total: int, state: str) -> None:
         nonlocal last
         if time.monotonic() - last < PLAIN_EVERY_S:
             return
         last = time.monotonic()
-        share = progress.bytes_done / progress.n_bytes if progress.n_bytes else 1.0
-        out.note(f"{label}: {share:.0%}, {_state(progress)}")
+        out.note(f"{label}: {done / total if total else 1.0:.0%}, {state}")
 
-    return update
+    return show
 
 
 def _state(progress: Progress) -> str:
-    eta = "--:--" if progress.eta_s is None else _clock(progress.eta_s)
     return (
         f"{progress.tensors_done}/{progress.n_tensors} tensors, "
-        f"{progress.bytes_per_s / 1e6:.0f} MB/s, ETA {eta}"
+        f"{progress.bytes_per_s / 1e6:.0f} MB/s, {eta_text(progress.eta_s)}"
     )
+
+
+def _imatrix_state(progress: ImatrixProgress) -> str:
+    return (
+        f"{progress.chunks_done}/{progress.n_chunks} chunks, "
+        f"{progress.tokens_per_s:,.0f} tokens/s, {eta_text(progress.eta_s)}"
+    )
+
+
+def eta_text(seconds: float | None) -> str:
+    """``ETA 1:02:03``; dashes while it is unknown."""
+    return f"ETA {'--:--' if seconds is None else _clock(seconds)}"
 
 
 def _clock(seconds: float) -> str:

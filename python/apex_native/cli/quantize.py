@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from apex_native.cli.calibrating import CalibrationChoices
+from apex_native.cli.compute_options import ComputeChoices
 from apex_native.cli.options import (
     RUN,
     ForceOption,
@@ -16,7 +18,6 @@ from apex_native.cli.options import (
     ModelArgument,
     PlanChoices,
     QuietOption,
-    ThreadsOption,
     examples,
     parse_size,
     spread,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from apex_native.gguf import GgufFile
     from apex_native.imatrix import Imatrix
     from apex_native.plan import Plan
-    from apex_native.quantize import QuantizeManifest
+    from apex_native.quantize import PredictedFile, QuantizeManifest
 
 __all__ = ["register"]
 
@@ -47,7 +48,25 @@ class RunChoices:
             help="The file to write; default: named after model and recipe, in this folder.",
         ),
     ] = None
-    threads: ThreadsOption = None
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="cpu|cuda|cuda:N|cuda:all",
+            rich_help_panel=RUN,
+            help="Quantize on GPUs what they have kernels for; the bytes are the CPU's.",
+        ),
+    ] = "cpu"
+    verify_gpu: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            metavar="RATE",
+            show_default="0",
+            rich_help_panel=RUN,
+            help="Share of the GPUs' rows to quantize again on the CPU and compare.",
+        ),
+    ] = 0.0
     max_memory: Annotated[
         int | None,
         typer.Option(
@@ -124,9 +143,11 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "apex-native quantize model-bf16.gguf --tier quality",
             "apex-native quantize model-bf16.gguf --tier mini --imatrix imatrix.gguf -o mini.gguf",
+            "apex-native quantize model-bf16.gguf --tier i-quality --calibration diverse",
             "apex-native quantize model-bf16.gguf --plan plan.json -o model.gguf --check",
             "apex-native quantize model-bf16.gguf --type Q4_K_M --dry-run",
             "apex-native quantize model-bf16.gguf --tier quality --resume",
+            "apex-native quantize model-bf16.gguf --tier mini --device cuda --verify-gpu 0.01",
         ),
     )(spread(quantize))
 
@@ -135,6 +156,8 @@ def quantize(
     file: ModelArgument,
     choices: PlanChoices,
     run: RunChoices,
+    calibration: CalibrationChoices,
+    compute: ComputeChoices,
     plan_file: Annotated[
         Path | None,
         typer.Option("--plan", metavar="plan.json", help="A plan that `plan -o` saved."),
@@ -147,22 +170,34 @@ def quantize(
     Safe to interrupt: the file appears under its name when it is whole; --resume goes on.
     """
     from apex_native.gguf import open_gguf
+    from apex_native.quantize import start_driver
 
     out = Output(json_mode=json_mode, quiet=quiet)
-    _require_consistent(choices, run, plan_file)
+    _require_consistent(choices, run, calibration, plan_file)
+    start_driver(run.device)
     with open_gguf(file) as source:
         job = _prepare(source, choices, run, plan_file)
         if run.dry_run:
-            _show_dry_run(out, source, job, run)
+            follows = calibration.calibration is not None
+            _show_dry_run(out, job, _dry_run(source, job, run, imatrix_follows=follows))
             return
-        manifest = _execute(out, source, job, run)
+        if calibration.calibration is not None:
+            job = _calibrated(out, source, job, choices, run, calibration, compute)
+        manifest = _execute(out, source, job, run, compute.threads)
     if job.manifest is not None:
         manifest.save(job.manifest)
-    checked = _check(manifest.files[0], run.threads) if run.check else None
+    checked = _check(manifest.files[0], compute.threads) if run.check else None
     _show_result(out, job, manifest, checked)
 
 
-def _require_consistent(choices: PlanChoices, run: RunChoices, plan_file: Path | None) -> None:
+def _require_consistent(
+    choices: PlanChoices, run: RunChoices, calibration: CalibrationChoices, plan_file: Path | None
+) -> None:
+    if calibration.calibration is not None and (choices.imatrix or plan_file) is not None:
+        other = "--imatrix" if choices.imatrix is not None else "--plan"
+        raise typer.BadParameter(
+            f"makes an importance matrix of its own; leave out {other}", param_hint="--calibration"
+        )
     given = [name for name in choices.given if name != "imatrix"]
     if plan_file is not None and given:
         option = "--type" if given[0] == "ftype" else "--" + given[0].replace("_", "-")
@@ -183,8 +218,7 @@ def _require_consistent(choices: PlanChoices, run: RunChoices, plan_file: Path |
 def _prepare(
     source: GgufFile, choices: PlanChoices, run: RunChoices, plan_file: Path | None
 ) -> _Job:
-    from apex_native.cli.planning import Planner, require_writable
-    from apex_native.imatrix import load_imatrix
+    from apex_native.cli.planning import Planner, require_writable, weighted_imatrix
     from apex_native.plan import Plan
     from apex_native.report import default_output_name
 
@@ -193,7 +227,7 @@ def _prepare(
         plan, imatrix = planned.plan, planned.imatrix
     else:
         plan = Plan.load(plan_file)
-        imatrix = load_imatrix(choices.imatrix) if choices.imatrix is not None else None
+        imatrix = weighted_imatrix(choices.imatrix, plan.imatrix_prior or "none")
     output = run.output or Path()
     if output.is_dir():
         output = output / default_output_name(source.path.name, plan)
@@ -205,7 +239,30 @@ def _prepare(
     return _Job(plan, imatrix, output, manifest)
 
 
-def _execute(out: Output, source: GgufFile, job: _Job, run: RunChoices) -> QuantizeManifest:
+def _calibrated(
+    out: Output,
+    source: GgufFile,
+    job: _Job,
+    choices: PlanChoices,
+    run: RunChoices,
+    calibration: CalibrationChoices,
+    compute: ComputeChoices,
+) -> _Job:
+    """The job with an importance matrix, collected once everything else is known to be right."""
+    from apex_native.cli.calibrating import calibrate
+    from apex_native.cli.planning import Planner
+
+    _dry_run(source, job, run, imatrix_follows=True)
+    path = calibrate(
+        out, source, job.output, calibration, compute, resume=run.resume, force=run.force
+    )
+    planned = Planner(source, replace(choices, imatrix=path)).planned()
+    return replace(job, plan=planned.plan, imatrix=planned.imatrix)
+
+
+def _execute(
+    out: Output, source: GgufFile, job: _Job, run: RunChoices, threads: int | None
+) -> QuantizeManifest:
     from apex_native.cli.progress import quantize_progress
     from apex_native.quantize import DEFAULT_MAX_MEMORY, quantize_model
 
@@ -215,12 +272,14 @@ def _execute(out: Output, source: GgufFile, job: _Job, run: RunChoices) -> Quant
             job.plan,
             job.output,
             imatrix=job.imatrix,
-            n_threads=run.threads,
+            n_threads=threads,
             max_memory=run.max_memory or DEFAULT_MAX_MEMORY,
             split_max_size=run.split_max_size,
             allow_requantize=run.allow_requantize,
             resume=run.resume,
             force=run.force,
+            device=run.device,
+            verify_gpu=run.verify_gpu,
             progress=progress,
         )
 
@@ -232,13 +291,12 @@ def _check(path: Path, threads: int | None) -> LoadCheck:
     return check_load(path, demo_text(400, seed=SANITY_SEED), n_threads=threads)
 
 
-def _show_dry_run(out: Output, source: GgufFile, job: _Job, run: RunChoices) -> None:
-    from apex_native.cli.plan import show_findings, show_plan
+def _dry_run(
+    source: GgufFile, job: _Job, run: RunChoices, *, imatrix_follows: bool
+) -> tuple[PredictedFile, ...]:
     from apex_native.quantize import dry_run
 
-    show_plan(out, job.plan)
-    show_findings(out, job.plan)
-    files = dry_run(
+    return dry_run(
         source,
         job.plan,
         job.output,
@@ -246,7 +304,15 @@ def _show_dry_run(out: Output, source: GgufFile, job: _Job, run: RunChoices) -> 
         split_max_size=run.split_max_size,
         allow_requantize=run.allow_requantize,
         force=run.force or run.resume,
+        imatrix_follows=imatrix_follows,
     )
+
+
+def _show_dry_run(out: Output, job: _Job, files: tuple[PredictedFile, ...]) -> None:
+    from apex_native.cli.plan import show_findings, show_plan
+
+    show_plan(out, job.plan)
+    show_findings(out, job.plan)
     document = {
         **json.loads(job.plan.to_json()),
         "files": [{"path": str(file.path), "bytes": file.nbytes} for file in files],
@@ -278,6 +344,11 @@ def _show_result(
         f"{manifest.elapsed_s:.1f} s ({speed / manifest.elapsed_s / 1e6:.0f} MB/s of source, "
         f"{_threads(manifest.n_threads)}{resumed})"
     )
+    if manifest.device_rows:
+        out.text(
+            f"{manifest.device_rows:,} rows were quantized on GPUs; the CPU did "
+            f"{manifest.verified_rows:,} of them again and found the same bytes"
+        )
     if checked is not None:
         out.text(
             f"llama.cpp loads it ({checked.description}): {checked.mean_nll:.3f} nats per token "

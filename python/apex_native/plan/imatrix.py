@@ -18,7 +18,8 @@ class ImatrixSummary:
     """An importance matrix as planning sees it: which entries it has, not their values.
 
     entries maps a tensor name to (n_per_row, n_slices), the shape of its vectors; file is the
-    name recorded in the output; sha256 is that of the imatrix file.
+    name recorded in the output; sha256 is that of the imatrix file; prior says what was done to
+    the values of experts that saw few tokens, None: nothing.
     """
 
     entries: Mapping[str, tuple[int, int]]
@@ -26,6 +27,7 @@ class ImatrixSummary:
     file: str = ""
     chunk_count: int = 0
     datasets: tuple[str, ...] = field(default=())
+    prior: str | None = None
 
 
 class ImatrixUse(StrEnum):

@@ -60,6 +60,8 @@ def _imatrix_metadata(imatrix: ImatrixSummary) -> list[MetadataEntry]:
     entries = [MetadataEntry("apex.imatrix_sha256", string, imatrix.sha256)]
     if not imatrix.entries:
         return entries
+    if imatrix.prior is not None:
+        entries.append(MetadataEntry("apex.imatrix_prior", string, imatrix.prior))
     entries.append(MetadataEntry("quantize.imatrix.file", string, _cut(imatrix.file)))
     if imatrix.datasets:
         dataset = _cut(imatrix.datasets[0])

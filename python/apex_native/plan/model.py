@@ -86,6 +86,12 @@ class Plan:
         return rules_sha256((tensor.name, tensor.type) for tensor in self.tensors)
 
     @property
+    def imatrix_prior(self) -> str | None:
+        """The prior that was applied to the importance matrix; None: its own values."""
+        values = [e.value for e in self.metadata if e.key == "apex.imatrix_prior"]
+        return str(values[0]) if values else None
+
+    @property
     def types(self) -> dict[str, GgmlType]:
         """The name → type map, fit for another plan's ``like``."""
         return {tensor.name: tensor.type for tensor in self.tensors}

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from apex_native.gguf import GgufFile
 from apex_native.plan import Plan
+from apex_native.quantize.inputs import check_inputs
 from apex_native.quantize.output import (
     plan_outputs,
     require_disk_space,
     require_fresh,
 )
-from apex_native.quantize.run import check_inputs
 
 if TYPE_CHECKING:
     from apex_native.imatrix import Imatrix
@@ -39,13 +39,22 @@ def dry_run(
     split_max_size: int | None = None,
     allow_requantize: bool = False,
     force: bool = False,
+    imatrix_follows: bool = False,
 ) -> tuple[PredictedFile, ...]:
     """The files `quantize_model` would write with these arguments.
+
+    imatrix_follows: the importance matrix will be collected first, the plan does not have it yet.
 
     Raises what it would raise before it starts: PlanError, ImatrixError, OutputError (exists, is
     the input, disk full).
     """
-    check_inputs(source, plan, imatrix, allow_requantize=allow_requantize)
+    check_inputs(
+        source,
+        plan,
+        imatrix,
+        allow_requantize=allow_requantize,
+        imatrix_follows=imatrix_follows,
+    )
     shards = plan_outputs(plan, Path(output), split_max_size)
     require_fresh(shards, source.shard_paths, force=force)
     require_disk_space(shards)

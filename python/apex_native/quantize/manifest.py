@@ -61,12 +61,16 @@ class QuantizeManifest:
     bpw: float
     rules_sha256: str
     imatrix_sha256: str | None
+    imatrix_prior: str | None
     source_fingerprint: str
     build: Mapping[str, Any]
     n_threads: int
     elapsed_s: float
     resumed_tensors: int
     tensors: tuple[TensorRecord, ...]
+    device_rows: int = 0
+    """Rows quantized on GPUs, and how many of them the CPU compared."""
+    verified_rows: int = 0
 
     def errors_by_role(self) -> tuple[RoleError, ...]:
         """Relative RMSE of each role that has quantized tensors, in the order of ``Role``."""
@@ -93,11 +97,14 @@ class QuantizeManifest:
             "bpw": self.bpw,
             "rules_sha256": self.rules_sha256,
             "imatrix_sha256": self.imatrix_sha256,
+            "imatrix_prior": self.imatrix_prior,
             "source_fingerprint": self.source_fingerprint,
             "build": dict(self.build),
             "n_threads": self.n_threads,
             "elapsed_s": self.elapsed_s,
             "resumed_tensors": self.resumed_tensors,
+            "device_rows": self.device_rows,
+            "verified_rows": self.verified_rows,
             "roles": [
                 {
                     "role": row.role.value,

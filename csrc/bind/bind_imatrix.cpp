@@ -1,0 +1,74 @@
+#include "bind/engine.h"
+#include "core/error.h"
+#include "model/imatrix_run.h"
+
+namespace apex::bind {
+namespace {
+
+using SumsArray = py::array_t<double, py::array::c_style>;
+using CountsArray = py::array_t<int64_t, py::array::c_style>;
+
+ImatrixScope to_scope(const std::string& name) {
+    if (name == "everything") return ImatrixScope::everything;
+    if (name == "upstream") return ImatrixScope::upstream;
+    fail<InvalidArgument>("scope: expected everything or upstream, found '", name, "'");
+}
+
+std::shared_ptr<ImatrixRun> start(std::shared_ptr<Model> model, uint32_t n_ctx, uint32_t n_batch,
+                                  uint32_t n_ubatch, int n_threads, const std::string& scope,
+                                  std::shared_ptr<StopFlag> stop) {
+    const ImatrixOptions options{n_ctx, n_batch, n_ubatch, n_threads, to_scope(scope)};
+    const py::gil_scoped_release unlocked;
+    return std::make_shared<ImatrixRun>(std::move(model), options, std::move(stop));
+}
+
+void add_chunks(ImatrixRun& run, const TokenArray& tokens) {
+    std::vector<llama_token> copied = to_tokens(tokens);
+    const py::gil_scoped_release unlocked;
+    run.add_chunks(std::move(copied));
+}
+
+// [(weight, sums (matrices, n_per_row), counts (experts or 1,), of the MTP block)]
+py::list entries(const ImatrixRun& run) {
+    py::list result;
+    for (const bool of_mtp_block : {false, true}) {
+        const ImatrixCollector& collector = of_mtp_block ? run.mtp_block() : run.trunk();
+        for (const auto& [weight, entry] : collector.entries()) {
+            const auto n_values = static_cast<py::ssize_t>(entry.sums.size());
+            const auto n_per_row = static_cast<py::ssize_t>(entry.n_per_row);
+            const SumsArray sums({n_values / n_per_row, n_per_row}, entry.sums.data());
+            const CountsArray counts(static_cast<py::ssize_t>(entry.counts.size()),
+                                     entry.counts.data());
+            result.append(py::make_tuple(weight, sums, counts, of_mtp_block));
+        }
+    }
+    return result;
+}
+
+void restore(ImatrixRun& run, const std::string& weight, const SumsArray& sums,
+             const CountsArray& counts, bool of_mtp_block) {
+    if (sums.ndim() != 2) fail<InvalidArgument>(weight, ": expected sums in two dimensions");
+    ImatrixSums entry;
+    entry.n_per_row = sums.shape(1);
+    entry.sums.assign(sums.data(), sums.data() + sums.size());
+    entry.counts.assign(counts.data(), counts.data() + counts.size());
+    run.restore(weight, std::move(entry), of_mtp_block);
+}
+
+}  // namespace
+
+void register_imatrix(py::module_& module) {
+    py::class_<ImatrixRun, std::shared_ptr<ImatrixRun>>(
+        module, "ImatrixRun", "Collects an importance matrix, group of chunks by group of chunks.",
+        py::release_gil_before_calling_cpp_dtor())
+        .def(py::init(&start), "model"_a, py::kw_only(), "n_ctx"_a, "n_batch"_a, "n_ubatch"_a,
+             "n_threads"_a, "scope"_a, "stop"_a = std::shared_ptr<StopFlag>{})
+        .def("add_chunks", &add_chunks, "tokens"_a.noconvert())
+        .def("entries", &entries)
+        .def("restore", &restore, "weight"_a, "sums"_a.noconvert(), "counts"_a.noconvert(),
+             "of_mtp_block"_a)
+        .def_property_readonly("n_seq", &ImatrixRun::n_seq)
+        .def_property_readonly("mtp_reason", &ImatrixRun::mtp_reason);
+}
+
+}  // namespace apex::bind

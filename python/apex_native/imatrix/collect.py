@@ -1,0 +1,135 @@
+"""Collecting an importance matrix: text through a loaded model, chunk by chunk."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from apex_native._native import forward_log
+from apex_native.engine import Model, Tokens
+from apex_native.errors import DataError, OutputError
+from apex_native.imatrix.checkpoint import checkpoint_path
+from apex_native.imatrix.collection import Collection, CollectionPlan, Scope, require_fresh
+from apex_native.imatrix.entries import Imatrix
+from apex_native.imatrix.files import load_imatrix, save_imatrix, sealed
+from apex_native.imatrix.from_state import imatrix_from_state
+from apex_native.imatrix.progress import ImatrixProgress
+
+__all__ = ["DEFAULT_BATCH", "DEFAULT_CONTEXT", "DEFAULT_UBATCH", "collect_imatrix"]
+
+DEFAULT_CONTEXT = 512
+DEFAULT_BATCH = 2048
+DEFAULT_UBATCH = 512
+"""llama-imatrix's own settings (common/common.h); batches of this shape give its sums."""
+
+
+def collect_imatrix(
+    model: Model,
+    text: str | Tokens | Sequence[int],
+    *,
+    ctx: int = DEFAULT_CONTEXT,
+    batch: int = DEFAULT_BATCH,
+    ubatch: int = DEFAULT_UBATCH,
+    skip_chunks: int = 0,
+    max_chunks: int | None = None,
+    min_expert_tokens: int = 0,
+    parse_special: bool = False,
+    scope: Scope = "everything",
+    dataset: str = "",
+    output: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = False,
+    force: bool = False,
+    progress: Callable[[ImatrixProgress], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> Imatrix:
+    """Sums of squared inputs of every weight, per expert, over chunks of ctx tokens.
+
+    text is tokenized as llama-imatrix does (parse_special: text that spells a special token becomes
+    it) or comes as tokens. The rest that fills no chunk is dropped; skip_chunks leaves out the
+    first. min_expert_tokens: end as soon as every expert has seen so many tokens; max_chunks and
+    the text's length are limits all the same. scope "everything" includes the output (tied or not)
+    and, where the model was loaded with it, the MTP block; "upstream" is what llama-imatrix
+    collects. batch and ubatch (tokens) only matter for speed and, in the last digits, through the
+    order of the model's own arithmetic.
+
+    output: write the matrix there, with a checkpoint beside it while it runs, every
+    checkpoint_every chunks (default: about twice a minute); resume goes on from it, or takes a
+    finished output of these very settings, and gives the same bytes as an uninterrupted run; force
+    starts again and overwrites. The sums do not depend on
+    the number of threads.
+
+    Raises DataError for a text of under one chunk, ValueError for settings out of range and tokens
+    outside the vocabulary, ModelError naming the weight whose input is not finite, OutputError,
+    Cancelled (resumable where output is given).
+    """
+    tokens = model.tokenize(text, add_special=True, parse_special=parse_special) \
+        if isinstance(text, str) else np.ascontiguousarray(text, dtype=np.int32)  # fmt: skip
+    n_chunks = _count_chunks(len(tokens), ctx, skip_chunks, max_chunks)
+    path = None if output is None else Path(output)
+    plan = CollectionPlan(
+        tokens=tokens[skip_chunks * ctx :][: n_chunks * ctx],
+        ctx=ctx,
+        batch=batch,
+        ubatch=ubatch,
+        scope=scope,
+        min_expert_tokens=min_expert_tokens,
+        output=path,
+        checkpoint_every=checkpoint_every,
+    )
+    settings = plan.settings(model)
+    if path is not None:
+        if resume and path.exists():
+            return _finished(path, settings)
+        require_fresh(path, resume=resume, force=force)
+    with Collection(model, plan, settings) as collection:
+        if resume:
+            collection.resume()
+        state = collection.run(progress, cancel)
+        if collection.mtp_reason:
+            settings["mtp_reason"] = collection.mtp_reason
+    forward_log()
+    imatrix = imatrix_from_state(
+        state,
+        chunk_size=ctx,
+        datasets=(dataset,) if dataset else (),
+        settings=settings,
+        path=path or Path("imatrix.gguf"),
+    )
+    if path is None:
+        return sealed(imatrix)
+    saved = save_imatrix(imatrix, path)
+    checkpoint_path(path).unlink(missing_ok=True)
+    return saved
+
+
+def _finished(path: Path, settings: Mapping[str, object]) -> Imatrix:
+    """The matrix an earlier run finished; OutputError where it had other settings."""
+    imatrix = load_imatrix(path)
+    for key, value in settings.items():
+        if imatrix.settings.get(key) != value:
+            raise OutputError(
+                f"{path} exists and was collected with {key} {imatrix.settings.get(key)!r}, now it "
+                f"is {value!r}; choose another name or pass --force"
+            )
+    return imatrix
+
+
+def _count_chunks(n_tokens: int, ctx: int, skip_chunks: int, max_chunks: int | None) -> int:
+    if ctx < 2 or skip_chunks < 0 or (max_chunks is not None and max_chunks < 1):
+        raise ValueError(
+            f"expected ctx >= 2, skip_chunks >= 0 and max_chunks >= 1, found {ctx}, "
+            f"{skip_chunks}, {max_chunks}"
+        )
+    n_chunks = n_tokens // ctx - skip_chunks
+    if n_chunks < 1:
+        raise DataError(
+            f"the text has {n_tokens} tokens, expected at least {(skip_chunks + 1) * ctx} for one "
+            f"chunk of {ctx}" + (f" after {skip_chunks}" if skip_chunks else "") + "; give more "
+            "text, or a smaller context"
+        )
+    return n_chunks if max_chunks is None else min(n_chunks, max_chunks)
