@@ -1,6 +1,7 @@
 // ggml's threads, kept between graphs. Without one, every part of a graph starts and joins its own.
 #pragma once
 
+#include <functional>
 #include <memory>
 
 #include "ggml-cpu.h"
@@ -15,6 +16,10 @@ class ThreadPool {
 
     int n_threads() const { return n_threads_; }
     ggml_threadpool* get() const { return pool_.get(); }
+
+    // Calls work(i, n) on n threads of the pool, i from 0, and waits; the caller's thread is one of
+    // them. Rethrows the error of the lowest i. Not while a graph is computed on the pool.
+    void run(const std::function<void(int, int)>& work);
 
   private:
     struct Free {
