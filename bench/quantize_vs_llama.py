@@ -67,10 +67,11 @@ class Bench:
             partial.rename(self.source)
             write_imatrix(self.imatrix, n_layer, n_expert)
 
-    def measure(self, name: str, repeat: int, with_imatrix: bool) -> Row:
-        """Time both programs, interleaved, and compare what they wrote."""
+    def commands(
+        self, name: str, theirs: Path, ours: Path, *, with_imatrix: bool
+    ) -> tuple[list[str], list[str]]:
+        """llama-quantize and apex-native that write the same tensors of one type or tier."""
         is_tier = name in apex.tier_names()
-        theirs, ours = self.folder / "theirs.gguf", self.folder / "ours.gguf"
         matrix = ["--imatrix", str(self.imatrix)] if with_imatrix else []
         rules = self._rules(name, with_imatrix, is_tier)
         upstream = [str(self.tool), *matrix, "--tensor-type-file", str(rules), str(self.source),
@@ -82,11 +83,17 @@ class Bench:
             apex_native += ["--tier", name]
         else:
             apex_native += ["--type", "Q8_0", "--tensor-type-file", str(rules)]
+        return upstream, apex_native
+
+    def measure(self, name: str, repeat: int, with_imatrix: bool) -> Row:
+        """Time both programs, interleaved, and compare what they wrote."""
+        theirs, ours = self.folder / "theirs.gguf", self.folder / "ours.gguf"
+        upstream, apex_native = self.commands(name, theirs, ours, with_imatrix=with_imatrix)
         samples: dict[str, list[float]] = {"theirs": [], "ours": []}
         for _ in range(repeat):
-            samples["theirs"].append(_timed(upstream, theirs))
-            samples["ours"].append(_timed(apex_native, ours))
-        _require_equal(ours, theirs)
+            samples["theirs"].append(timed(upstream, theirs))
+            samples["ours"].append(timed(apex_native, ours))
+        require_equal(ours, theirs)
         theirs_s = statistics.median(samples["theirs"])
         ours_s = statistics.median(samples["ours"])
         spread = (max(samples["ours"]) - min(samples["ours"])) / ours_s
@@ -107,7 +114,8 @@ class Bench:
         return path
 
 
-def _timed(command: list[str], output: Path) -> float:
+def timed(command: list[str], output: Path) -> float:
+    """Seconds of one run; what it wrote before is deleted first."""
     output.unlink(missing_ok=True)
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -117,7 +125,8 @@ def _timed(command: list[str], output: Path) -> float:
     return elapsed
 
 
-def _require_equal(ours: Path, theirs: Path) -> None:
+def require_equal(ours: Path, theirs: Path) -> None:
+    """Exit unless all tensors are the same bytes."""
     problems = differing_tensors(ours, theirs)
     if problems:
         sys.exit(f"the files differ: {problems[0]} ({len(problems)} tensors)")

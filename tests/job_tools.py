@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,12 @@ def gaussian(*shape: int) -> npt.NDArray[np.float32]:
     return np.random.default_rng(11).standard_normal(shape, dtype=np.float32)
 
 
-def start(file: GgufFile, *tasks: tuple[Any, ...], n_threads: int = 2) -> Any:
-    return core().QuantizeJob(file.native, list(tasks), n_threads=n_threads, max_memory=2**30)
+def start(
+    file: GgufFile, *tasks: tuple[Any, ...], n_threads: int = 2, devices: Sequence[int] = ()
+) -> Any:
+    return core().QuantizeJob(
+        file.native, list(tasks), n_threads=n_threads, max_memory=2**30, devices=list(devices)
+    )
 
 
 def finish(job: Any) -> list[tuple[int, float, float]]:

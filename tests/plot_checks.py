@@ -50,10 +50,10 @@ def _ticks_not_drawn(figure: Any) -> set[int]:
     return labels
 
 
-def overlapping_texts(figure: Any) -> list[tuple[str, str]]:
+def overlapping(texts: list[Shown]) -> list[tuple[str, str]]:
     """Pairs of texts that share more than an edge."""
     pairs = []
-    for first, second in itertools.combinations(shown_texts(figure), 2):
+    for first, second in itertools.combinations(texts, 2):
         a, b = first.box, second.box
         width = min(a.x1, b.x1) - max(a.x0, b.x0)
         height = min(a.y1, b.y1) - max(a.y0, b.y0)
@@ -62,12 +62,12 @@ def overlapping_texts(figure: Any) -> list[tuple[str, str]]:
     return pairs
 
 
-def texts_outside(figure: Any) -> list[str]:
+def outside(figure: Any, texts: list[Shown]) -> list[str]:
     """Texts that the edge of the picture cuts."""
     edge = figure.bbox
     return [
         text.text
-        for text in shown_texts(figure)
+        for text in texts
         if text.box.x0 < edge.x0 - TOUCHING
         or text.box.y0 < edge.y0 - TOUCHING
         or text.box.x1 > edge.x1 + TOUCHING
@@ -75,10 +75,9 @@ def texts_outside(figure: Any) -> list[str]:
     ]
 
 
-def texts_on_markers(figure: Any) -> list[str]:
+def on_markers(figure: Any, texts: list[Shown]) -> list[str]:
     """Labels of a scatter plot that lie on a marker."""
     covered = []
-    texts = shown_texts(figure)
     for axes in figure.axes:
         for line in axes.lines:
             if line.get_marker() in ("None", "", None):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 
 import pytest
 
@@ -37,6 +40,26 @@ def test_an_exception_in_the_waiting_thread_stops_the_call(kind: type[BaseExcept
     assert ended == [True]
 
 
+def test_ctrl_c_waits_until_the_call_has_ended() -> None:
+    # A real signal while the main thread waits: an exception from tick() does not show it.
+    stop = threading.Event()
+    ended = []
+
+    def call() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.wait(30)
+        time.sleep(0.3)
+        ended.append(True)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_interruptible(call, stop.set)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended == [True]
+
+
 def test_ticks_come_while_it_runs() -> None:
     ticks: list[int] = []
     enough = threading.Event()
@@ -48,3 +71,24 @@ def test_ticks_come_while_it_runs() -> None:
 
     assert run_interruptible(lambda: enough.wait(30), enough.set, tick)
     assert len(ticks) >= 3
+
+
+def test_ctrl_c_waits_for_the_call() -> None:
+    # Python 3.11 marks a thread as ended when a join of it is interrupted; the process would then
+    # end under the running call.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    stop = threading.Event()
+    ended = []
+
+    def call() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.wait(30)
+        time.sleep(0.3)
+        ended.append(True)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_interruptible(call, stop.set)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended == [True]

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "apex_native"
 
 ORDER = [
-    *("errors", "atomic_write", "json_codec", "types", "results"),
-    *("interrupt", "_native", "gguf_layout", "gguf_encode"),
+    *("errors", "printable", "atomic_write", "json_codec", "types", "interrupt", "results"),
+    *("_native", "machine", "gguf_layout", "fingerprint", "gguf_encode"),
     # the stages
     "engine",
     *("gguf", "classify", "plan", "corpus", "imatrix", "quantize", "evaluate", "report"),

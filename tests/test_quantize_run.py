@@ -260,8 +260,8 @@ def test_kill_9_then_resume_gives_the_same_bytes(
     quantize(model, whole, ftype="IQ4_XS")
     script = KILLED.replace(
         "import apex_native as apex\n",
-        "import apex_native as apex\nfrom apex_native.quantize import run\n"
-        "run.SYNC_EVERY_S = 0.0\n",
+        "import apex_native as apex\nfrom apex_native.quantize import recorder\n"
+        "recorder.SYNC_EVERY_S = 0.0\n",
     )
     environment = {**os.environ, "APEX_ISA": "portable", "PYTHONPATH": os.pathsep.join(sys.path)}
     child = subprocess.Popen(

@@ -19,7 +19,7 @@ from apex_native.results import (
     merge_results,
     same_model,
 )
-from results_data import BUILD, SETTINGS, TEXT, evaluation, speed_tests, task_score
+from results_data import BUILD, FLOOR, SETTINGS, TEXT, evaluation, speed_tests, task_score
 
 ALL = evaluation(3)
 
@@ -133,7 +133,6 @@ MIXED: list[tuple[Callable[[], Results], str]] = [
     (lambda: settings_changed(type_k="q8_0"), r"settings\.type_k is f16 in one file and q8_0"),
     (lambda: settings_changed(scored="all"), r"settings\.scored"),
     (lambda: part(1, tokenizer="other"), "tokenizer is .* in one file and other in another"),
-    (lambda: part(1, noise_floor=replace(ALL.noise_floor, kld_mean=1.0)), r"noise_floor\.kld_mean"),
     (
         lambda: part(1, reference=replace(ALL.reference, sha256="00", name="another")),
         r"reference is .*F16.* in one file and another \(sha256 00\) in another",
@@ -154,6 +153,13 @@ def test_what_must_not_be_mixed_names_the_key(other: Callable[[], Results], mess
         merge_results([part(0), other()])
     assert "; " in str(caught.value)  # and what to do
     assert "\n" not in str(caught.value)
+
+
+def test_of_two_noise_floors_the_higher_is_kept() -> None:
+    higher = replace(FLOOR, kld_mean=1e-5, description="on another machine")
+    for files in ([part(0), part(1, noise_floor=higher)], [part(0, noise_floor=higher), part(1)]):
+        assert merge_results(files).noise_floor == higher
+    assert merge_results([part(0, noise_floor=None), part(1)]).noise_floor == FLOOR
 
 
 def test_what_changes_no_result_may_differ() -> None:

@@ -9,7 +9,8 @@ namespace {
 // Keeps the Python objects whose memory the workers read.
 class QuantizeJob {
   public:
-    QuantizeJob(py::object file, const py::list& tasks, int n_threads, uint64_t max_memory)
+    QuantizeJob(py::object file, const py::list& tasks, int n_threads, uint64_t max_memory,
+                std::vector<int> devices, double verify_rate)
         : file_(std::move(file)) {
         const auto& gguf = file_.cast<const GgufFile&>();
         std::vector<QuantizeTask> converted;
@@ -18,6 +19,8 @@ class QuantizeJob {
         QuantizeOptions options;
         options.n_threads = n_threads;
         options.max_memory = max_memory;
+        options.devices = std::move(devices);
+        options.verify_rate = verify_rate;
         const py::gil_scoped_release unlocked;  // search tables take seconds to build
         quantizer_ = std::make_shared<Quantizer>(std::move(converted), options);
     }
@@ -45,6 +48,8 @@ class QuantizeJob {
     bool finished() const { return running()->finished(); }
     uint64_t source_bytes_done() const { return running()->source_bytes_done(); }
     int n_threads() const { return running()->n_threads(); }
+    int64_t device_rows() const { return running()->device_rows(); }
+    int64_t verified_rows() const { return running()->verified_rows(); }
 
     // Stops the workers and waits for them: at most one unit each.
     void close() {
@@ -99,19 +104,41 @@ class QuantizeJob {
     std::shared_ptr<Quantizer> quantizer_;
 };
 
+py::list list_cuda_devices() {
+    std::vector<DeviceInfo> devices;
+    {
+        const py::gil_scoped_release unlocked;  // the first call starts the driver
+        devices = list_devices();
+    }
+    py::list result;
+    for (const DeviceInfo& device : devices) {
+        result.append(py::dict("number"_a = device.number, "name"_a = device.name,
+                               "compute_capability"_a = py::make_tuple(device.major, device.minor),
+                               "total_bytes"_a = device.total_bytes,
+                               "free_bytes"_a = device.free_bytes));
+    }
+    return result;
+}
+
 }  // namespace
 
 void register_quantize(py::module_& module) {
     py::class_<QuantizeJob>(module, "QuantizeJob",
                             "Quantizes tensors of a GgufFile into open files, on all cores.")
-        .def(py::init<py::object, const py::list&, int, uint64_t>(), "file"_a, "tasks"_a,
-             py::kw_only(), "n_threads"_a, "max_memory"_a,
-             "tasks: (tensor index, type number, file descriptor, offset, imatrix or None).")
+        .def(py::init<py::object, const py::list&, int, uint64_t, std::vector<int>, double>(),
+             "file"_a, "tasks"_a, py::kw_only(), "n_threads"_a, "max_memory"_a,
+             "devices"_a = std::vector<int>(), "verify_rate"_a = 0.0,
+             "tasks: (tensor index, type number, file descriptor, offset, imatrix or None). "
+             "devices: numbers of GPUs. verify_rate: share of their rows the CPU does again.")
         .def("wait", &QuantizeJob::wait, "timeout_ms"_a)
         .def("close", &QuantizeJob::close)
         .def_property_readonly("finished", &QuantizeJob::finished)
         .def_property_readonly("source_bytes_done", &QuantizeJob::source_bytes_done)
-        .def_property_readonly("n_threads", &QuantizeJob::n_threads);
+        .def_property_readonly("n_threads", &QuantizeJob::n_threads)
+        .def_property_readonly("device_rows", &QuantizeJob::device_rows)
+        .def_property_readonly("verified_rows", &QuantizeJob::verified_rows);
+    module.def("cuda_devices", &list_cuda_devices,
+               "GPUs as dictionaries; DeviceError where there is none or the build has no CUDA.");
 }
 
 }  // namespace apex::bind

@@ -9,7 +9,7 @@ namespace {
 
 // The classes of apex_native.errors, looked up once; a C++ error is raised as its namesake.
 struct ErrorClasses {
-    py::object gguf, imatrix, quantize, model, data, output, cancelled, base;
+    py::object gguf, imatrix, quantize, model, data, output, device, cancelled, base;
 };
 
 const ErrorClasses& error_classes() {
@@ -20,7 +20,8 @@ const ErrorClasses& error_classes() {
             return ErrorClasses{errors.attr("GgufError"),     errors.attr("ImatrixError"),
                                 errors.attr("QuantizeError"), errors.attr("ModelError"),
                                 errors.attr("DataError"),     errors.attr("OutputError"),
-                                errors.attr("Cancelled"),     errors.attr("ApexError")};
+                                errors.attr("DeviceError"),   errors.attr("Cancelled"),
+                                errors.attr("ApexError")};
         })
         .get_stored();
 }
@@ -48,6 +49,8 @@ void translate(std::exception_ptr pointer) {
         set_error(error_classes().data, error);
     } catch (const OutputError& error) {
         set_error(error_classes().output, error);
+    } catch (const DeviceError& error) {
+        set_error(error_classes().device, error);
     } catch (const Cancelled& error) {
         set_error(error_classes().cancelled, error);
     } catch (const Error& error) {
@@ -90,6 +93,10 @@ PYBIND11_MODULE(_core, module) {
     register_statistics(module);
     register_model(module);
     register_engine(module);
+    register_choice(module);
+    register_score(module);
+    register_score_rows(module);
+    register_speed(module);
     register_imatrix(module);
     module.def("build_info", &build_info, "Versions and compiler of this build.");
     module.def("drain_log", &drain_log_lines,

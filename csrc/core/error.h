@@ -28,6 +28,9 @@ struct DataError : Error {
 struct OutputError : Error {
     using Error::Error;
 };
+struct DeviceError : Error {
+    using Error::Error;
+};
 struct Cancelled : Error {
     using Error::Error;
 };

@@ -1,5 +1,6 @@
 #include "core/quantizer.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 
 #include "core/checks.h"
 #include "core/convert_rows.h"
+#include "core/device_converter.h"
 #include "core/error.h"
 #include "core/quantize_rows.h"
 
@@ -19,10 +21,15 @@ namespace {
 // Stored bytes, floats, result, floats read back: none takes more than four bytes a weight.
 constexpr uint64_t kBufferBytesPerWeight = 4 * 4;
 
-RowUnits cut(const std::vector<QuantizeTask>& tasks) {
+RowUnits cut(const std::vector<QuantizeTask>& tasks, bool with_devices) {
     std::vector<TensorRows> rows;
     rows.reserve(tasks.size());
-    for (const QuantizeTask& task : tasks) rows.push_back(task.source.rows);
+    for (const QuantizeTask& task : tasks) {
+        rows.push_back(task.source.rows);
+        if (with_devices && is_for_device(task)) {
+            rows.back().weights_per_unit = kDeviceWeightsPerUnit;
+        }
+    }
     return RowUnits(std::move(rows));
 }
 
@@ -41,6 +48,18 @@ int affordable_threads(const RowUnits& units, const QuantizeOptions& options) {
         std::min<uint64_t>(affordable, static_cast<uint64_t>(options.n_threads)));
 }
 
+// Large ranges go to the disk while the next are made, so that the sync at the end finds little
+// left. Only a hint: what goes wrong shows up at that sync.
+void start_writeback([[maybe_unused]] int fd, [[maybe_unused]] uint64_t offset,
+                     [[maybe_unused]] size_t n_bytes) {
+#if defined(__linux__)
+    constexpr size_t kWorthACall = 128 * 1024;
+    if (n_bytes < kWorthACall) return;
+    ::sync_file_range(fd, static_cast<off64_t>(offset), static_cast<off64_t>(n_bytes),
+                      SYNC_FILE_RANGE_WRITE);
+#endif
+}
+
 bool is_float(ggml_type type) {
     return type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16;
 }
@@ -52,6 +71,7 @@ struct Quantizer::Buffers {
     std::vector<float> weights;
     std::vector<uint8_t> result;
     std::vector<float> restored;
+    std::unique_ptr<DeviceConverter> device;  // null: no GPU is used
 };
 
 struct Quantizer::TensorState {
@@ -61,10 +81,14 @@ struct Quantizer::TensorState {
 
 Quantizer::Quantizer(std::vector<QuantizeTask> tasks, const QuantizeOptions& options)
     : tasks_(std::move(tasks)),
-      units_(cut(tasks_)),
-      n_threads_(affordable_threads(units_, options)) {
+      units_(cut(tasks_, !options.devices.empty())),
+      n_threads_(affordable_threads(units_, options)),
+      verify_rate_(options.verify_rate) {
     check_tasks();
     start_tables();
+    if (!options.devices.empty()) {
+        devices_ = make_pool_for(tasks_, units_, options.devices, n_threads_);
+    }
     states_.resize(tasks_.size());
     for (size_t i = 0; i < tasks_.size(); ++i) {
         states_[i] = std::make_unique<TensorState>();
@@ -72,6 +96,10 @@ Quantizer::Quantizer(std::vector<QuantizeTask> tasks, const QuantizeOptions& opt
     }
     const auto make_worker = [this] {
         auto buffers = std::make_shared<Buffers>();
+        if (devices_) {
+            buffers->device =
+                std::make_unique<DeviceConverter>(devices_->make_slot(), verify_rate_);
+        }
         return [this, buffers](int64_t unit) { process(unit, *buffers); };
     };
     const auto wake_waiters = [this] {
@@ -88,7 +116,7 @@ Quantizer::~Quantizer() {
 void Quantizer::check_tasks() const {
     for (const QuantizeTask& task : tasks_) {
         const StoredTensor& source = task.source;
-        if (task.target_type == source.type) continue;
+        if (task.is_copy()) continue;
         check_conversion(source.name, source.type, task.target_type, source.rows.n_per_row,
                          task.imatrix != nullptr);
         if (task.imatrix != nullptr) {
@@ -99,8 +127,7 @@ void Quantizer::check_tasks() const {
 
 void Quantizer::start_tables() {
     for (const QuantizeTask& task : tasks_) {
-        if (task.target_type != task.source.type)
-            tables_.try_emplace(task.target_type, task.target_type);
+        if (!task.is_copy()) tables_.try_emplace(task.target_type, task.target_type);
     }
 }
 
@@ -123,14 +150,14 @@ void Quantizer::stop() {
 void Quantizer::process(int64_t unit_number, Buffers& buffers) {
     const RowUnit unit = units_[unit_number];
     const QuantizeTask& task = tasks_[unit.tensor];
-    read_unit(task.source, unit, buffers.stored);
-    if (task.target_type == task.source.type) {
-        copy_rows(task, unit, buffers);
+    if (!task.is_copy() && !wait_for_tables(task.target_type)) return;
+    if (devices_ && is_for_device(task)) {
+        convert_on_device(task, unit, buffers);
     } else {
-        if (!wait_for_tables(task.target_type)) return;
-        convert_rows(task, unit, buffers);
+        read_unit(task.source, unit, buffers.stored);
+        task.is_copy() ? copy_rows(task, unit, buffers) : convert_rows(task, unit, buffers);
     }
-    source_bytes_done_ += buffers.stored.size();
+    source_bytes_done_ += unit_bytes(task.source, unit);
     finish_unit(unit);
 }
 
@@ -146,7 +173,7 @@ void Quantizer::copy_rows(const QuantizeTask& task, const RowUnit& unit, Buffers
         fail<QuantizeError>(describe(task.source, unit), ": the stored ", ggml_type_name(type),
                             " data are not valid; the source file is damaged");
     }
-    write_rows(task, unit, buffers.stored);
+    write_rows(task, unit, buffers.stored.data(), buffers.stored.size());
 }
 
 void Quantizer::convert_rows(const QuantizeTask& task, const RowUnit& unit, Buffers& buffers) {
@@ -158,31 +185,37 @@ void Quantizer::convert_rows(const QuantizeTask& task, const RowUnit& unit, Buff
                           static_cast<size_t>(unit.n_rows));
     convert_to_float(task.source.type, buffers.stored.data(), buffers.weights.data(), n);
     require_finite(task.source, unit, buffers.weights.data());
-    const float* imatrix =
-        task.imatrix == nullptr ? nullptr : task.imatrix + unit.slice * n_per_row;
     try {
         quantize_rows(task.target_type, buffers.weights.data(), buffers.result.data(), unit.n_rows,
-                      n_per_row, imatrix);
+                      n_per_row, task.slice_imatrix(unit.slice));
     } catch (const QuantizeError& error) {
         fail<QuantizeError>(describe(task.source, unit), ": ", error.what());
     }
     convert_to_float(task.target_type, buffers.result.data(), buffers.restored.data(), n);
-    RowError* errors =
-        row_errors(unit.tensor) + unit.slice * task.source.rows.rows_per_slice + unit.first_row;
+    RowError* errors = unit_errors(unit);
     for (int64_t row = 0; row < unit.n_rows; ++row) {
         errors[row] = row_error(buffers.weights.data() + row * n_per_row,
                                 buffers.restored.data() + row * n_per_row, n_per_row);
     }
-    write_rows(task, unit, buffers.result);
+    write_rows(task, unit, buffers.result.data(), buffers.result.size());
 }
 
-void Quantizer::write_rows(const QuantizeTask& task, const RowUnit& unit,
-                           const std::vector<uint8_t>& bytes) {
+void Quantizer::convert_on_device(const QuantizeTask& task, const RowUnit& unit, Buffers& buffers) {
+    DeviceConverter& device = *buffers.device;
+    device.convert(task, unit, unit_errors(unit));
+    device_rows_ += unit.n_rows;
+    verified_rows_ += device.take_verified_rows();
+    write_rows(
+        task, unit, device.result(),
+        row_bytes(task.target_type, task.source.rows.n_per_row) * static_cast<size_t>(unit.n_rows));
+}
+
+void Quantizer::write_rows(const QuantizeTask& task, const RowUnit& unit, const uint8_t* data,
+                           size_t n_bytes) {
     const uint64_t first_row =
         static_cast<uint64_t>(unit.slice * task.source.rows.rows_per_slice + unit.first_row);
-    uint64_t offset = task.output_offset + first_row * (bytes.size() / unit.n_rows);
-    const uint8_t* data = bytes.data();
-    size_t left = bytes.size();
+    uint64_t offset = task.output_offset + first_row * (n_bytes / static_cast<size_t>(unit.n_rows));
+    size_t left = n_bytes;
     while (left > 0) {
         const ssize_t n = ::pwrite(task.output_fd, data, left, static_cast<off_t>(offset));
         if (n < 0 && errno == EINTR) continue;
@@ -194,6 +227,12 @@ void Quantizer::write_rows(const QuantizeTask& task, const RowUnit& unit,
         offset += static_cast<uint64_t>(n);
         left -= static_cast<size_t>(n);
     }
+    start_writeback(task.output_fd, offset - n_bytes, n_bytes);
+}
+
+RowError* Quantizer::unit_errors(const RowUnit& unit) {
+    const int64_t rows_per_slice = tasks_[unit.tensor].source.rows.rows_per_slice;
+    return row_errors(unit.tensor) + unit.slice * rows_per_slice + unit.first_row;
 }
 
 RowError* Quantizer::row_errors(size_t task) {

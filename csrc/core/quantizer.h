@@ -9,21 +9,15 @@
 #include <mutex>
 #include <vector>
 
+#include "core/device.h"
 #include "core/quantize_rows.h"
+#include "core/quantize_task.h"
 #include "core/row_error.h"
 #include "core/row_source.h"
 #include "core/row_units.h"
 #include "core/worker_group.h"
 
 namespace apex {
-
-struct QuantizeTask {
-    StoredTensor source;
-    ggml_type target_type = GGML_TYPE_COUNT;  // equal to the source type: the bytes are copied
-    int output_fd = -1;
-    uint64_t output_offset = 0;
-    const float* imatrix = nullptr;  // n_slices * n_per_row values, or null
-};
 
 struct TensorDone {
     size_t task = 0;
@@ -34,12 +28,18 @@ struct TensorDone {
 struct QuantizeOptions {
     int n_threads = 1;
     uint64_t max_memory = 2ull << 30;  // bytes for the workers' buffers
+    std::vector<int> devices;          // GPUs to use (core/device.h); none: the CPU does it all
+    double verify_rate = 0;  // share of the GPUs' rows that the CPU does again, to compare
 };
 
 // The plan fixes the size of every tensor beforehand, so every byte's place in the output is known:
 // each worker reads a unit of rows, converts it and writes it where it belongs. There is no slab,
 // no barrier between tensors and no writer to wait for, and reading, computing and writing overlap
 // because the workers are at different steps. Bytes do not depend on the number of workers.
+//
+// With GPUs each worker has a slot on one of them, and types that have a kernel go there: the
+// worker reads a larger unit into pinned memory, the GPU copies and quantizes it while other
+// workers read, measure and write theirs. Bytes and errors are those of the CPU.
 class Quantizer {
   public:
     // Checks every task, then starts working.
@@ -57,6 +57,10 @@ class Quantizer {
     uint64_t source_bytes_done() const { return source_bytes_done_.load(); }
     int n_threads() const { return n_threads_; }
 
+    // Rows that GPUs quantized, and how many of them the CPU has compared so far.
+    int64_t device_rows() const { return device_rows_.load(); }
+    int64_t verified_rows() const { return verified_rows_.load(); }
+
   private:
     struct Buffers;
     struct TensorState;
@@ -67,14 +71,18 @@ class Quantizer {
     void process(int64_t unit, Buffers& buffers);
     void copy_rows(const QuantizeTask& task, const RowUnit& unit, Buffers& buffers);
     void convert_rows(const QuantizeTask& task, const RowUnit& unit, Buffers& buffers);
-    void write_rows(const QuantizeTask& task, const RowUnit& unit,
-                    const std::vector<uint8_t>& bytes);
+    void convert_on_device(const QuantizeTask& task, const RowUnit& unit, Buffers& buffers);
+    void write_rows(const QuantizeTask& task, const RowUnit& unit, const uint8_t* data,
+                    size_t n_bytes);
+    RowError* unit_errors(const RowUnit& unit);
     RowError* row_errors(size_t task);
     void finish_unit(const RowUnit& unit);
 
     std::vector<QuantizeTask> tasks_;
     RowUnits units_;
     int n_threads_;
+    double verify_rate_;
+    std::unique_ptr<DevicePool> devices_;  // null: no GPU is used
     std::map<ggml_type, QuantizerTables> tables_;
     std::vector<std::unique_ptr<TensorState>> states_;
     std::mutex states_mutex_;
@@ -82,6 +90,8 @@ class Quantizer {
     std::condition_variable done_changed_;
     std::vector<TensorDone> done_;
     std::atomic<uint64_t> source_bytes_done_{0};
+    std::atomic<int64_t> device_rows_{0};
+    std::atomic<int64_t> verified_rows_{0};
     std::atomic<bool> finished_{false};
     std::atomic<bool> stopping_{false};
     std::unique_ptr<WorkerGroup> workers_;  // last: its threads use all of the above

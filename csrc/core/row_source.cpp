@@ -19,7 +19,16 @@ std::string expert_text(const StoredTensor& tensor, const RowUnit& unit) {
 
 }  // namespace
 
+size_t unit_bytes(const StoredTensor& tensor, const RowUnit& unit) {
+    return static_cast<size_t>(unit.n_rows) * row_bytes(tensor.type, tensor.rows.n_per_row);
+}
+
 void read_unit(const StoredTensor& tensor, const RowUnit& unit, std::vector<uint8_t>& bytes) {
+    bytes.resize(unit_bytes(tensor, unit));
+    read_unit(tensor, unit, bytes.data());
+}
+
+void read_unit(const StoredTensor& tensor, const RowUnit& unit, uint8_t* bytes) {
     const uint64_t row_size = row_bytes(tensor.type, tensor.rows.n_per_row);
     const uint64_t first =
         static_cast<uint64_t>(unit.slice * tensor.rows.rows_per_slice + unit.first_row) * row_size;
@@ -31,8 +40,7 @@ void read_unit(const StoredTensor& tensor, const RowUnit& unit, std::vector<uint
         const uint64_t ahead = std::min(kReadAhead, total - first);
         tensor.file->will_need(tensor.offset + first, static_cast<size_t>(ahead));
     }
-    bytes.resize(static_cast<size_t>(n_bytes));
-    tensor.file->read_at(tensor.offset + first, bytes.size(), bytes.data());
+    tensor.file->read_at(tensor.offset + first, static_cast<size_t>(n_bytes), bytes);
 }
 
 void require_finite(const StoredTensor& tensor, const RowUnit& unit, const float* values) {

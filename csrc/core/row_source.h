@@ -19,7 +19,12 @@ struct StoredTensor {
     TensorRows rows;
 };
 
-// The stored bytes of a unit go to bytes (resized), read ahead of the units that follow.
+// Stored bytes of a unit.
+size_t unit_bytes(const StoredTensor& tensor, const RowUnit& unit);
+
+// The stored bytes of a unit go to bytes, which has room for them; the units that follow are read
+// ahead.
+void read_unit(const StoredTensor& tensor, const RowUnit& unit, uint8_t* bytes);
 void read_unit(const StoredTensor& tensor, const RowUnit& unit, std::vector<uint8_t>& bytes);
 
 // Throws QuantizeError naming tensor, expert, row and column of the first NaN or Inf.

@@ -3,15 +3,6 @@
 #include <algorithm>
 
 namespace apex {
-namespace {
-
-// 64 Ki weights: 256 KiB of floats, which with the source and the result stay in a core's L2, and
-// enough work (50 us at the fastest type, 50 ms at the slowest) that handing out units costs
-// nothing and a cancelled job stops at once.
-constexpr int64_t kWeightsPerUnit = 64 * 1024;
-
-}  // namespace
-
 RowUnits::RowUnits(std::vector<TensorRows> tensors) : tensors_(std::move(tensors)) {
     first_unit_.reserve(tensors_.size() + 1);
     first_unit_.push_back(0);
@@ -21,7 +12,8 @@ RowUnits::RowUnits(std::vector<TensorRows> tensors) : tensors_(std::move(tensors
 }
 
 int64_t RowUnits::rows_per_unit(const TensorRows& tensor) const {
-    return std::clamp<int64_t>(kWeightsPerUnit / tensor.n_per_row, 1, tensor.rows_per_slice);
+    return std::clamp<int64_t>(tensor.weights_per_unit / tensor.n_per_row, 1,
+                               tensor.rows_per_slice);
 }
 
 int64_t RowUnits::units_per_slice(const TensorRows& tensor) const {

@@ -41,6 +41,7 @@ llama_context_params to_llama(const ContextOptions& options, int n_threads) {
     params.type_k = options.type_k;
     params.type_v = options.type_v;
     params.kv_unified = options.kv_unified;
+    params.swa_full = options.swa_full;
     if (options.mtp) params.ctx_type = LLAMA_CONTEXT_TYPE_MTP;
     return params;
 }
@@ -95,7 +96,9 @@ Context::Context(std::shared_ptr<Model> model, std::shared_ptr<ThreadPool> pool,
 
 bool Context::on_eval(ggml_tensor* node, bool ask, void* self) {
     auto* context = static_cast<Context*>(self);
-    if (context->options_.leave_logits) forget_host_logits(context->context_.get());
+    if (context->options_.leave_logits) {
+        forget_host_logits(context->context_.get(), !context->model_->on_gpu());
+    }
     if (context->hook_ == nullptr) return !ask;
     try {
         return ask ? context->hook_->wants(node) : context->hook_->observe(node);

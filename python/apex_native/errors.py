@@ -11,6 +11,7 @@ __all__ = [
     "Cancelled",
     "CorpusError",
     "DataError",
+    "DeviceError",
     "GgufError",
     "ImatrixError",
     "ModelError",
@@ -60,6 +61,10 @@ class ResultsError(ApexError, ValueError):
 
 class OutputError(ApexError, OSError):
     """The output cannot be written: exists already, equals the input, disk full."""
+
+
+class DeviceError(ApexError, RuntimeError):
+    """A GPU is missing, lacks memory, or a CUDA call failed: the message names the call."""
 
 
 class Cancelled(ApexError):  # noqa: N818  a decision of the caller, not an error

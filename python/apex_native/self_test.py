@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import platform
 import shutil
 import sys
@@ -17,6 +16,8 @@ from typing import Any
 from apex_native._native import core
 from apex_native.demo import cache_folder, demo_model
 from apex_native.errors import ApexError
+from apex_native.machine import cpu_features, cpu_name, free_memory, usable_threads
+from apex_native.quantize import list_gpus
 from apex_native.types import GgmlType
 
 __all__ = ["QUICK_TYPES", "CheckResult", "Environment", "describe_environment", "run_self_test"]
@@ -39,11 +40,6 @@ formats reach 1.3 to 2.3 times that, Q2_0 and TQ2_0 (three levels in two bits) 3
 or a wrong index is off by far more.
 """
 
-_CPU_FEATURES = (
-    "sse4_2 avx avx2 bmi2 fma f16c avx512f avx512bw avx512vl avx512_vnni amx_tile asimd asimddp sve"
-)
-"""Instruction sets that ggml or our kernels have code for, as Linux names them."""
-
 
 @dataclass(frozen=True, slots=True)
 class Environment:
@@ -59,6 +55,9 @@ class Environment:
     memory_free: int | None
     cache_folder: str
     disk_free: int
+    gpus: tuple[str, ...] = ()
+    gpu_problem: str | None = None
+    """Why no GPU can be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +75,30 @@ def describe_environment() -> Environment:
         build: dict[str, Any] | None = core().build_info()
     except ApexError:
         build = None
-    cpu, flags = _cpu()
     folder = cache_folder()
+    gpus, gpu_problem = _gpus()
     return Environment(
         python=sys.version.split()[0],
         packages={name: metadata.version(name) for name in ("numpy", "rich", "typer")},
         build=build,
         system=f"{platform.system()} {platform.machine()}",
-        cpu=cpu,
-        cpu_features=tuple(feature for feature in _CPU_FEATURES.split() if feature in flags),
-        n_threads=_usable_threads(),
-        memory_free=_free_memory(),
+        cpu=cpu_name(),
+        cpu_features=cpu_features(),
+        n_threads=usable_threads(),
+        memory_free=free_memory(),
         cache_folder=str(folder),
         disk_free=shutil.disk_usage(_existing(folder)).free,
+        gpus=gpus,
+        gpu_problem=gpu_problem,
     )
+
+
+def _gpus() -> tuple[tuple[str, ...], str | None]:
+    """What `--device` can be, or why there is none."""
+    try:
+        return tuple(f"cuda:{gpu.number} {gpu.name}" for gpu in list_gpus()), None
+    except ApexError as error:
+        return (), str(error)
 
 
 def run_self_test(types: tuple[GgmlType, ...] = QUICK_TYPES) -> tuple[CheckResult, ...]:
@@ -148,32 +157,6 @@ def _check_demo_model() -> str:
     if not result.mean_nll < guessing:
         raise _CheckError(text)
     return text
-
-
-def _cpu() -> tuple[str, frozenset[str]]:
-    """Model name and instruction sets, from /proc/cpuinfo where there is one."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine(), frozenset()
-    fields = {key.strip(): value.strip() for key, _, value in (s.partition(":") for s in lines)}
-    flags = fields.get("flags") or fields.get("Features") or ""
-    return fields.get("model name") or platform.machine(), frozenset(flags.split())
-
-
-def _usable_threads() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _free_memory() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-    except OSError:
-        return None
-    kib = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
-    return None if kib is None else int(kib) * 1024
 
 
 def _existing(folder: Path) -> Path:

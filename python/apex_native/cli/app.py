@@ -9,7 +9,17 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from apex_native.cli import corpus, demo, doctor, imatrix, inspect, plan, quantize, report
+from apex_native.cli import (
+    bench,
+    corpus,
+    demo,
+    doctor,
+    imatrix,
+    inspect,
+    plan,
+    quantize,
+    report,
+)
 from apex_native.cli.errors import CtrlCError
 from apex_native.cli.errors import report as report_error
 from apex_native.cli.options import examples, help_style
@@ -39,6 +49,8 @@ class _ApexGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the verb, or say which one was probably meant."""
+        if " ".join(args[:2]) in self.commands:  # a verb of two words, as `bench kernels`
+            args = [" ".join(args[:2]), *args[2:]]
         verb = args[0]
         if verb not in self.commands and not verb.startswith("-"):
             near = difflib.get_close_matches(verb, self.commands, n=2)
@@ -92,5 +104,5 @@ def _root(
         typer.echo(ctx.get_help())
 
 
-for _verb in (inspect, plan, corpus, imatrix, quantize, report, demo, doctor):
+for _verb in (inspect, plan, corpus, imatrix, quantize, bench, report, demo, doctor):
     _verb.register(app)

@@ -14,7 +14,7 @@ from apex_native.cli.options import RUN
 if TYPE_CHECKING:
     from apex_native.engine import Model
 
-__all__ = ["ComputeChoices", "SplitChoice"]
+__all__ = ["ComputeChoices", "DeviceChoices", "SplitChoice"]
 
 GPU = "GPU"
 
@@ -38,13 +38,9 @@ def _parse_shares(text: str) -> list[float]:
 
 
 @dataclass(frozen=True)
-class ComputeChoices:
-    """Threads and devices, as `apex_native.engine.load_model` takes them."""
+class DeviceChoices:
+    """Devices, as `apex_native.engine.load_model` takes them."""
 
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", show_default="all", help="Threads.", rich_help_panel=RUN),
-    ] = None
     gpu_layers: Annotated[
         int,
         typer.Option(
@@ -55,10 +51,10 @@ class ComputeChoices:
             help="Layers on the GPU; -1 is all of them.",
         ),
     ] = 0
-    device: Annotated[
+    gpu: Annotated[
         list[str] | None,
         typer.Option(
-            "--device",
+            "--gpu",
             metavar="NAME",
             rich_help_panel=GPU,
             show_default="all GPUs",
@@ -95,9 +91,8 @@ class ComputeChoices:
     def settings(self) -> dict[str, Any]:
         """Keyword arguments of `load_model`."""
         return {
-            "n_threads": self.threads,
             "n_gpu_layers": self.gpu_layers,
-            "devices": tuple(self.device or ()),
+            "devices": tuple(self.gpu or ()),
             "split_mode": self.split_mode.value,
             "tensor_split": () if self.tensor_split is None else _parse_shares(self.tensor_split),
             "main_gpu": self.main_gpu,
@@ -107,4 +102,18 @@ class ComputeChoices:
         """Load a model with these choices and whatever else `load_model` takes."""
         from apex_native.engine import load_model
 
-        return load_model(path, **self.settings(), **more)
+        return load_model(path, **{**self.settings(), **more})
+
+
+@dataclass(frozen=True)
+class ComputeChoices(DeviceChoices):
+    """Threads and devices, as `apex_native.engine.load_model` takes them."""
+
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", show_default="all", help="Threads.", rich_help_panel=RUN),
+    ] = None
+
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments of `load_model`."""
+        return {"n_threads": self.threads, **super().settings()}

@@ -71,7 +71,7 @@ def _environment_lines(environment: Environment) -> list[tuple[str, str]]:
         ("apex", f"{build.get('version', 'native core missing')}"),
         ("llama.cpp", f"{build.get('llama_cpp_commit', 'unknown')}"),
         ("compiler", f"{build.get('compiler', 'unknown')}"),
-        ("CUDA", "built in" if build.get("cuda") else "not built"),
+        ("CUDA", _cuda_line(environment, built=bool(build.get("cuda")))),
         ("Python", f"{environment.python}; {packages}"),
         ("system", environment.system),
         ("CPU", f"{environment.cpu}; {environment.n_threads} usable threads"),
@@ -79,3 +79,9 @@ def _environment_lines(environment: Environment) -> list[tuple[str, str]]:
         ("memory", "not known on this system" if memory is None else f"{exact_size(memory)} free"),
         ("cache", f"{environment.cache_folder}; {exact_size(environment.disk_free)} free"),
     ]
+
+
+def _cuda_line(environment: Environment, *, built: bool) -> str:
+    if not built:
+        return "not built"
+    return f"built in; {', '.join(environment.gpus) or environment.gpu_problem}"

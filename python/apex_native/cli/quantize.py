@@ -48,6 +48,25 @@ class RunChoices:
             help="The file to write; default: named after model and recipe, in this folder.",
         ),
     ] = None
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="cpu|cuda|cuda:N|cuda:all",
+            rich_help_panel=RUN,
+            help="Quantize on GPUs what they have kernels for; the bytes are the CPU's.",
+        ),
+    ] = "cpu"
+    verify_gpu: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            metavar="RATE",
+            show_default="0",
+            rich_help_panel=RUN,
+            help="Share of the GPUs' rows to quantize again on the CPU and compare.",
+        ),
+    ] = 0.0
     max_memory: Annotated[
         int | None,
         typer.Option(
@@ -128,6 +147,7 @@ def register(app: typer.Typer) -> None:
             "apex-native quantize model-bf16.gguf --plan plan.json -o model.gguf --check",
             "apex-native quantize model-bf16.gguf --type Q4_K_M --dry-run",
             "apex-native quantize model-bf16.gguf --tier quality --resume",
+            "apex-native quantize model-bf16.gguf --tier mini --device cuda --verify-gpu 0.01",
         ),
     )(spread(quantize))
 
@@ -150,9 +170,11 @@ def quantize(
     Safe to interrupt: the file appears under its name when it is whole; --resume goes on.
     """
     from apex_native.gguf import open_gguf
+    from apex_native.quantize import start_driver
 
     out = Output(json_mode=json_mode, quiet=quiet)
     _require_consistent(choices, run, calibration, plan_file)
+    start_driver(run.device)
     with open_gguf(file) as source:
         job = _prepare(source, choices, run, plan_file)
         if run.dry_run:
@@ -256,6 +278,8 @@ def _execute(
             allow_requantize=run.allow_requantize,
             resume=run.resume,
             force=run.force,
+            device=run.device,
+            verify_gpu=run.verify_gpu,
             progress=progress,
         )
 
@@ -320,6 +344,11 @@ def _show_result(
         f"{manifest.elapsed_s:.1f} s ({speed / manifest.elapsed_s / 1e6:.0f} MB/s of source, "
         f"{_threads(manifest.n_threads)}{resumed})"
     )
+    if manifest.device_rows:
+        out.text(
+            f"{manifest.device_rows:,} rows were quantized on GPUs; the CPU did "
+            f"{manifest.verified_rows:,} of them again and found the same bytes"
+        )
     if checked is not None:
         out.text(
             f"llama.cpp loads it ({checked.description}): {checked.mean_nll:.3f} nats per token "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from apex_native.quantize.device import DeviceUse, Gpu, list_gpus, start_driver
 from apex_native.quantize.dry_run import PredictedFile, dry_run
 from apex_native.quantize.manifest import QuantizeManifest, RoleError, TensorRecord
 from apex_native.quantize.progress import Progress
@@ -9,11 +10,15 @@ from apex_native.quantize.run import DEFAULT_MAX_MEMORY, quantize_model
 
 __all__ = [
     "DEFAULT_MAX_MEMORY",
+    "DeviceUse",
+    "Gpu",
     "PredictedFile",
     "Progress",
     "QuantizeManifest",
     "RoleError",
     "TensorRecord",
     "dry_run",
+    "list_gpus",
     "quantize_model",
+    "start_driver",
 ]

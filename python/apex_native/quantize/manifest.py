@@ -68,6 +68,9 @@ class QuantizeManifest:
     elapsed_s: float
     resumed_tensors: int
     tensors: tuple[TensorRecord, ...]
+    device_rows: int = 0
+    """Rows quantized on GPUs, and how many of them the CPU compared."""
+    verified_rows: int = 0
 
     def errors_by_role(self) -> tuple[RoleError, ...]:
         """Relative RMSE of each role that has quantized tensors, in the order of ``Role``."""
@@ -100,6 +103,8 @@ class QuantizeManifest:
             "n_threads": self.n_threads,
             "elapsed_s": self.elapsed_s,
             "resumed_tensors": self.resumed_tensors,
+            "device_rows": self.device_rows,
+            "verified_rows": self.verified_rows,
             "roles": [
                 {
                     "role": row.role.value,

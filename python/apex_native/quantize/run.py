@@ -6,10 +6,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from apex_native._native import core
 from apex_native.errors import (
@@ -24,6 +23,7 @@ from apex_native.errors import (
 from apex_native.gguf import GgufFile, open_gguf
 from apex_native.gguf_encode import encode_entry
 from apex_native.plan import EntryFit, ImatrixUse, Plan, PlannedTensor
+from apex_native.quantize.device import DeviceUse, start_driver
 from apex_native.quantize.inputs import check_inputs
 from apex_native.quantize.journal import FinishedTensor, Journal, read_journal
 from apex_native.quantize.manifest import QuantizeManifest, TensorRecord
@@ -35,6 +35,7 @@ from apex_native.quantize.output import (
     require_fresh,
 )
 from apex_native.quantize.progress import Progress
+from apex_native.quantize.recorder import Recorder
 
 if TYPE_CHECKING:
     from apex_native.imatrix import Imatrix
@@ -46,9 +47,6 @@ DEFAULT_MAX_MEMORY = 2 << 30
 
 POLL_MS = 100
 """How often cancellation, Ctrl-C and progress are looked at."""
-
-SYNC_EVERY_S = 2.0
-"""Work that a crash may cost; each sync only flushes what is new."""
 
 
 def quantize_model(
@@ -63,6 +61,8 @@ def quantize_model(
     allow_requantize: bool = False,
     resume: bool = False,
     force: bool = False,
+    device: str = "cpu",
+    verify_gpu: float = 0.0,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> QuantizeManifest:
@@ -73,22 +73,30 @@ def quantize_model(
     makes shards. While it runs the data are in ``output.partial`` beside a journal; resume goes on
     from there. The output appears under its name when it is whole and checked, never before.
 
+    device: "cpu", "cuda" (the first GPU), "cuda:1" or "cuda:all". GPUs take the types they have
+    kernels for and write the CPU's bytes; verify_gpu is the share of their rows (0 to 1) that the
+    CPU quantizes again to compare.
+
     Raises PlanError (the plan does not fit the file, or cannot be carried out), ImatrixError,
-    QuantizeError (NaN, Inf, overflow: names tensor, expert and row), OutputError (exists, is the
-    input, disk full), Cancelled (resumable).
+    QuantizeError (NaN, Inf, overflow: names tensor, expert and row; a verified row that differs),
+    DeviceError (no such GPU, not enough memory, a failed CUDA call; resumable), OutputError
+    (exists, is the input, disk full), Cancelled (resumable).
     """
+    start_driver(device)
     if not isinstance(source, GgufFile):
         with open_gguf(source) as opened:
             return quantize_model(
                 opened, plan, output, imatrix=imatrix, n_threads=n_threads, max_memory=max_memory,
                 split_max_size=split_max_size, allow_requantize=allow_requantize, resume=resume,
-                force=force, progress=progress, cancel=cancel,
+                force=force, device=device, verify_gpu=verify_gpu, progress=progress,
+                cancel=cancel,
             )  # fmt: skip
     check_inputs(source, plan, imatrix, allow_requantize=allow_requantize)
     run = _Run(source, plan, Path(output), imatrix, split_max_size)
+    device_use = DeviceUse.parse(device, verify_gpu)
     run.prepare(resume=resume, force=force)
     with run.kept_or_discarded():
-        run.convert(n_threads or os.cpu_count() or 1, max_memory, progress, cancel)
+        run.convert(n_threads or device_use.n_threads(), max_memory, device_use, progress, cancel)
         run.finish()
     return run.manifest()
 
@@ -123,6 +131,7 @@ class _Run:
         self.finished: dict[str, FinishedTensor] = {}
         self.n_resumed = 0
         self.n_threads = 0
+        self.device_rows = self.verified_rows = 0
         self.started = time.perf_counter()
         self.journal: Journal | None = None
 
@@ -206,6 +215,7 @@ class _Run:
         self,
         n_threads: int,
         max_memory: int,
+        device: DeviceUse,
         progress: Callable[[Progress], None] | None,
         cancel: threading.Event | None,
     ) -> None:
@@ -218,10 +228,13 @@ class _Run:
             [task for _, task in tasks],
             n_threads=n_threads,
             max_memory=max_memory,
+            devices=device.numbers,
+            verify_rate=device.verify_rate,
         )
         self.n_threads = job.n_threads
         try:
-            with _Recorder(self) as recorder:
+            assert self.journal is not None
+            with Recorder(self.journal, self.shards, self.finished) as recorder:
                 while not job.finished:
                     news = job.wait(POLL_MS)
                     done = [
@@ -233,6 +246,7 @@ class _Run:
                         progress(self._snapshot(n_bytes, left, job.source_bytes_done, done))
                     if cancel is not None and cancel.is_set() and not job.finished:
                         raise Cancelled("stopped by the caller")
+                self.device_rows, self.verified_rows = job.device_rows, job.verified_rows
         finally:
             job.close()
 
@@ -293,6 +307,8 @@ class _Run:
             n_threads=self.n_threads,
             elapsed_s=time.perf_counter() - self.started,
             resumed_tensors=self.n_resumed,
+            device_rows=self.device_rows,
+            verified_rows=self.verified_rows,
             tensors=tuple(
                 TensorRecord(
                     name=tensor.name,
@@ -308,54 +324,3 @@ class _Run:
                 for tensor in plan.tensors
             ),
         )
-
-
-class _Recorder:
-    """Syncs finished tensors to disk and notes them in the journal, beside the work.
-
-    In a thread of its own, because a sync may take seconds and cancellation may not.
-    """
-
-    def __init__(self, run: _Run) -> None:
-        assert run.journal is not None
-        self._run = run
-        self._journal = run.journal
-        self._waiting: list[FinishedTensor] = []
-        self._last_sync = time.monotonic()
-        self._sync: Future[None] | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="apex-journal")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if self._sync is not None:
-                self._sync.result()
-            # After a normal end the files are published at once; after a stop this is what
-            # makes the rest of the work resumable.
-            if kind is not None and self._waiting:
-                self._write(self._take())
-        finally:
-            self._thread.shutdown()
-
-    def add(self, done: list[FinishedTensor]) -> None:
-        """Take note of finished tensors; sync if the last one is long enough ago."""
-        for tensor in done:
-            self._run.finished[tensor.name] = tensor
-        self._waiting += done
-        idle = self._sync is None or self._sync.done()
-        if self._waiting and idle and time.monotonic() - self._last_sync >= SYNC_EVERY_S:
-            if self._sync is not None:
-                self._sync.result()
-            self._last_sync = time.monotonic()
-            self._sync = self._thread.submit(self._write, self._take())
-
-    def _take(self) -> list[FinishedTensor]:
-        taken, self._waiting = self._waiting, []
-        return taken
-
-    def _write(self, tensors: list[FinishedTensor]) -> None:
-        for shard in self._run.shards:
-            os.fsync(shard.fd)
-        self._journal.record(tensors)

@@ -10,6 +10,13 @@ from __future__ import annotations
 from apex_native.report.compare import PlanComparison, RoleBytes, TypeChange, compare_plans
 from apex_native.report.facts import ModelFacts, model_facts
 from apex_native.report.findings import FindingGroup, group_findings
+from apex_native.report.kernels import (
+    KernelLine,
+    MeasuredKernel,
+    kernel_advice,
+    kernel_lines,
+    roofline_share,
+)
 from apex_native.report.layers import format_layers
 from apex_native.report.layout import RoleLayout, role_layouts
 from apex_native.report.naming import default_output_name
@@ -34,6 +41,8 @@ __all__ = [
     "ERROR_GROUPS",
     "FORMATS",
     "FindingGroup",
+    "KernelLine",
+    "MeasuredKernel",
     "ModelFacts",
     "PlanComparison",
     "ReportFormat",
@@ -49,10 +58,13 @@ __all__ = [
     "format_layers",
     "group_findings",
     "grouped_errors",
+    "kernel_advice",
+    "kernel_lines",
     "model_facts",
     "report_files",
     "role_layouts",
     "role_statistics",
+    "roofline_share",
     "stored_rows",
     "write_report",
 ]

@@ -11,7 +11,7 @@ from apex_native.results.document import Results
 from apex_native.results.join import NAMES_ONLY, join_measurements
 from apex_native.results.model import Candidate, Reference
 from apex_native.results.same_model import fold_reference, same_model, same_run, with_names_of
-from apex_native.results.settings import Settings
+from apex_native.results.settings import NoiseFloor, Settings
 from apex_native.results.verdict import Comparison
 
 __all__ = ["merge_results"]
@@ -24,7 +24,8 @@ def merge_results(files: Sequence[Results]) -> Results:
     """All candidates of all files, in order; what several files measured of one model is joined.
 
     Models are the same where their hashes agree (fingerprints, or name and bytes, where a file has
-    no hash). Speed tests with equal settings are taken from the last file. Raises ResultsError,
+    no hash). Speed tests with equal settings are taken from the last file; of two
+    noise floors the higher one is kept. Raises ResultsError,
     naming the key, where reference, data, tokenizer or settings differ, where two different models
     share a name, and where one model has two different values of a metric.
     """
@@ -39,7 +40,6 @@ def merge_results(files: Sequence[Results]) -> Results:
 def _merge_two(first: Results, second: Results) -> Results:
     _require_equal("data", first.data, second.data, NAMES_ONLY)
     _require_same_settings(first, second)
-    _require_equal("noise_floor", first.noise_floor, second.noise_floor, ())
     if None not in (first.tokenizer, second.tokenizer) and first.tokenizer != second.tokenizer:
         raise _mixed("tokenizer", first.tokenizer, second.tokenizer)
     reference = first.reference or second.reference
@@ -47,7 +47,9 @@ def _merge_two(first: Results, second: Results) -> Results:
     second = with_names_of(second, first)
     reference = _merge_references(first.reference, second.reference)
     candidates = _merge_candidates(first.candidates, second.candidates)
-    if reference is not None and any(c.name == reference.name for c in candidates):
+    if reference is not None and any(
+        c.name == reference.name and not same_model(c, reference) for c in candidates
+    ):
         raise ResultsError(
             f"'{reference.name}' is the reference in one file and another model in another; "
             "rename one of them"
@@ -60,7 +62,7 @@ def _merge_two(first: Results, second: Results) -> Results:
         data=first.data or second.data,
         tokenizer=first.tokenizer or second.tokenizer,
         settings=_settings_of_text(first, second),
-        noise_floor=first.noise_floor or second.noise_floor,
+        noise_floor=_higher_floor(first.noise_floor, second.noise_floor),
         comparisons=_merge_comparisons(first.comparisons, second.comparisons),
         n_values_not_finite=first.n_values_not_finite + second.n_values_not_finite,
     )
@@ -81,6 +83,12 @@ def _settings_of_text(first: Results, second: Results) -> Settings | None:
     if first.data is None and second.data is not None:
         return second.settings or first.settings
     return first.settings or second.settings
+
+
+def _higher_floor(first: NoiseFloor | None, second: NoiseFloor | None) -> NoiseFloor | None:
+    """Of two noise floors the higher one: the careful choice for candidates of both files."""
+    known = [floor for floor in (first, second) if floor is not None]
+    return max(known, key=lambda floor: floor.kld_mean or 0.0, default=None)
 
 
 def _require_equal(what: str, first: Any, second: Any, ignored: Iterable[str]) -> None:

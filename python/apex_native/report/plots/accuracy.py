@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from apex_native.report import numbers
 from apex_native.report.models import Model, all_models, task_names, task_of, task_title
 from apex_native.report.plots.canvas import ALARM, GREY, PALETTE, new_figure
-from apex_native.report.plots.text import drawable, model_labels
+from apex_native.report.plots.text import clipped, model_labels
 from apex_native.results import Results
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ __all__ = ["draw_accuracy", "missing_accuracy"]
 _ROW_INCHES = 0.3
 _PANEL_INCHES = 2.7
 _PANELS_A_LINE = 5
+_MOST_TASKS = 10
 
 
 def missing_accuracy(results: Results) -> str | None:
@@ -28,7 +29,8 @@ def missing_accuracy(results: Results) -> str | None:
 
 def draw_accuracy(results: Results) -> Figure:
     """One panel a task, one bar a model, in the file's order."""
-    tasks = task_names(results)
+    tasks = task_names(results)[:_MOST_TASKS]
+    left_out = len(task_names(results)) - len(tasks)
     models = [model for model in all_models(results) if model.tasks]
     labels = model_labels(results)
     columns = min(len(tasks), _PANELS_A_LINE)
@@ -38,7 +40,8 @@ def draw_accuracy(results: Results) -> Figure:
         title="Accuracy",
         conditions=_conditions(results, tasks),
         note="Bars are the 95 % Wilson interval, the dashed line is what guessing gives. A hatched "
-        "bar marked “chance” cannot be told from guessing.",
+        "bar marked “chance” cannot be told from guessing."
+        + (f" {left_out} more tasks are in the tables only." if left_out else ""),
     )
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for i, axes in enumerate(grid.flat):
@@ -93,5 +96,5 @@ def _draw_task(axes: Axes, models: list[Model], task: str) -> None:
     # Room right of 100 % for the number of a perfect score with its mark.
     axes.set_xlim(0, 122)
     axes.set_xticks((0, 25, 50, 75, 100))
-    axes.set_title(drawable(task_title(task)))
+    axes.set_title(clipped(task_title(task), 24))
     axes.set_xlabel("Correct (%)")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from apex_native.report.plots.text import FONT, wrapped
+from apex_native.report.plots.text import FONT, clipped, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,17 +65,18 @@ def new_figure(
 ) -> Figure:
     """An empty figure of width by height inches: height is the plot's, heading and note add to it.
 
-    conditions says on what the numbers were measured; note explains axes and marks.
+    conditions says on what the numbers were measured; note explains axes and marks. All three are
+    cut where a file says more than fits a picture.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     room = width - 2 * _MARGIN
     blocks = [
-        (wrapped(title, room, _TITLE_SIZE, bold=True), _TITLE_SIZE, True),
-        (wrapped(conditions, room, _TEXT_SIZE), _TEXT_SIZE, False),
+        (wrapped(clipped(title, 200), room, _TITLE_SIZE, bold=True), _TITLE_SIZE, True),
+        (wrapped(clipped(conditions, 400), room, _TEXT_SIZE), _TEXT_SIZE, False),
     ]
-    notes = wrapped(note, room, _TEXT_SIZE - 1) if note else []
+    notes = wrapped(clipped(note, 1000), room, _TEXT_SIZE - 1) if note else []
     above = sum(len(lines) * size * _LINE for lines, size, _ in blocks) + 2 * _MARGIN
     below = len(notes) * (_TEXT_SIZE - 1) * _LINE + (_MARGIN if notes else 0)
     total = height + above + below

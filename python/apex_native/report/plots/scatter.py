@@ -19,7 +19,7 @@ from apex_native.report.plots.axes import log_axis
 from apex_native.report.plots.canvas import GREY, PALETTE, new_figure
 from apex_native.report.plots.column import column_inches
 from apex_native.report.plots.labels import LabelledPoint, place_labels
-from apex_native.report.plots.text import drawable, model_labels
+from apex_native.report.plots.text import clipped, model_labels
 from apex_native.results import Results, SpeedTest
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def draw_speed(results: Results) -> Figure:
         _limits(axes, "y", [end for p in points for end in (p.low, p.high)])
         axes.set_xlabel("Size (GiB)")
         axes.set_ylabel("Tokens per second (higher is better)")
-        axes.set_title(drawable(test))
+        axes.set_title(clipped(test, 24))
         drawn.append((axes, points))
     for axes, points in drawn:
         place_labels(axes, points)

@@ -13,7 +13,7 @@ from apex_native.results import Results
 if TYPE_CHECKING:
     from matplotlib.font_manager import FontProperties
 
-__all__ = ["FONT", "drawable", "model_labels", "text_width", "wrapped"]
+__all__ = ["FONT", "clipped", "drawable", "model_labels", "text_width", "wrapped"]
 
 FONT = "DejaVu Sans"
 """Comes with matplotlib, so that a plot looks the same everywhere."""
@@ -50,6 +50,12 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
         text, _properties(size, bold), ismath=False
     )
     return float(width) / 72
+
+
+def clipped(text: str, n: int) -> str:
+    """At most n characters of what the font can draw; an ellipsis says that there was more."""
+    text = drawable(text[: n + 1])
+    return text if len(text) <= n else f"{text[: n - 1]}…"
 
 
 def wrapped(text: str, inches: float, size: float, *, bold: bool = False) -> list[str]:

@@ -1,0 +1,278 @@
+"""``apex-native bench``: tokens per second of models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from apex_native.cli import bench_kernels
+from apex_native.cli.bench_options import number_list, pair_list, settings_errors, type_list
+from apex_native.cli.bench_progress import Show, bench_progress
+from apex_native.cli.compute_options import DeviceChoices
+from apex_native.cli.json_lines import JsonLines
+from apex_native.cli.options import RUN, ForceOption, JsonOption, QuietOption, examples, spread
+from apex_native.cli.output import Output
+from apex_native.cli.tables import Column, Table
+
+if TYPE_CHECKING:
+    from apex_native.evaluate.speed import (
+        SpeedProgress,
+        SpeedResult,
+        SpeedSettings,
+        SpeedSubject,
+    )
+
+__all__ = ["register"]
+
+TESTS = "Tests (lists: all combinations are run)"
+
+
+def _list_option(*names: str, default: str, help: str) -> Any:
+    return typer.Option(
+        *names, metavar="LIST", show_default=default, help=help, rich_help_panel=TESTS
+    )
+
+
+@dataclass(frozen=True)
+class TestChoices:
+    """What to measure; names and defaults are llama-bench's."""
+
+    prompt: Annotated[
+        list[str] | None,
+        _list_option("--n-prompt", "-p", default="512", help="Tokens read at once; 0: no test."),
+    ] = None
+    gen: Annotated[
+        list[str] | None,
+        _list_option("--n-gen", "-n", default="128", help="Tokens generated; 0: no test."),
+    ] = None
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-pg",
+            metavar="P,N",
+            rich_help_panel=TESTS,
+            help="A test that reads P and then generates N; repeatable.",
+        ),
+    ] = None
+    depth: Annotated[
+        list[str] | None,
+        _list_option("--n-depth", "-d", default="0", help="Tokens before the test, not timed."),
+    ] = None
+    batch: Annotated[
+        list[str] | None,
+        _list_option("--batch-size", "-b", default="2048", help="Tokens of one decode."),
+    ] = None
+    ubatch: Annotated[
+        list[str] | None,
+        _list_option("--ubatch-size", "-ub", default="512", help="Tokens computed at once."),
+    ] = None
+    type_k: Annotated[
+        list[str] | None,
+        _list_option("--type-k", "-ctk", default="f16", help="Types of the cache's keys."),
+    ] = None
+    type_v: Annotated[
+        list[str] | None,
+        _list_option("--type-v", "-ctv", default="f16", help="Types of the cache's values."),
+    ] = None
+    threads: Annotated[
+        list[str] | None,
+        _list_option("--threads", "-t", default="all", help="Numbers of threads."),
+    ] = None
+
+    repetitions: Annotated[
+        int, typer.Option("--repetitions", "-r", min=1, metavar="N", help="Of each test.")
+    ] = 5
+    no_warmup: Annotated[
+        bool, typer.Option("--no-warmup", help="Do not run each test once before.")
+    ] = False
+    beyond_context: Annotated[
+        bool,
+        typer.Option("--beyond-context", help="Allow tests longer than the context of the model."),
+    ] = False
+
+    def settings(self) -> tuple[SpeedSettings, ...]:
+        """Every combination; usage errors for what cannot be."""
+        from apex_native.evaluate.speed import speed_grid
+        from apex_native.machine import usable_threads
+        from apex_native.types import GgmlType
+
+        grid = speed_grid(
+            prompts=number_list("-p", self.prompt, least=0) or (512,),
+            gens=number_list("-n", self.gen, least=0) or (128,),
+            pairs=pair_list("-pg", self.pairs),
+            depths=number_list("-d", self.depth, least=0) or (0,),
+            n_batch=number_list("-b", self.batch, least=1) or (2048,),
+            n_ubatch=number_list("-ub", self.ubatch, least=1) or (512,),
+            type_k=type_list("--type-k", self.type_k) or (GgmlType.F16,),
+            type_v=type_list("--type-v", self.type_v) or (GgmlType.F16,),
+            n_threads=number_list("--threads", self.threads, least=1) or (usable_threads(),),
+            repetitions=self.repetitions,
+            warm_up=not self.no_warmup,
+            beyond_context=self.beyond_context,
+        )
+        if not grid:
+            raise typer.BadParameter("there is nothing to measure; give -p, -n or -pg a length")
+        return grid
+
+
+@dataclass(frozen=True)
+class OutputChoices:
+    """Where results go besides the table."""
+
+    jsonl: Annotated[
+        Path | None,
+        typer.Option(
+            "--jsonl",
+            metavar="PATH",
+            help="Append a line for each test: machine, build, model, settings, all samples.",
+        ),
+    ] = None
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            "--results",
+            metavar="PATH",
+            help="Write a results file that `report` joins with evaluations of these models.",
+        ),
+    ] = None
+    force: ForceOption = False
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb and its sibling for kernels."""
+    app.command(
+        "bench",
+        short_help="Measure tokens per second.",
+        epilog=examples(
+            "apex-native bench model.gguf",
+            "apex-native bench bf16.gguf quality.gguf mini.gguf -p 512,8192 -n 128",
+            "apex-native bench model.gguf -t 8,16 --type-k f16,q8_0 --type-v f16 -d 0,4096",
+            "apex-native bench kernels --help",
+        ),
+    )(spread(bench))
+    bench_kernels.register(app)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tested:
+    """A model and its finished tests."""
+
+    subject: SpeedSubject
+    results: list[SpeedResult]
+
+
+def bench(
+    models: Annotated[
+        list[Path], typer.Argument(metavar="MODEL...", help="GGUF files; or: kernels.")
+    ],
+    tests: TestChoices,
+    devices: DeviceChoices,
+    outputs: OutputChoices,
+    no_repack: Annotated[
+        bool,
+        typer.Option(
+            "--no-repack", rich_help_panel=RUN, help="Leave weights as the file has them."
+        ),
+    ] = False,
+    json_mode: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure how fast models read and generate, by the procedure of llama-bench.
+
+    `apex-native bench kernels` measures the types instead of models.
+    """
+    out = Output(json_mode=json_mode, quiet=quiet)
+    settings = tests.settings()
+    _require_free(outputs)
+    load = {**devices.settings(), "repack": not no_repack}
+    finished: list[_Tested] = []
+    records = JsonLines(outputs.jsonl)
+    try:
+        with records, bench_progress(out) as show, settings_errors():
+            for path in models:
+                _bench_model(path, load, settings, finished, records, show)
+    except KeyboardInterrupt as stop:
+        if outputs.jsonl is not None and records.n_lines:
+            stop.add_note(f"the {records.n_lines} finished tests are in {outputs.jsonl}")
+        raise
+    finally:
+        if any(tested.results for tested in finished):
+            out.table(_table(finished))
+    out.document({"tests": records.values})
+    _write_results(out, outputs.results, finished)
+
+
+def _bench_model(
+    path: Path,
+    load: dict[str, Any],
+    settings: Sequence[SpeedSettings],
+    finished: list[_Tested],
+    records: JsonLines,
+    show: Show | None,
+) -> None:
+    from apex_native.engine import load_model
+    from apex_native.evaluate.speed import describe_subject, measure_speed, speed_record
+
+    with load_model(path, n_threads=settings[0].n_threads, **load) as model:
+        tested = _Tested(describe_subject(model), [])
+        finished.append(tested)
+        for i, test in enumerate(settings):
+
+            def progress(state: SpeedProgress, i: int = i) -> None:
+                if show is not None:
+                    label = f"{path.name} {state.test} ({i + 1}/{len(settings)})"
+                    show(label, state.tokens_done / max(state.n_tokens, 1), state.eta_s)
+
+            result = measure_speed(model, test, progress=progress)
+            tested.results.append(result)
+            records.append(speed_record(tested.subject, load, result))
+
+
+def _require_free(outputs: OutputChoices) -> None:
+    from apex_native.errors import OutputError
+
+    if outputs.results is not None and outputs.results.exists() and not outputs.force:
+        raise OutputError(f"{outputs.results} exists; choose another place or add --force")
+
+
+def _write_results(out: Output, path: Path | None, finished: Sequence[_Tested]) -> None:
+    if path is None:
+        return
+    from apex_native.evaluate.speed import speed_results
+
+    speed_results([(tested.subject, tested.results) for tested in finished]).save(path)
+    out.text(f"wrote {path}")
+
+
+def _table(finished: Sequence[_Tested]) -> Table:
+    columns = (
+        Column("model", wraps=True),
+        Column("GiB", right=True),
+        Column("test"),
+        Column("threads", right=True),
+        Column("batch", right=True),
+        Column("K, V"),
+        Column("tokens/s", right=True),
+        Column("spread", right=True),
+    )
+    return Table(columns, list(_rows(finished)))
+
+
+def _rows(finished: Sequence[_Tested]) -> Iterator[tuple[str, ...]]:
+    for tested in finished:
+        for result in tested.results:
+            settings = result.settings
+            yield (
+                tested.subject.name,
+                f"{tested.subject.bytes / (1 << 30):.3f}",
+                settings.test,
+                str(settings.n_threads),
+                f"{settings.n_batch}/{settings.n_ubatch}",
+                f"{settings.type_k.name}, {settings.type_v.name}".lower(),
+                f"{result.median:,.2f}",
+                f"{result.spread:.1%}",
+            )

@@ -1,0 +1,227 @@
+"""``apex-native bench kernels``: how fast each type is on this machine, without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from apex_native.cli.bench_options import number_list, settings_errors, type_list
+from apex_native.cli.bench_progress import Show, bench_progress
+from apex_native.cli.json_lines import JsonLines
+from apex_native.cli.options import (
+    ForceOption,
+    JsonOption,
+    QuietOption,
+    examples,
+    parse_size,
+    spread,
+)
+from apex_native.cli.output import Output
+from apex_native.cli.tables import Column, Table
+
+if TYPE_CHECKING:
+    from apex_native.evaluate.speed import KernelProgress, KernelSpeed
+    from apex_native.report import KernelLine, MeasuredKernel
+
+__all__ = ["register"]
+
+_SHOWN = ("to_float", "vec_dot", "quantize")
+_HEADINGS = {"to_float": "dequantize", "vec_dot": "dot product", "quantize": "quantize"}
+
+_BYTES_NOTE = (
+    "GB/s: stored bytes and floats read and written (dot product: stored bytes read, the",
+    "activations stay in the cache); %: of memory copied, for dot products of memory read",
+)
+
+
+@dataclass(frozen=True)
+class KernelChoices:
+    """What to measure, and how long."""
+
+    types: Annotated[
+        list[str] | None,
+        typer.Option("--types", metavar="LIST", show_default="all", help="ggml types."),
+    ] = None
+    device: Annotated[str, typer.Option("--device", metavar="cpu|cuda", help="Whose kernels.")] = (
+        "cpu"
+    )
+    threads: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--threads", "-t", metavar="LIST", show_default="1,all", help="Numbers of threads."
+        ),
+    ] = None
+    repetitions: Annotated[
+        int, typer.Option("--repetitions", "-r", min=1, metavar="N", help="Of each measurement.")
+    ] = 5
+    sample_seconds: Annotated[
+        float,
+        typer.Option(
+            "--sample-seconds", min=0.001, max=600, metavar="S", help="Of each repetition."
+        ),
+    ] = 0.1
+    working_set: Annotated[
+        int | None,
+        typer.Option(
+            "--working-set",
+            parser=parse_size,
+            metavar="SIZE",
+            show_default="twice all last-level caches",
+            help="Memory that an operation goes through again and again.",
+        ),
+    ] = None
+
+    def measure(self, show: Show | None) -> Iterator[KernelSpeed]:
+        """The measurements, as they are made; usage errors for what cannot be."""
+        from apex_native.evaluate.speed import bench_kernels
+        from apex_native.machine import usable_threads
+
+        counts = number_list("--threads", self.threads, least=1) or {1, usable_threads()}
+        return bench_kernels(
+            type_list("--types", self.types),
+            device=self.device,
+            n_threads=sorted(counts),
+            repetitions=self.repetitions,
+            sample_seconds=self.sample_seconds,
+            working_set=self.working_set,
+            progress=_progress(show),
+        )
+
+
+@dataclass(frozen=True)
+class KernelOutputs:
+    """Where results go besides the table."""
+
+    jsonl: Annotated[
+        Path | None,
+        typer.Option(
+            "--jsonl", metavar="PATH", help="Append a line for each measurement: all samples."
+        ),
+    ] = None
+    png: Annotated[Path | None, typer.Option("--png", metavar="PATH", help="Draw a plot.")] = None
+    force: ForceOption = False
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(
+        "bench kernels",
+        short_help="Measure the kernels of each type.",
+        epilog=examples(
+            "apex-native bench kernels",
+            "apex-native bench kernels --types Q4_K,IQ3_S,IQ2_XXS -t 1,8 --png kernels.png",
+            "apex-native bench kernels --jsonl kernels.jsonl --json",
+        ),
+    )(spread(kernels))
+
+
+def kernels(
+    choices: KernelChoices,
+    outputs: KernelOutputs,
+    json_mode: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure dequantizing, dot products and quantizing of each type beside the memory's speed.
+
+    All results are checked. A sentence below the table says which types cost speed here.
+    """
+    from apex_native.evaluate.speed import kernel_record
+
+    out = Output(json_mode=json_mode, quiet=quiet)
+    _require_free(outputs)
+    rows: list[KernelSpeed] = []
+    records = JsonLines(outputs.jsonl)
+    with records, bench_progress(out) as show, settings_errors():
+        for row in choices.measure(show):
+            rows.append(row)
+            records.append(kernel_record(row))
+    out.document({"kernels": records.values, "advice": list(_advice(rows))})
+    _show(out, rows)
+    _draw(out, outputs.png, rows)
+
+
+def _progress(show: Show | None) -> Callable[[KernelProgress], None]:
+    def progress(state: KernelProgress) -> None:
+        if show is not None:
+            show(state.label, state.done / state.total, state.eta_s)
+
+    return progress
+
+
+def _require_free(outputs: KernelOutputs) -> None:
+    from apex_native.errors import OutputError
+
+    if outputs.png is not None and outputs.png.exists() and not outputs.force:
+        raise OutputError(f"{outputs.png} exists; choose another place or add --force")
+
+
+def _advice(rows: Sequence[KernelSpeed]) -> tuple[str, ...]:
+    from apex_native.report import kernel_advice
+
+    return kernel_advice(rows, max(row.n_threads for row in rows))
+
+
+def _show(out: Output, rows: Sequence[KernelSpeed]) -> None:
+    from apex_native.report import kernel_lines
+
+    for n_threads in sorted({row.n_threads for row in rows}):
+        roofs = {row.operation: row for row in rows if row.n_threads == n_threads}
+        threads = f"{n_threads} thread" if n_threads == 1 else f"{n_threads} threads"
+        title = (
+            f"{threads}: memory is copied at {roofs['copy'].gb_per_s:.1f} GB/s (spread "
+            f"{roofs['copy'].spread:.0%}), read at {roofs['read'].gb_per_s:.1f} GB/s (spread "
+            f"{roofs['read'].spread:.0%})"
+        )
+        cells = [_cells(line, rows) for line in kernel_lines(rows, n_threads)]
+        out.table(Table(_columns(), cells, title=title, notes=_BYTES_NOTE))
+        out.text()
+    for sentence in _advice(rows):
+        out.text(sentence)
+
+
+def _columns() -> tuple[Column, ...]:
+    columns = [Column("type"), Column("bpw", right=True)]
+    for operation in _SHOWN:
+        columns += [
+            Column(f"{_HEADINGS[operation]} Gw/s", right=True),
+            Column("GB/s", right=True),
+            Column("%", right=True),
+            Column("spread", right=True),
+        ]
+    return tuple(columns)
+
+
+def _cells(line: KernelLine, rows: Sequence[MeasuredKernel]) -> tuple[str, ...]:
+    from apex_native.report import roofline_share
+
+    cells = [line.name, f"{line.bpw:.4g}"]
+    for operation in _SHOWN:
+        # Where ours is faster than ggml's function, ours is what the program uses.
+        row = line.kernels.get("widen" if operation == "to_float" else operation)
+        row = row or line.kernels.get(operation)
+        if row is None:
+            cells += ["-"] * 4
+            continue
+        share = roofline_share(row, rows)
+        cells += [
+            f"{row.median / 1e9:.3f}",
+            f"{row.gb_per_s:.2f}",
+            "-" if share is None else f"{share:.0%}",
+            f"{row.spread:.0%}",
+        ]
+    return tuple(cells)
+
+
+def _draw(out: Output, path: Path | None, rows: Sequence[KernelSpeed]) -> None:
+    if path is None:
+        return
+    from apex_native.atomic_write import write_atomically
+    from apex_native.machine import cpu_name
+    from apex_native.report.plots.kernels import kernel_plot
+
+    write_atomically(path, kernel_plot(rows, cpu=cpu_name()), what="plot")
+    out.text(f"wrote {path}")

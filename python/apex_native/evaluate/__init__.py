@@ -1,0 +1,1 @@
+"""What models can still do: the stage after quantization."""

@@ -1,0 +1,94 @@
+"""Which GPUs a run uses."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+from dataclasses import dataclass
+from typing import Self
+
+from apex_native._native import core
+from apex_native.errors import ApexError, DeviceError
+
+__all__ = ["DeviceUse", "Gpu", "list_gpus", "start_driver"]
+
+
+_SLOTS_PER_GPU = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU of this machine; number as in cuda:0, memory in bytes."""
+
+    number: int
+    name: str
+    compute_capability: tuple[int, int]
+    total_bytes: int
+    free_bytes: int
+
+
+def list_gpus() -> tuple[Gpu, ...]:
+    """All GPUs; DeviceError where there is none, no driver, or the build has no CUDA."""
+    return tuple(Gpu(**device) for device in core().cuda_devices())
+
+
+def start_driver(device: str) -> None:
+    """Begin to start CUDA, where ``device`` will need it, beside whatever comes first.
+
+    It takes a third of a second, once per process. What goes wrong shows up when it is used.
+    """
+
+    def start() -> None:
+        with contextlib.suppress(ApexError):
+            core().cuda_devices()
+
+    if device != "cpu":
+        threading.Thread(target=start, name="apex-cuda-start", daemon=True).start()
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceUse:
+    """Numbers of the GPUs (none: CPU only) and the share of their rows that the CPU does again."""
+
+    numbers: list[int]
+    verify_rate: float
+
+    def n_threads(self) -> int:
+        """Threads to use unless told otherwise: all cores, and enough to keep every GPU busy.
+
+        A thread carries one unit at a time and mostly waits for its GPU; four of them read, copy,
+        quantize and write at once.
+        """
+        return max(os.cpu_count() or 1, _SLOTS_PER_GPU * len(self.numbers))
+
+    @classmethod
+    def parse(cls, device: str, verify_rate: float = 0.0) -> Self:
+        """From "cpu", "cuda", "cuda:N" or "cuda:all".
+
+        Raises DeviceError where the text is none of these or there is no such GPU, ValueError where
+        the rate is not in [0, 1].
+        """
+        if not 0.0 <= verify_rate <= 1.0:
+            raise ValueError(f"verify_gpu is {verify_rate}, expected a share from 0 to 1")
+        if device == "cpu":
+            return cls([], verify_rate)
+        match = re.fullmatch(r"cuda(?::(\d+|all))?", device)
+        if match is None:
+            raise DeviceError(
+                f"device is {device!r}, expected cpu, cuda, cuda:N or cuda:all; choose one of these"
+            )
+        found = [gpu.number for gpu in list_gpus()]
+        if match[1] == "all":
+            return cls(found, verify_rate)
+        number = int(match[1] or found[0])
+        if number not in found:
+            raise DeviceError(
+                f"there is no {device}: this machine has {_text(found)}; choose one of these"
+            )
+        return cls([number], verify_rate)
+
+
+def _text(numbers: list[int]) -> str:
+    return ", ".join(f"cuda:{number}" for number in numbers)

@@ -1,0 +1,114 @@
+"""What measured kernels mean: shares of what memory gives, and which types cost speed on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = ["KernelLine", "MeasuredKernel", "kernel_advice", "kernel_lines", "roofline_share"]
+
+_ROOFLINE_OF = {"to_float": "copy", "widen": "copy", "quantize": "copy", "vec_dot": "read"}
+"""Dot products write nothing to speak of: reading is their limit, copying that of the others."""
+
+_MEMORY_BOUND = 0.8
+"""From this share of the roofline on, faster arithmetic would hardly be noticed."""
+
+
+class MeasuredKernel(Protocol):
+    """An operation on a type; `apex_native.evaluate.speed.KernelSpeed` is one.
+
+    Speeds are weights per second, spread is (largest - smallest) / median of the samples.
+    """
+
+    @property
+    def operation(self) -> str: ...  # noqa: D102
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def bpw(self) -> float: ...  # noqa: D102
+    @property
+    def n_threads(self) -> int: ...  # noqa: D102
+    @property
+    def bytes_per_weight(self) -> float: ...  # noqa: D102
+    @property
+    def samples(self) -> tuple[float, ...]: ...  # noqa: D102
+    @property
+    def median(self) -> float: ...  # noqa: D102
+    @property
+    def spread(self) -> float: ...  # noqa: D102
+    @property
+    def gb_per_s(self) -> float: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class KernelLine:
+    """Everything measured of one type with one number of threads, by operation."""
+
+    name: str
+    bpw: float
+    kernels: dict[str, MeasuredKernel]
+
+
+def kernel_lines(rows: Sequence[MeasuredKernel], n_threads: int) -> list[KernelLine]:
+    """One line a type, smallest first; rooflines are left out."""
+    lines: dict[str, KernelLine] = {}
+    for row in rows:
+        if row.n_threads == n_threads and row.operation in _ROOFLINE_OF:
+            line = lines.setdefault(row.name, KernelLine(row.name, row.bpw, {}))
+            line.kernels[row.operation] = row
+    return sorted(lines.values(), key=lambda line: (line.bpw, line.name))
+
+
+def roofline_share(row: MeasuredKernel, rows: Sequence[MeasuredKernel]) -> float | None:
+    """The bytes a kernel moves per second over those of its roofline at the same threads.
+
+    None where the roofline was not measured.
+    """
+    wanted = (_ROOFLINE_OF.get(row.operation), row.n_threads)
+    for other in rows:
+        if (other.operation, other.n_threads) == wanted:
+            return row.gb_per_s / other.gb_per_s
+    return None
+
+
+def kernel_advice(rows: Sequence[MeasuredKernel], n_threads: int) -> tuple[str, ...]:
+    """What the dot products say about choosing types for this CPU, in sentences.
+
+    A type costs speed if a larger type is computed faster by more than the spread of both.
+    """
+    dots = sorted(
+        (row for row in rows if (row.operation, row.n_threads) == ("vec_dot", n_threads)),
+        key=lambda row: (row.bpw, row.name),
+    )
+    if not dots:
+        return ()
+    threads = f"{n_threads} thread" if n_threads == 1 else f"{n_threads} threads"
+    best = max(dots, key=lambda row: row.median)
+    speed = f"{best.median / 1e9:.2f} billion weights per second, in {best.name}"
+    sentences = [f"Text generation on {threads} multiplies at most {speed}."]
+    slower = [text for row in dots if (text := _cost(row, dots))]
+    if slower:
+        sentences.append(
+            f"These save memory and cost speed (speed relative to a larger type): "
+            f"{', '.join(slower)}."
+        )
+    else:
+        sentences.append("No type is slower than a larger one: smaller files are never slower.")
+    bound = [row.name for row in dots if (roofline_share(row, rows) or 0) >= _MEMORY_BOUND]
+    if bound:
+        sentences.append(
+            f"Limited by memory, so that fewer bits are more speed: {', '.join(bound)}."
+        )
+    return tuple(sentences)
+
+
+def _cost(row: MeasuredKernel, dots: Sequence[MeasuredKernel]) -> str | None:
+    larger = [other for other in dots if other.bpw > row.bpw]
+    if not larger:
+        return None
+    best = max(larger, key=lambda other: other.median)
+    ratio = row.median / best.median
+    if ratio >= 1 - max(row.spread, best.spread):
+        return None
+    return f"{row.name} {ratio:.2f}x {best.name}"

@@ -1,0 +1,238 @@
+"""The GPU half of quantization, as far as a machine without a GPU can test it.
+
+The kernels' per-thread algorithms are compiled for the CPU and compared with ggml byte for byte;
+the kernels themselves are compiled where nvcc is. bench/cuda.sh compares them on a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import apex_native as apex
+from apex_native._native import core
+from apex_native.demo import demo_imatrix, demo_model
+from apex_native.quantize import DeviceUse, list_gpus
+from apex_native.types import GgmlType
+from cpp_programs import ROOT, build_program
+from file_compare import differing_tensors
+from job_tools import finish, model, start
+
+TYPES = [
+    "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K", "IQ4_XS", "IQ4_NL", "IQ3_S", "IQ3_XXS",
+    "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S",
+]  # fmt: skip
+NEEDING_IMATRIX = ["IQ2_XXS", "IQ2_XS", "IQ1_S"]
+
+NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+
+needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
+
+
+def gpu_problem() -> str | None:
+    """Why there is no GPU to test with, None if there is one."""
+    try:
+        list_gpus()
+    except apex.DeviceError as error:
+        return str(error)
+    return None
+
+
+needs_gpu = pytest.mark.skipif(gpu_problem() is not None, reason=str(gpu_problem()))
+needs_no_gpu = pytest.mark.skipif(gpu_problem() is None, reason="this machine has a GPU")
+
+
+# --- the algorithms, on the CPU -----------------------------------------------------------------
+
+
+def run_twin(*arguments: str) -> str:
+    program = build_program("twin_vs_ggml")
+    run = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
+def counts(line: str) -> tuple[int, int, int]:
+    """Rows compared, handed back to the CPU and differing, from a line of twin_vs_ggml."""
+    words = line.split()
+    rows, back, differ = (words[words.index(key) + 1] for key in ("rows", "back", "differ"))
+    return int(rows), int(back), int(differ)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_kernels_algorithms_write_ggmls_bytes(seed: int) -> None:
+    lines = run_twin("--rows", "150", "--seed", str(seed)).splitlines()
+    assert len(lines) == 27  # 15 types twice, three of which need a matrix
+    for line in lines:
+        rows, back, differ = counts(line)
+        assert rows >= 150
+        assert differ == 0
+        # Denormal weights and sums out of range; the data are chosen to provoke that.
+        assert back < rows // 3, line
+
+
+@pytest.mark.slow
+def test_the_kernels_algorithms_on_many_rows() -> None:
+    program = build_program("twin_vs_ggml")
+
+    def run(seed: int) -> subprocess.CompletedProcess[str]:
+        command = [program, "--rows", "5000", "--seed", str(100 + seed)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done in pool.map(run, range(2)):
+            assert done.returncode == 0, done.stdout + done.stderr
+
+
+# --- the kernels, compiled ----------------------------------------------------------------------
+
+
+@needs_nvcc
+def test_the_kernels_compile_and_keep_their_registers(tmp_path: Path) -> None:
+    """For sm_90, with the build's own flags; a spill would show up as a slow kernel only."""
+    sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+    assert len(sources) == 7
+    llama = llama_cpp_source()
+
+    def compile_one(source: Path) -> str:
+        done = subprocess.run(
+            [
+                str(NVCC), "-std=c++17", "-O3", "-arch=sm_90", "-fmad=false", "-prec-div=true",
+                "-prec-sqrt=true", "-ftz=false", "--expt-relaxed-constexpr", "-Xptxas=-v",
+                "-Xcompiler=-ffp-contract=off,-Wall,-Wextra,-Wno-unknown-pragmas", "-Werror",
+                "all-warnings", f"-I{ROOT / 'csrc'}", f"-I{llama / 'ggml' / 'include'}",
+                f"-I{llama / 'ggml' / 'src'}", "-c", str(source),
+                "-o", str(tmp_path / f"{source.stem}.o"),
+            ],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    with ThreadPoolExecutor(2) as pool:
+        reports = "".join(pool.map(compile_one, sources))
+    assert reports.count("Compiling entry function") == 26
+    # IQ3_S with a matrix keeps three words on the stack.
+    spills = [int(n) for n in re.findall(r"(\d+) bytes spill stores", reports)]
+    assert len(spills) == 26
+    assert max(spills) <= 16
+    objects = [tmp_path / f"{source.stem}.o" for source in sources]
+    assert all(path.stat().st_size > 10_000 for path in objects)
+
+
+def llama_cpp_source() -> Path:
+    """The pinned source, which the build has put into the cache."""
+    fetch = ROOT / "third_party" / "llama.cpp" / "fetch.py"
+    run = subprocess.run([sys.executable, fetch], capture_output=True, text=True, check=True)
+    return Path(run.stdout.strip())
+
+
+# --- choosing a device --------------------------------------------------------------------------
+
+
+@needs_no_gpu
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "cuda:all"])
+def test_without_a_gpu_the_message_says_what_to_do(tmp_path: Path, device: str) -> None:
+    with apex.open_gguf(demo_model()) as model:
+        plan = apex.make_plan(model, ftype="Q4_0")
+        with pytest.raises(apex.DeviceError, match=r"; .*leave out --device"):
+            apex.quantize(model, plan, tmp_path / "out.gguf", device=device)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("device", ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "CPU"])
+def test_an_unknown_device_is_refused(device: str) -> None:
+    with pytest.raises(apex.DeviceError, match="expected cpu, cuda, cuda:N or cuda:all"):
+        DeviceUse.parse(device)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.5, float("nan")])
+def test_a_verify_rate_is_a_share(rate: float) -> None:
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        DeviceUse.parse("cpu", rate)
+
+
+def test_the_cpu_needs_no_device() -> None:
+    assert DeviceUse.parse("cpu").numbers == []
+
+
+# --- on a GPU -----------------------------------------------------------------------------------
+
+
+@needs_gpu
+@pytest.mark.parametrize("ftype", ["Q8_0", "Q4_K_M", "IQ4_XS", "IQ3_S", "IQ2_S", "IQ1_M"])
+def test_a_gpu_writes_the_cpus_file(tmp_path: Path, ftype: str) -> None:
+    matrix = apex.load_imatrix(demo_imatrix())
+    with apex.open_gguf(demo_model()) as model:
+        plan = apex.make_plan(model, ftype=ftype, imatrix=matrix)
+        cpu = apex.quantize(model, plan, tmp_path / "cpu.gguf", imatrix=matrix)
+        gpu = apex.quantize(model, plan, tmp_path / "gpu.gguf", imatrix=matrix, device="cuda",
+                            verify_gpu=1.0)  # fmt: skip
+    assert differing_tensors(tmp_path / "gpu.gguf", tmp_path / "cpu.gguf") == []
+    assert gpu.device_rows > 0
+    assert gpu.verified_rows == gpu.device_rows
+    assert [(t.name, t.squared_error, t.squared_weights) for t in gpu.tensors] == [
+        (t.name, t.squared_error, t.squared_weights) for t in cpu.tensors
+    ]
+
+
+def awkward_rows() -> npt.NDArray[np.float32]:
+    """Experts of rows that the kernels hand back to the CPU, or nearly."""
+    rng = np.random.default_rng(5)
+    rows = rng.standard_normal((3, 90, 1024), dtype=np.float32) * np.float32(0.02)
+    rows[0, 3] = 0
+    rows[0, 4:20] *= np.float32(1e-38)  # denormals
+    rows[0, 20:30] = np.float32(-0.01) - np.abs(rows[0, 20:30]) * np.float32(1e-5)
+    rows[1, 40, ::7] = np.float32(-0.0)
+    rows[1, 50:60] = np.float32(0.25)
+    rows[2, :10] *= np.float32(1e6)
+    return rows
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", TYPES)
+def test_rows_handed_back_are_the_cpus(tmp_path: Path, output: int, name: str) -> None:
+    weights = awkward_rows()
+    importance = np.random.default_rng(6).lognormal(0, 1, (3, 1024)).astype(np.float32)
+    for values in [importance] if name in NEEDING_IMATRIX else [importance, None]:
+        results = []
+        for devices in ([], [0]):
+            with model(tmp_path, weights) as file:
+                done = finish(
+                    start(file, (0, GgmlType[name].id, output, 0, values), devices=devices)
+                )
+            results.append((done, os.pread(output, 2 * weights.size, 0)))
+        assert results[0] == results[1]
+
+
+@needs_gpu
+@pytest.mark.parametrize(("bad", "message"), [(np.nan, "row 61, column 7 holds"),
+                                              (np.float32(1e30), "rows 61 to 61")])  # fmt: skip
+def test_weights_a_gpu_cannot_quantize_are_named(
+    tmp_path: Path, output: int, bad: float, message: str
+) -> None:
+    weights = awkward_rows()
+    weights[1, 61, 7] = bad
+    with model(tmp_path, weights) as file:
+        job = start(file, (0, GgmlType.Q4_K.id, output, 0, None), devices=[0])
+        with pytest.raises(apex.QuantizeError, match=f"tensor 't.weight', expert 1, {message}"):
+            finish(job)
+
+
+@needs_gpu
+def test_a_gpu_that_is_not_there_is_named() -> None:
+    with pytest.raises(apex.DeviceError, match="there is no cuda:99: this machine has cuda:0"):
+        DeviceUse.parse("cuda:99")
+
+
+def test_the_build_says_whether_it_has_cuda() -> None:
+    assert isinstance(core().build_info()["cuda"], bool)
