@@ -49,7 +49,7 @@ class ImatrixCollector : public EvalHook {
     void add(const MatmulNode& node, const InputSquares& squares);
 
     ImatrixScope scope_;
-    PoolWork work_;
+    std::shared_ptr<ThreadPool> pool_;
     InputSquaresCache inputs_;
     OutputInput end_;
     std::map<std::string, ImatrixSums> entries_;
