@@ -19,7 +19,7 @@ test: $(BIN)/python
 	$(BIN)/python -m pytest
 
 lint: $(BIN)/python
-	$(BIN)/python -m pip install --quiet clang-format mypy ruff numpy rich typer
+	$(BIN)/python -m pip install --quiet clang-format matplotlib mypy numpy rich ruff typer
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -34,6 +34,9 @@ from apex_native.imatrix import (
 )
 
 CTX = 512
+MOST_TRIES = 5
+"""llama-perplexity's log thread may die with the process before it has written the result."""
+
 PRIORS = [
     "none", "0", "1", "4", "16", "64", "256", "1024", "all-experts:0", "all-experts:16",
     "all-experts:256",
@@ -83,12 +86,13 @@ class Divergence:
 
     def of(self, model: Path) -> tuple[float, float, float]:
         """Mean KLD, its standard error, and the share of equal likeliest tokens."""
-        output = self._run("-m", str(model), "--kl-divergence")
-        kld = re.search(r"Mean\s+KLD:\s+(\S+)\s+±\s+(\S+)", output)
-        same = re.search(r"Same top p:\s+(\S+)", output)
-        assert kld is not None
-        assert same is not None, output[-2000:]
-        return float(kld[1]), float(kld[2]), float(same[1])
+        for _ in range(MOST_TRIES):
+            output = self._run("-m", str(model), "--kl-divergence")
+            kld = re.search(r"Mean\s+KLD:\s+(\S+)\s+±\s+(\S+)", output)
+            same = re.search(r"Same top p:\s+(\S+)", output)
+            if kld is not None and same is not None:
+                return float(kld[1]), float(kld[2]), float(same[1])
+        raise SystemExit(f"llama-perplexity printed no result:\n{output[-2000:]}")
 
     def _run(self, *args: str) -> str:
         done = subprocess.run([*self._common, *args], capture_output=True, text=True, check=True)

@@ -78,7 +78,7 @@ class Bench:
                     str(theirs), "Q8_0", str(self.threads)]  # fmt: skip
         apex_native = [sys.executable, "-m", "apex_native", "quantize", str(self.source),
                        "-o", str(ours), "--force", "--no-manifest", "--quiet",
-                       "--threads", str(self.threads), *matrix]  # fmt: skip
+                       "--threads", str(self.threads), "--prior", "none", *matrix]  # fmt: skip
         if is_tier:
             apex_native += ["--tier", name]
         else:

@@ -28,6 +28,8 @@ CASES: dict[str, tuple[str, ...]] = {
         *("quantize", "TINY", "--type", "Q8_0", "-o", "FOLDER/q.gguf"),
         *("--dry-run", "--split-max-size", "1M"),
     ),
+    "corpus": ("corpus", "DEMO", "--tokens", "20000", "-o", "FOLDER/c.txt"),
+    "corpus_list": ("corpus", "--list"),
     "quantize": (
         *("quantize", "DEMO", "--tier", "quality", "-o", "FOLDER/q.gguf"),
         *("--threads", "1"),

@@ -40,6 +40,26 @@ def test_an_exception_in_the_waiting_thread_stops_the_call(kind: type[BaseExcept
     assert ended == [True]
 
 
+def test_ctrl_c_waits_until_the_call_has_ended() -> None:
+    # A real signal while the main thread waits: an exception from tick() does not show it.
+    stop = threading.Event()
+    ended = []
+
+    def call() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.wait(30)
+        time.sleep(0.3)
+        ended.append(True)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_interruptible(call, stop.set)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended == [True]
+
+
 def test_ticks_come_while_it_runs() -> None:
     ticks: list[int] = []
     enough = threading.Event()

@@ -93,10 +93,11 @@ PYBIND11_MODULE(_core, module) {
     register_statistics(module);
     register_model(module);
     register_engine(module);
-    register_imatrix(module);
-    register_speed(module);
+    register_choice(module);
     register_score(module);
     register_score_rows(module);
+    register_speed(module);
+    register_imatrix(module);
     module.def("build_info", &build_info, "Versions and compiler of this build.");
     module.def("drain_log", &drain_log_lines,
                "llama.cpp's and ggml's messages since the last call.");

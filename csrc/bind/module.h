@@ -17,9 +17,10 @@ void register_quantize(py::module_& module);
 void register_statistics(py::module_& module);
 void register_model(py::module_& module);
 void register_engine(py::module_& module);
-void register_imatrix(py::module_& module);
-void register_speed(py::module_& module);
+void register_choice(py::module_& module);
 void register_score(py::module_& module);
 void register_score_rows(py::module_& module);
+void register_speed(py::module_& module);
+void register_imatrix(py::module_& module);
 
 }  // namespace apex::bind

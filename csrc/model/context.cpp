@@ -41,8 +41,8 @@ llama_context_params to_llama(const ContextOptions& options, int n_threads) {
     params.type_k = options.type_k;
     params.type_v = options.type_v;
     params.kv_unified = options.kv_unified;
-    if (options.mtp) params.ctx_type = LLAMA_CONTEXT_TYPE_MTP;
     params.swa_full = options.swa_full;
+    if (options.mtp) params.ctx_type = LLAMA_CONTEXT_TYPE_MTP;
     return params;
 }
 

@@ -27,7 +27,7 @@ void add_count(const std::string& weight, int64_t count, int64_t& total) {
 }  // namespace
 
 ImatrixCollector::ImatrixCollector(std::shared_ptr<ThreadPool> pool, ImatrixScope scope)
-    : scope_(scope), work_(std::move(pool)), inputs_(work_) {}
+    : scope_(scope), pool_(std::move(pool)), inputs_(*pool_) {}
 
 bool ImatrixCollector::in_scope(const MatmulNode& node) const {
     if (scope_ == ImatrixScope::everything) return true;
@@ -95,7 +95,7 @@ void ImatrixCollector::add(const MatmulNode& node, const InputSquares& squares) 
     if (squares.sums.size() < kThreadedSums) {
         add_matrices(squares, 0, n_matrices, entry);
     } else {
-        work_.run([&](int thread, int n_threads) {
+        pool_->run([&](int thread, int n_threads) {
             const auto i = static_cast<size_t>(thread), n = static_cast<size_t>(n_threads);
             add_matrices(squares, n_matrices * i / n, n_matrices * (i + 1) / n, entry);
         });

@@ -52,7 +52,7 @@ class ImatrixCollector : public EvalHook {
 
     ImatrixScope scope_;
     bool host_only_ = false;
-    PoolWork work_;
+    std::shared_ptr<ThreadPool> pool_;
     InputSquaresCache inputs_;
     OutputInput end_;
     // Totals that grow on a GPU are copied when somebody asks.

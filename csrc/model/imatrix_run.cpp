@@ -11,6 +11,7 @@ namespace apex {
 namespace {
 
 constexpr uint32_t kMaxTokens = 1u << 30;  // far from where 32 bits end
+constexpr uint32_t kMaxSequences = 256;    // LLAMA_MAX_SEQ (src/llama-cparams.h)
 
 uint32_t sequences_of(const ImatrixOptions& options) {
     if (options.n_ctx < 2 || options.n_batch < 1 || options.n_ubatch < 1 ||
@@ -23,7 +24,7 @@ uint32_t sequences_of(const ImatrixOptions& options) {
         fail<InvalidArgument>("n_batch ", options.n_batch, " does not hold whole chunks of ",
                               options.n_ctx, " tokens; make it a multiple, or no larger");
     }
-    return std::max(1u, options.n_batch / options.n_ctx);
+    return std::clamp(options.n_batch / options.n_ctx, 1u, kMaxSequences);
 }
 
 ContextOptions context_options(const ImatrixOptions& options) {

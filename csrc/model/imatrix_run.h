@@ -13,7 +13,7 @@ namespace apex {
 
 struct ImatrixOptions {
     uint32_t n_ctx = 512;     // tokens of a chunk
-    uint32_t n_batch = 2048;  // tokens handed over at once: n_batch / n_ctx chunks, at least one
+    uint32_t n_batch = 2048;  // tokens handed over at once: n_batch / n_ctx chunks, 1 to 256
     uint32_t n_ubatch = 512;  // tokens computed at once
     int n_threads = 1;
     ImatrixScope scope = ImatrixScope::everything;

@@ -155,7 +155,7 @@ void InputSquaresCache::sort_routed_rows(const MatmulNode& node, InputSquares& s
 
 void InputSquaresCache::sum_rows(const MatmulNode& node, InputSquares& squares) {
     std::atomic<bool> all_finite{true};
-    work_.run([&](int thread, int n_threads) {
+    pool_.run([&](int thread, int n_threads) {
         const ColumnRange columns = columns_of(thread, n_threads, squares.n_per_row);
         if (columns.begin >= columns.end) return;
         for (size_t i = 0; i < squares.counts.size(); ++i) {

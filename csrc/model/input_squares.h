@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "model/matmul_node.h"
-#include "model/pool_work.h"
+#include "model/thread_pool.h"
 
 namespace apex {
 
@@ -25,7 +25,7 @@ void check_input_layout(const MatmulNode& node);
 
 class InputSquaresCache {
   public:
-    explicit InputSquaresCache(PoolWork& work) : work_(work) {}
+    explicit InputSquaresCache(ThreadPool& pool) : pool_(pool) {}
 
     // The squares of this input, if it was seen since it was computed; valid until compute().
     const InputSquares* find(const InputIdentity& identity) const;
@@ -50,7 +50,7 @@ class InputSquaresCache {
     // the feed-forward's as the router sees it and as the experts do, and those of the outputs.
     static constexpr size_t kKept = 8;
 
-    PoolWork& work_;
+    ThreadPool& pool_;
     std::array<InputSquares, kKept> kept_;
     size_t next_ = 0;
     const char* data_ = nullptr;    // of the input, on the host

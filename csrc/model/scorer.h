@@ -72,6 +72,7 @@ class Scorer {
     int32_t n_chunks() const { return n_chunks_; }
     const ChunkShape& shape() const { return shape_; }
     bool has_reference() const { return reference_ != nullptr; }
+    int64_t n_vocab() const { return n_vocab_; }
     size_t n_candidates() const { return candidates_.size(); }
 
     // While run() runs only the positions of finished chunks may be read.
@@ -119,6 +120,7 @@ class Scorer {
     std::unique_ptr<DeviceScores> device_scores_;
     int scoring_device_ = -1;
     bool host_only_ = false;
+    int64_t n_vocab_;
     int32_t n_chunks_;
     TokenScores reference_scores_;
     std::vector<TokenScores> candidate_scores_;

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apex_native.api import check_load, make_plan
-from apex_native.demo import demo_imatrix, demo_model
+from apex_native.corpus import build_corpus
+from apex_native.demo import demo_model
 from apex_native.demo_text import SANITY_SEED, demo_text
+from apex_native.engine import load_model
 from apex_native.errors import OutputError
 from apex_native.gguf import GgufFile, open_gguf
-from apex_native.imatrix import Imatrix, load_imatrix
+from apex_native.imatrix import DEFAULT_PRIOR, Imatrix, collect_imatrix, with_prior
 from apex_native.plan import Plan
 from apex_native.quantize import quantize_model
 from apex_native.report import default_output_name, grouped_errors
@@ -26,9 +28,14 @@ DEMO_RECIPES: tuple[Mapping[str, str], ...] = (
     {"tier": "quality"},
     {"ftype": "Q4_K_M"},
     {"tier": "compact"},
+    {"tier": "i-compact"},
     {"tier": "mini"},
 )
 """Largest first; only those that cannot do without use the importance matrix."""
+
+CALIBRATION_RECIPE = "diverse"
+CALIBRATION_TOKENS = 12_288
+"""24 chunks: a few seconds, and every expert of the demo model is reached."""
 
 _SANITY_CHARS = 4000
 """More than the 512 tokens that `check_load` decodes."""
@@ -65,11 +72,11 @@ def run_demo(
     done. Raises OutputError where one exists already and force is not given.
     """
     with open_gguf(demo_model()) as source:
-        imatrix = load_imatrix(demo_imatrix())
+        _require_fresh(source, folder, force=force)
+        if starting is not None:
+            starting("importance matrix")
+        imatrix = calibrate_demo(n_threads=n_threads)
         jobs = [_plan(source, recipe, imatrix) for recipe in DEMO_RECIPES]
-        for name, _, _ in jobs:
-            if (folder / name).exists() and not force:
-                raise OutputError(f"{folder / name} exists; choose another folder or pass --force")
         rows = [_source_row(source, n_threads)]
         with _scratch(folder) as scratch:
             for name, plan, matrix in jobs:
@@ -79,6 +86,27 @@ def run_demo(
             for name, _, _ in jobs:
                 (scratch / name).replace(folder / name)
     return tuple(rows)
+
+
+def _require_fresh(source: GgufFile, folder: Path, *, force: bool) -> None:
+    for recipe in DEMO_RECIPES:
+        plan = make_plan(source, tier=recipe.get("tier"), ftype=recipe.get("ftype"))
+        path = folder / default_output_name(_DEMO_STEM, plan)
+        if path.exists() and not force:
+            raise OutputError(f"{path} exists; choose another folder or pass --force")
+
+
+def calibrate_demo(*, n_threads: int | None = None) -> Imatrix:
+    """What ``quantize --calibration diverse`` collects, on a smaller text."""
+    with load_model(demo_model(), n_threads=n_threads) as model:
+        corpus = build_corpus(CALIBRATION_RECIPE, model, tokens=CALIBRATION_TOKENS)
+        collected = collect_imatrix(
+            model,
+            corpus.text,
+            parse_special=corpus.parse_special,
+            dataset=f"recipe {CALIBRATION_RECIPE}",
+        )
+    return with_prior(collected, DEFAULT_PRIOR)
 
 
 @contextmanager

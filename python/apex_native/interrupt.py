@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -10,6 +11,9 @@ __all__ = ["POLL_S", "run_interruptible"]
 
 POLL_S = 0.1
 """Seconds between looks: Ctrl-C is heard and progress shown ten times a second."""
+
+START_S = 5.0
+"""Seconds a thread may take to come to life on a busy machine."""
 
 Result = TypeVar("Result")
 
@@ -21,8 +25,13 @@ class _Call(Generic[Result]):
         self._call = call
         self._result: Result | None = None
         self._error: BaseException | None = None
-        self.ended = threading.Event()
-        self.thread = threading.Thread(target=self._run, name="apex-native call", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="apex-native call", daemon=True)
+        # Waited for instead of the thread: a join that Ctrl-C interrupts makes CPython up to 3.12
+        # believe that the thread has ended, and a second join returns while it still runs.
+        self.finished = threading.Event()
+
+    def start(self) -> None:
+        self._thread.start()
 
     def _run(self) -> None:
         try:
@@ -30,12 +39,15 @@ class _Call(Generic[Result]):
         except BaseException as error:  # noqa: BLE001  (raised again in the caller's thread)
             self._error = error
         finally:
-            self.ended.set()
+            self.finished.set()
 
-    def wait_for_end(self) -> None:
-        """Wait until the call has ended, or for a second where its thread was never started."""
-        while not self.ended.wait(1.0) and self.thread.ident is not None:
-            pass
+    def wait_if_started(self) -> None:
+        """Wait for the end; not where an interrupt came so early that there is no thread."""
+        deadline = time.monotonic() + START_S
+        while self._thread.ident is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        if self._thread.ident is not None:
+            self.finished.wait()
 
     def result(self) -> Any:
         if self._error is not None:
@@ -55,18 +67,15 @@ def run_interruptible(
     does. Returns what the call returns and raises what it raises; after a stop the exception that
     caused it is raised, not the call's.
     """
-    # An event and not join(): Python 3.11 takes a thread for ended when Ctrl-C interrupts a join.
     running = _Call(call)
     try:
-        running.thread.start()
-        ended = False
-        while not ended:
-            ended = running.ended.wait(POLL_S)
+        running.start()
+        while not running.finished.wait(POLL_S):
             if tick is not None:
                 tick()
     except BaseException:
         stop()
-        running.wait_for_end()
+        running.wait_if_started()
         raise
     result: Result = running.result()
     return result

@@ -9,7 +9,17 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from apex_native.cli import bench, corpus, demo, doctor, imatrix, inspect, plan, quantize, report
+from apex_native.cli import (
+    bench,
+    corpus,
+    demo,
+    doctor,
+    imatrix,
+    inspect,
+    plan,
+    quantize,
+    report,
+)
 from apex_native.cli.errors import CtrlCError
 from apex_native.cli.errors import report as report_error
 from apex_native.cli.options import examples, help_style

@@ -236,5 +236,6 @@ def _draw(out: Output, path: Path | None, rows: Sequence[KernelSpeed]) -> None:
     from apex_native.report.plots.kernels import kernel_plot
 
     name = cpu_name() if rows[0].device == "cpu" else (*gpu_names(), "GPU")[0]
-    write_atomically(path, kernel_plot(rows, cpu=name), what="plot")
+    nbytes = max(row.n_weights * row.bytes_per_weight for row in rows)
+    write_atomically(path, kernel_plot(rows, cpu=name, working_set=nbytes), what="plot")
     out.text(f"wrote {path}")

@@ -51,10 +51,10 @@ class DeviceChoices:
             help="Layers on the GPU; -1 is all of them.",
         ),
     ] = 0
-    device: Annotated[
+    gpu: Annotated[
         list[str] | None,
         typer.Option(
-            "--device",
+            "--gpu",
             metavar="NAME",
             rich_help_panel=GPU,
             show_default="all GPUs",
@@ -92,7 +92,7 @@ class DeviceChoices:
         """Keyword arguments of `load_model`."""
         return {
             "n_gpu_layers": self.gpu_layers,
-            "devices": tuple(self.device or ()),
+            "devices": tuple(self.gpu or ()),
             "split_mode": self.split_mode.value,
             "tensor_split": () if self.tensor_split is None else _parse_shares(self.tensor_split),
             "main_gpu": self.main_gpu,

@@ -146,7 +146,7 @@ class _Builder:
 
     def _check(self, drawn: list[_Drawn]) -> list[str]:
         """Warnings about what could not be met; CorpusError for what is too far off."""
-        warnings = [_exhausted(one) for one in drawn if one.fill.exhausted]
+        warnings = [_shortfall(one) for one in drawn if one.fill.exhausted or one.fill.shortest]
         for domain in self._recipe.domains:
             ours = [one for one in drawn if one.domain is domain]
             wanted = self._recipe.tokens * domain.share
@@ -154,7 +154,7 @@ class _Builder:
             if abs(found - wanted) <= SHARE_TOLERANCE * self._recipe.tokens:
                 continue
             message = f"domain {domain.name}: {found:,} tokens, wanted {wanted:,.0f}"
-            reasons = ", ".join(_exhausted(one) for one in ours if one.fill.exhausted)
+            reasons = ", ".join(_shortfall(one) for one in ours if one.fill.exhausted)
             if reasons and found < wanted and not self._recipe.allow_short:
                 raise CorpusError(
                     f"{message} ({reasons}); add sources, ask for another number of tokens, or "
@@ -163,7 +163,7 @@ class _Builder:
             # Without a dry source the budget is too small for whole documents to meet it.
             warnings.append(message)
         if not sum(one.fill.n_tokens for one in drawn):
-            raise CorpusError(f"no text at all: {'; '.join(warnings)}")
+            raise CorpusError(f"no text at all: {', '.join(warnings)}; ask for more tokens")
         return warnings
 
     def _manifest(
@@ -209,12 +209,14 @@ def _renderer(recipe: Recipe, model: Tokenizer) -> ChatRenderer:
     )
 
 
-def _exhausted(one: _Drawn) -> str:
+def _shortfall(one: _Drawn) -> str:
+    fill = one.fill
+    reason = fill.exhausted or f"the shortest of its documents has {fill.shortest:,}"
     text = (
-        f"source {one.spec.label} of domain {one.domain.name} gave {one.fill.n_tokens:,} of "
-        f"{one.fill.wanted:,} tokens: {one.fill.exhausted}"
+        f"source {one.spec.label} of domain {one.domain.name} gave {fill.n_tokens:,} of "
+        f"{fill.wanted:,} tokens: {reason}"
     )
-    counts = one.source.skipped + one.fill.refused
+    counts = one.source.skipped + fill.refused
     if counts:
         reason, n = counts.most_common(1)[0]
         text += f", {counts.total()} were unusable, {n} of them: {reason}"

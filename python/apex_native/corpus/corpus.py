@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apex_native.errors import CorpusError, OutputError
+from apex_native.atomic_write import write_atomically
+from apex_native.errors import CorpusError
 
 __all__ = ["MANIFEST_SCHEMA_VERSION", "MANIFEST_SUFFIX", "Corpus", "load_corpus", "manifest_path"]
 
 MANIFEST_SCHEMA_VERSION = 1
 MANIFEST_SUFFIX = ".manifest.json"
+
+_ADVICE = "free the place or choose another with -o"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +53,11 @@ class Corpus:
         Raises OutputError where the place cannot be written.
         """
         path = Path(path)
-        content = {
-            path: self.text.encode(),
-            manifest_path(path): json.dumps(self.manifest, indent=1, ensure_ascii=False).encode()
-            + b"\n",
-        }
-        temporary = {p: p.with_name(f"{p.name}.{os.getpid()}.tmp") for p in content}
-        try:
-            for target, data in content.items():
-                with temporary[target].open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-            for target in content:
-                temporary[target].replace(target)
-        except OSError as error:
-            for left in temporary.values():
-                left.unlink(missing_ok=True)
-            raise OutputError(f"cannot write {path}: {error.strerror}") from error
+        manifest = json.dumps(self.manifest, indent=1, ensure_ascii=False) + "\n"
+        # In this order a crash between the two leaves a manifest that does not fit, which
+        # `load_corpus` notices, or none.
+        write_atomically(path, self.text, what="text", advice=_ADVICE)
+        write_atomically(manifest_path(path), manifest, what="manifest", advice=_ADVICE)
 
 
 def manifest_path(path: Path) -> Path:

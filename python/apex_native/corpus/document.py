@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 __all__ = ["Document", "Message", "Tool", "cut_conversation", "cut_text"]
@@ -18,11 +18,15 @@ Tool = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Either a text or messages, which the model's chat template makes into one."""
+    """Either a text or messages, which the model's chat template makes into one.
+
+    can_be_cut: the text is a piece of a longer one, so that less of it is as good.
+    """
 
     text: str = ""
     messages: tuple[Message, ...] = ()
     tools: tuple[Tool, ...] = ()
+    can_be_cut: bool = False
 
     @property
     def words(self) -> str:
@@ -34,6 +38,16 @@ class Document:
             parts.append(str(message.get("content") or ""))
             parts += [str(call["function"]) for call in message.get("tool_calls") or ()]
         return "\n".join(parts)
+
+    def shorter_forms(self) -> Iterator[Document]:
+        """Less and less of the document: turns up to an answer, or the beginning of the text."""
+        if self.can_be_cut:
+            for parts in (2, 4, 8, 16):
+                beginning = next(cut_text(self.text, max(1, len(self.text) // parts)), "")
+                yield replace(self, text=beginning)
+        for n in range(len(self.messages) - 1, 1, -1):
+            if _is_answer(self.messages[n - 1]):
+                yield replace(self, messages=self.messages[:n])
 
 
 def cut_text(text: str, max_chars: int) -> Iterator[str]:
@@ -69,6 +83,10 @@ def cut_conversation(messages: Sequence[Message], max_chars: int) -> tuple[Messa
         length += len(str(message.get("content") or "")) + len(str(message.get("tool_calls") or ""))
         if length > max_chars:
             break
-        if message.get("role") == "assistant" and not message.get("tool_calls"):
+        if _is_answer(message):
             kept = i + 1
     return tuple(messages[:kept])
+
+
+def _is_answer(message: Message) -> bool:
+    return message.get("role") == "assistant" and not message.get("tool_calls")

@@ -120,7 +120,7 @@ class FileSource:
     def _text(self, file: InputFile, index: int) -> Iterator[Document]:
         text = self._decoded(file, index, b"".join(block_lines(file.path, index)))
         for piece in cut_text(text, self._max_chars):
-            yield Document(text=piece)
+            yield Document(text=piece, can_be_cut=True)
 
     def _lines(self, file: InputFile, index: int) -> Iterator[Document]:
         for line in block_lines(file.path, index):

@@ -14,7 +14,7 @@ from apex_native.corpus.protocols import Tokenizer
 
 __all__ = ["Fill", "Piece", "Preparation", "interleave"]
 
-N_CANDIDATES = 12
+N_CANDIDATES = 40
 """Documents too long for what is left that are looked at before the best of them is taken."""
 
 PATIENCE = 60
@@ -43,6 +43,9 @@ class Fill:
     dropped_duplicates: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     exhausted: str = ""
+    """Why there is no more; empty where there is."""
+    shortest: int = 0
+    """Where not one document fits: the tokens of the shortest that was seen."""
 
     def draw(
         self,
@@ -63,18 +66,23 @@ class Fill:
             if misses >= PATIENCE:
                 self.exhausted = f"the last {PATIENCE} documents were unusable or near-duplicates"
                 break
-            if piece is not None and piece.n_tokens <= self.missing:
-                self._accept(piece, prepare)
-                on_piece(self)
-            elif piece is not None:
+            if piece is None:
+                continue
+            fitting = self._fitting(document, piece, prepare)
+            if fitting is None:
                 too_long.append(piece)
+                continue
+            self._accept(fitting, prepare)
+            on_piece(self)
+        if too_long:
+            self.exhausted = ""  # there is more, only too long
         best = min(too_long, key=lambda piece: piece.n_tokens, default=None)
         # Too much by less than is missing is nearer to the share.
         if best is not None and best.n_tokens - self.missing < self.missing:
             self._accept(best, prepare)
             on_piece(self)
         elif best is not None and not self.pieces:
-            self.exhausted = f"its shortest document has {best.n_tokens:,} tokens"
+            self.shortest = best.n_tokens
 
     @property
     def missing(self) -> int:
@@ -91,6 +99,16 @@ class Fill:
             self.dropped_duplicates += 1
             return None
         return piece
+
+    def _fitting(self, document: Document, piece: Piece, prepare: Preparation) -> Piece | None:
+        """The piece if there is room for it, else the most of it that there is room for."""
+        if piece.n_tokens <= self.missing:
+            return piece
+        for form in document.shorter_forms():
+            shorter = self._prepared(form, prepare)
+            if shorter is not None and shorter.n_tokens <= self.missing:
+                return shorter
+        return None
 
     def _accept(self, piece: Piece, prepare: Preparation) -> None:
         prepare.known.add(piece.words)

@@ -28,7 +28,7 @@ def fetch_dataset(spec: HubSpec) -> list[InputFile]:
     except ImportError as error:
         raise CorpusError(
             f"{spec.label}: the hub needs huggingface_hub; "
-            "install it with `pip install 'apex-native[corpus]'`"
+            "install it with `pip install 'apex-native[hub]'`"
         ) from error
     try:
         folder = Path(

@@ -44,7 +44,7 @@ def _opened(path: Path) -> Iterator[Any]:
         from pyarrow import parquet
     except ImportError as error:
         raise CorpusError(
-            f"{path}: parquet needs pyarrow; install it with `pip install 'apex-native[corpus]'`"
+            f"{path}: parquet needs pyarrow; install it with `pip install 'apex-native[hub]'`"
         ) from error
     try:
         with parquet.ParquetFile(path) as file:

@@ -41,7 +41,7 @@ def row_documents(row: Any, fields: RowFields, max_chars: int) -> Iterator[Docum
     if not row[name].strip():
         raise RowError(f"field '{name}' is empty")
     for piece in cut_text(row[name], max_chars):
-        yield Document(text=piece)
+        yield Document(text=piece, can_be_cut=True)
 
 
 def _list(value: Any, name: str) -> list[Any]:

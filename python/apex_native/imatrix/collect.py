@@ -67,8 +67,7 @@ def collect_imatrix(
     outside the vocabulary, ModelError naming the weight whose input is not finite, OutputError,
     Cancelled (resumable where output is given).
     """
-    tokens = model.tokenize(text, add_special=True, parse_special=parse_special) \
-        if isinstance(text, str) else np.ascontiguousarray(text, dtype=np.int32)  # fmt: skip
+    tokens = _tokens(model, text, parse_special)
     n_chunks = _count_chunks(len(tokens), ctx, skip_chunks, max_chunks)
     path = None if output is None else Path(output)
     plan = CollectionPlan(
@@ -94,12 +93,18 @@ def collect_imatrix(
             settings["mtp_reason"] = collection.mtp_reason
     forward_log()
     imatrix = imatrix_from_state(
-        state,
-        chunk_size=ctx,
-        datasets=(dataset,) if dataset else (),
-        settings=settings,
-        path=path or Path("imatrix.gguf"),
+        state, chunk_size=ctx, datasets=(dataset,) if dataset else (), settings=settings
     )
+    return _kept(imatrix, path)
+
+
+def _tokens(model: Model, text: str | Tokens | Sequence[int], parse_special: bool) -> Tokens:
+    if isinstance(text, str):
+        return model.tokenize(text, add_special=True, parse_special=parse_special)
+    return np.ascontiguousarray(text, dtype=np.int32)
+
+
+def _kept(imatrix: Imatrix, path: Path | None) -> Imatrix:
     if path is None:
         return sealed(imatrix)
     saved = save_imatrix(imatrix, path)

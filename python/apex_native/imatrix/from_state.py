@@ -14,6 +14,9 @@ from apex_native.imatrix.entries import Imatrix, ImatrixEntry
 
 __all__ = ["imatrix_from_state", "least_expert_tokens"]
 
+DEFAULT_PATH = Path("imatrix.gguf")
+"""What a matrix that no file holds yet is called in messages and metadata."""
+
 
 def imatrix_from_state(
     state: State,
@@ -21,7 +24,6 @@ def imatrix_from_state(
     chunk_size: int,
     datasets: tuple[str, ...],
     settings: Mapping[str, object],
-    path: Path,
 ) -> Imatrix:
     """The matrix a file would hold: sums rounded to float once. Raises ImatrixError on overflow."""
     entries = {}
@@ -36,7 +38,7 @@ def imatrix_from_state(
         entries[raw.weight] = ImatrixEntry.from_sums(sums, raw.counts.astype(np.float64))
     return Imatrix(
         entries=MappingProxyType(entries),
-        path=path,
+        path=DEFAULT_PATH,
         sha256="",
         chunk_count=state.chunks_done,
         datasets=datasets,

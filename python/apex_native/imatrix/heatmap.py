@@ -60,9 +60,7 @@ def _draw(figure: Any, axes: Any, coverage: Coverage, n_experts: int) -> None:
     unseen = np.isneginf(cells)
     finite = cells[np.isfinite(cells)]
     reach = min(max(float(np.abs(finite).max()) if finite.size else 1.0, 1.0), MOST_FOLD)
-    colours = colormaps["RdBu_r"].copy()
-    colours.set_bad("white")
-    colours.set_under("black")
+    colours = colormaps["RdBu_r"].with_extremes(bad="white", under="black")
     image = axes.imshow(
         np.where(unseen, -2 * reach, np.clip(cells, -reach, reach)),
         cmap=colours,

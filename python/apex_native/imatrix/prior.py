@@ -47,7 +47,7 @@ class Prior:
         return f"{self.source}:{self.strength:g}"
 
 
-DEFAULT_PRIOR = Prior(16.0)
+DEFAULT_PRIOR = Prior(1024.0)
 """What "auto" means; bench/imatrix_prior.py measures it (bench/results/imatrix_prior.md)."""
 
 

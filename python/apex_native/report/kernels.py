@@ -23,6 +23,10 @@ _GPU_WORK = {
 _MEMORY_BOUND = 0.8
 """From this share of the roofline on, faster arithmetic would hardly be noticed."""
 
+_FOR_TRAINED_MODELS = frozenset({"TQ1_0", "TQ2_0", "Q1_0", "Q2_0"})
+"""Two to four levels without a search: for models trained with such weights. No choice for others,
+so no advice speaks of them."""
+
 
 class MeasuredKernel(Protocol):
     """An operation on a type; `apex_native.evaluate.speed.KernelSpeed` is one.
@@ -101,7 +105,12 @@ def _advice(
     rows: Sequence[MeasuredKernel], n_threads: int, operation: str, work: str
 ) -> tuple[str, ...]:
     dots = sorted(
-        (row for row in rows if (row.operation, row.n_threads) == (operation, n_threads)),
+        (
+            row
+            for row in rows
+            if (row.operation, row.n_threads) == (operation, n_threads)
+            and row.name not in _FOR_TRAINED_MODELS
+        ),
         key=lambda row: (row.bpw, row.name),
     )
     if not dots:

@@ -1,0 +1,63 @@
+#include "bind/engine.h"
+#include "core/error.h"
+#include "core/task_selection.h"
+#include "model/choice_score.h"
+
+namespace apex::bind {
+namespace {
+
+using OffsetArray = py::array_t<int64_t, py::array::c_style>;
+
+std::vector<int64_t> to_offsets(const OffsetArray& array) {
+    return {array.data(), array.data() + array.size()};
+}
+
+std::unique_ptr<ChoiceScorer> make_scorer(std::shared_ptr<Model> model, int n_threads,
+                                          uint32_t n_ubatch, uint32_t type_k, uint32_t type_v,
+                                          uint32_t n_ctx, uint64_t max_state_bytes,
+                                          std::shared_ptr<StopFlag> stop) {
+    ChoiceOptions options;
+    options.n_ubatch = n_ubatch;
+    options.type_k = to_type(type_k);
+    options.type_v = to_type(type_v);
+    options.n_ctx = n_ctx;
+    options.max_state_bytes = max_state_bytes;
+    return std::make_unique<ChoiceScorer>(std::move(model), n_threads, options, std::move(stop));
+}
+
+py::array_t<double> score(ChoiceScorer& self, const TokenArray& tokens,
+                          const OffsetArray& sequence_begin, const OffsetArray& scored_begin,
+                          const OffsetArray& task_begin) {
+    const ChoiceTasks tasks{to_tokens(tokens), to_offsets(sequence_begin), to_offsets(scored_begin),
+                            to_offsets(task_begin)};
+    std::vector<double> log_probs;
+    {
+        const py::gil_scoped_release unlocked;
+        log_probs = self.score(tasks);
+    }
+    return py::array_t<double>(static_cast<py::ssize_t>(log_probs.size()), log_probs.data());
+}
+
+}  // namespace
+
+void register_choice(py::module_& module) {
+    const ChoiceOptions defaults;
+    py::class_<ChoiceScorer>(module, "ChoiceScorer",
+                             "Log-probabilities of the answers to many tasks.",
+                             py::release_gil_before_calling_cpp_dtor())
+        .def(py::init(&make_scorer), "model"_a, py::kw_only(), "n_threads"_a,
+             "n_ubatch"_a = defaults.n_ubatch, "type_k"_a = static_cast<uint32_t>(defaults.type_k),
+             "type_v"_a = static_cast<uint32_t>(defaults.type_v), "n_ctx"_a = defaults.n_ctx,
+             "max_state_bytes"_a = defaults.max_state_bytes, "stop"_a = std::shared_ptr<StopFlag>{})
+        .def("score", &score, "tokens"_a.noconvert(), "sequence_begin"_a.noconvert(),
+             "scored_begin"_a.noconvert(), "task_begin"_a.noconvert())
+        .def_property_readonly("n_tokens_done", &ChoiceScorer::n_tokens_done)
+        .def_property_readonly("n_tokens", &ChoiceScorer::n_tokens)
+        .def_property_readonly("n_steps", &ChoiceScorer::n_steps);
+    module.def("draw_uniform", &draw_uniform, "n_items"_a, "n"_a,
+               "The items that llama-perplexity asks of a HellaSwag file.");
+    module.def("draw_scaled", &draw_scaled, "n_items"_a, "n"_a,
+               "The items that llama-perplexity asks of other task files.");
+}
+
+}  // namespace apex::bind
