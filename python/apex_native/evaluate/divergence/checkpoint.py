@@ -19,7 +19,7 @@ import numpy as np
 from apex_native.atomic_write import write_atomically
 from apex_native.evaluate.divergence.scores import TokenScores
 
-__all__ = ["FinishedScores", "Checkpoint", "join_scores"]
+__all__ = ["Checkpoint", "FinishedScores", "join_scores"]
 
 _ARRAYS = tuple(field.name for field in fields(TokenScores) if field.name != "router")
 _DTYPES = {"is_finite": np.uint8, "is_same_top": np.uint8}
@@ -42,15 +42,14 @@ def join_scores(first: TokenScores, second: TokenScores) -> TokenScores:
     layers = set(first.router) | set(second.router)
     nothing = (0, 0, 0)
     router = {
-        layer: tuple(
-            a + b
-            for a, b in zip(
-                first.router.get(layer, nothing), second.router.get(layer, nothing), strict=True
-            )
-        )
+        layer: _added(first.router.get(layer, nothing), second.router.get(layer, nothing))
         for layer in sorted(layers)
     }
     return TokenScores(**arrays, router=router)
+
+
+def _added(first: tuple[int, int, int], second: tuple[int, int, int]) -> tuple[int, int, int]:
+    return (first[0] + second[0], first[1] + second[1], first[2] + second[2])
 
 
 class Checkpoint:
@@ -100,9 +99,9 @@ def _pack(scores: TokenScores, index: int) -> dict[str, Any]:
 
 
 def _unpack(file: Any, index: int) -> TokenScores:
-    arrays = {
-        name: np.asarray(file[f"{index}.{name}"], _DTYPES.get(name, np.float64))
-        for name in _ARRAYS
+    arrays: dict[str, Any] = {
+        name: np.asarray(file[f"{index}.{name}"], _DTYPES.get(name, np.float64)) for name in _ARRAYS
     }
-    router = {int(row[0]): (int(row[1]), int(row[2]), int(row[3])) for row in file[f"{index}.router"]}
+    rows = file[f"{index}.router"]
+    router = {int(row[0]): (int(row[1]), int(row[2]), int(row[3])) for row in rows}
     return TokenScores(**arrays, router=router)

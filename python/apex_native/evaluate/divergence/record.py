@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -136,9 +136,12 @@ def require_same_evaluation(
         differences.append(f"device {known.settings.device} there, {settings.device} here")
     if (known.reference is None) != (reference is None):
         differences.append("only one of the two has a reference")
-    elif known.reference is not None and reference is not None:
-        if not same_model(known.reference, reference):
-            differences.append(f"reference {known.reference.name} there, {reference.name} here")
+    elif (
+        known.reference is not None
+        and reference is not None
+        and not same_model(known.reference, reference)
+    ):
+        differences.append(f"reference {known.reference.name} there, {reference.name} here")
     if differences:
         raise DataError(
             f"the results hold another evaluation ({'; '.join(differences)}); "
@@ -185,7 +188,7 @@ def new_results(
     fields = {} if reference is None else reference_fields(reference, chunks.n_scored)
     return Results(
         build=make_build(),
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         candidates=candidates,
         reference=yardstick.record(fields),
         data=chunks.data,

@@ -33,8 +33,8 @@ from apex_native.evaluate.divergence.reference import (
 from apex_native.evaluate.divergence.scores import (
     CandidateRun,
     EvaluateProgress,
-    Scores,
     ScoreRun,
+    Scores,
     TokenScores,
     run_scores,
 )
@@ -231,9 +231,7 @@ def _noise(reference: TokenScores, finished: FinishedScores, chunks: Chunks) -> 
     return noise_floor(reference, again, NOISE_DESCRIPTION.format(n=n_chunks))
 
 
-def _compute(
-    job: EvalJob, run: ScoreRun, chunks: Chunks, key: Mapping[str, Any]
-) -> FinishedScores:
+def _compute(job: EvalJob, run: ScoreRun, chunks: Chunks, key: Mapping[str, Any]) -> FinishedScores:
     """All chunks' scores, those of an interrupted run with the same key included."""
     checkpoint = Checkpoint(job.checkpoint, key) if job.checkpoint is not None else None
     before = checkpoint.load() if checkpoint is not None and job.save_base is None else None
@@ -264,7 +262,10 @@ def _rest(run: ScoreRun, n_done: int) -> ScoreRun:
     if not n_done:
         return run
     candidates = [
-        replace(candidate, n_chunks=candidate.n_chunks - n_done if candidate.n_chunks > n_done else -1)
+        replace(
+            candidate,
+            n_chunks=candidate.n_chunks - n_done if candidate.n_chunks > n_done else -1,
+        )
         if candidate.n_chunks
         else candidate
         for candidate in run.candidates
