@@ -19,7 +19,7 @@ test: $(BIN)/python
 	$(BIN)/python -m pytest
 
 lint: $(BIN)/python
-	$(BIN)/python -m pip install --quiet clang-format matplotlib mypy numpy rich ruff typer
+	$(BIN)/python -m pip install --quiet clang-format jinja2 matplotlib mypy numpy rapidfuzz rich ruff scipy-stubs typer
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -98,7 +98,8 @@ BaseFile::BaseFile(const std::string& path)
         }
         const int64_t n_tokens = int64_t{n_ctx_} * n_chunks_;
         data_offset_ = int64_t{kHeaderSize} + n_tokens * int64_t{sizeof(llama_token)};
-        const double expected = double(data_offset_) + double(n_chunks_) * double(n_scored(n_ctx_)) *
+        const double expected = double(data_offset_) + double(n_chunks_) *
+                                                           double(n_scored(n_ctx_)) *
                                                            double(record_size(n_vocab_));
         if (double(status.st_size) != expected) {
             fail<DataError>(path, ": expected ", int64_t(expected), " bytes for ", n_chunks_,

@@ -8,8 +8,7 @@ namespace apex {
 namespace {
 
 // The vocabulary that all of them have.
-int64_t common_n_vocab(const LogitsSource* reference,
-                       const std::vector<ScoredSource>& candidates) {
+int64_t common_n_vocab(const LogitsSource* reference, const std::vector<ScoredSource>& candidates) {
     if (reference == nullptr && candidates.empty()) {
         fail<InvalidArgument>("there is no model to evaluate");
     }

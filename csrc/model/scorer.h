@@ -18,9 +18,9 @@ namespace apex {
 // A model's scored positions, chunk after chunk.
 struct TokenScores {
     std::vector<double> nll;
-    std::vector<double> kld;                // candidates only
-    std::vector<double> top_probability;    // reference only
-    std::vector<uint8_t> is_same_top;       // candidates only
+    std::vector<double> kld;              // candidates only
+    std::vector<double> top_probability;  // reference only
+    std::vector<uint8_t> is_same_top;     // candidates only
     std::vector<uint8_t> is_finite;
 };
 
