@@ -26,4 +26,15 @@ std::vector<Step> make_steps(const ChunkShape& shape, int32_t n_chunks) {
     return steps;
 }
 
+size_t steps_per_group(const ChunkShape& shape) {
+    return static_cast<size_t>((shape.n_computed() + shape.n_positions - 1) / shape.n_positions);
+}
+
+ScoredPlace scored_place(const ChunkShape& shape, const Step& step, int32_t i) {
+    const int64_t chunk = step.first_chunk + i / step.n_outputs_per_chunk();
+    const int64_t position = step.first_output + i % step.n_outputs_per_chunk();
+    return {chunk * shape.n_ctx + position,
+            chunk * shape.n_scored() + (position - shape.first_scored())};
+}
+
 }  // namespace apex

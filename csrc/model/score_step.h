@@ -40,7 +40,15 @@ struct Step {
     int32_t n_outputs() const { return n_chunks * n_outputs_per_chunk(); }
 };
 
-// The steps of one group of chunks, then those of the next.
+// The steps of one group of chunks, then those of the next; every group has as many.
 std::vector<Step> make_steps(const ChunkShape& shape, int32_t n_chunks);
+size_t steps_per_group(const ChunkShape& shape);
+
+// Where the i-th output of a step lies among all tokens and among all scored positions.
+struct ScoredPlace {
+    int64_t token;
+    int64_t index;
+};
+ScoredPlace scored_place(const ChunkShape& shape, const Step& step, int32_t i);
 
 }  // namespace apex
