@@ -1,13 +1,11 @@
 #include "bind/arrays.h"
 #include "bind/engine.h"
 #include "model/base_file.h"
-#include "model/score_statistics.h"
+#include "model/hidden_states.h"
 #include "model/scorer.h"
 
 namespace apex::bind {
 namespace {
-
-using DoubleArray = py::array_t<double, py::array::c_style>;
 
 // One candidate: (model, type_k, type_v, n_parts, n_chunks); 0 chunks are all, -1 is none.
 using CandidateTuple = std::tuple<std::shared_ptr<Model>, uint32_t, uint32_t, int32_t, int32_t>;
@@ -16,6 +14,7 @@ using CandidateTuple = std::tuple<std::shared_ptr<Model>, uint32_t, uint32_t, in
 struct Setup {
     std::shared_ptr<Model> reference;
     std::shared_ptr<BaseFile> base;
+    std::shared_ptr<HiddenStates> hidden;
     int32_t first_chunk;
     std::vector<CandidateTuple> candidates;
     ChunkShape shape;
@@ -30,6 +29,8 @@ struct Setup {
             made.reference = source(made, {reference, GGML_TYPE_F16, GGML_TYPE_F16, 1, 0});
         } else if (base) {
             made.reference = std::make_unique<BaseFileSource>(base, made.pool, shape, first_chunk);
+        } else if (hidden) {
+            made.reference = std::make_unique<HiddenSource>(hidden, made.pool, with_routes);
         }
         for (const CandidateTuple& candidate : candidates) {
             made.candidates.push_back(source(made, candidate));
@@ -47,7 +48,8 @@ struct Setup {
 };
 
 std::unique_ptr<Scorer> make_scorer(std::shared_ptr<Model> reference,
-                                    std::shared_ptr<BaseFile> base, int32_t first_chunk,
+                                    std::shared_ptr<BaseFile> base,
+                                    std::shared_ptr<HiddenStates> hidden, int32_t first_chunk,
                                     const std::vector<CandidateTuple>& candidates,
                                     const TokenArray& tokens, int32_t n_ctx, int32_t n_sequences,
                                     int32_t n_positions, bool with_routes, int n_lanes,
@@ -56,7 +58,8 @@ std::unique_ptr<Scorer> make_scorer(std::shared_ptr<Model> reference,
     auto all_tokens = std::make_shared<const std::vector<llama_token>>(to_tokens(tokens));
     const py::gil_scoped_release unlocked;
     const Setup setup{std::move(reference), std::move(base),
-                      first_chunk,          candidates,
+                      std::move(hidden),    first_chunk,
+                      candidates,
                       {n_ctx, n_sequences, n_positions},
                       std::move(all_tokens), with_routes, std::move(stop)};
     std::vector<Lane> lanes;
@@ -92,44 +95,6 @@ py::dict agreement(const Scorer& scorer, size_t i) {
     return layers;
 }
 
-py::tuple to_tuple(const Estimate& value) {
-    return py::make_tuple(value.mean, value.error);
-}
-
-py::dict compare(const DoubleArray& reference_nll, const ByteArray& reference_is_finite,
-                 const DoubleArray& nll, const DoubleArray& kld, const ByteArray& is_same_top,
-                 const ByteArray& is_finite, const std::vector<double>& kld_fractions,
-                 const std::vector<double>& delta_p_fractions) {
-    const int64_t n = reference_nll.size();
-    require_size(reference_is_finite, n, "reference_is_finite");
-    require_size(nll, n, "nll");
-    require_size(kld, n, "kld");
-    require_size(is_same_top, n, "is_same_top");
-    require_size(is_finite, n, "is_finite");
-    const ScoredPositions positions{static_cast<size_t>(n), reference_nll.data(),
-                                    reference_is_finite.data(), nll.data(), kld.data(),
-                                    is_same_top.data(), is_finite.data()};
-    ComparisonStatistics found;
-    {
-        const py::gil_scoped_release unlocked;
-        found = compare_with_reference(positions, kld_fractions, delta_p_fractions);
-    }
-    return py::dict("n_positions"_a = found.n_positions, "n_not_finite"_a = found.n_not_finite,
-                    "nll"_a = to_tuple(found.nll),
-                    "reference_nll"_a = to_tuple(found.reference_nll),
-                    "log_ratio"_a = to_tuple(found.log_ratio),
-                    "correlation"_a = found.correlation, "kld"_a = to_tuple(found.kld),
-                    "kld_quantiles"_a = found.kld_quantiles, "delta_p"_a = to_tuple(found.delta_p),
-                    "delta_p_rms"_a = to_tuple(found.delta_p_rms),
-                    "delta_p_quantiles"_a = found.delta_p_quantiles,
-                    "same_top"_a = to_tuple(found.same_top));
-}
-
-py::tuple estimate_of(const DoubleArray& values) {
-    const std::vector<double> copy(values.data(), values.data() + values.size());
-    return to_tuple(estimate(copy));
-}
-
 void register_base_file(py::module_& module) {
     py::class_<BaseFile, std::shared_ptr<BaseFile>>(module, "BaseFile",
                                                     "llama-perplexity's log-probabilities.")
@@ -151,7 +116,8 @@ void register_score(py::module_& module) {
     py::class_<Scorer>(module, "Scorer", "An evaluation in lockstep.",
                        py::release_gil_before_calling_cpp_dtor())
         .def(py::init(&make_scorer), py::kw_only(), "reference"_a = std::shared_ptr<Model>{},
-             "base"_a = std::shared_ptr<BaseFile>{}, "first_chunk"_a = 0, "candidates"_a,
+             "base"_a = std::shared_ptr<BaseFile>{},
+             "hidden"_a = std::shared_ptr<HiddenStates>{}, "first_chunk"_a = 0, "candidates"_a,
              "tokens"_a.noconvert(), "n_ctx"_a, "n_sequences"_a, "n_positions"_a,
              "with_routes"_a = false, "n_lanes"_a = 1, "n_threads"_a, "stop"_a = std::shared_ptr<StopFlag>{})
         .def("run", &Scorer::run, py::call_guard<py::gil_scoped_release>())
@@ -179,11 +145,6 @@ void register_score(py::module_& module) {
             },
             "i"_a)
         .def("router_agreement", &agreement, "i"_a);
-    module.def("compare_with_reference", &compare, py::kw_only(), "reference_nll"_a.noconvert(),
-               "reference_is_finite"_a.noconvert(), "nll"_a.noconvert(), "kld"_a.noconvert(),
-               "is_same_top"_a.noconvert(), "is_finite"_a.noconvert(), "kld_fractions"_a,
-               "delta_p_fractions"_a, "llama-perplexity's statistics of scored positions.");
-    module.def("estimate", &estimate_of, "values"_a.noconvert(), "Mean and standard error.");
 }
 
 }  // namespace apex::bind

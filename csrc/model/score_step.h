@@ -40,6 +40,10 @@ struct Step {
     int32_t n_outputs() const { return n_chunks * n_outputs_per_chunk(); }
 };
 
+// How many chunks so many tokens are. Throws InvalidArgument where they are no whole chunks, or the
+// shape cannot be.
+int32_t check_chunks(const ChunkShape& shape, size_t n_tokens);
+
 // The steps of one group of chunks, then those of the next; every group has as many.
 std::vector<Step> make_steps(const ChunkShape& shape, int32_t n_chunks);
 size_t steps_per_group(const ChunkShape& shape);

@@ -24,17 +24,6 @@ int64_t common_n_vocab(const std::vector<Lane>& lanes) {
     return n_vocab;
 }
 
-void check_shape(const ChunkShape& shape, size_t n_tokens) {
-    // Below 4 tokens there is no scored position.
-    if (shape.n_ctx < 4 || shape.n_sequences < 1 || shape.n_positions < 1) {
-        fail<InvalidArgument>("expected a context of at least 4 tokens, found ", shape.n_ctx);
-    }
-    const auto n_ctx = static_cast<size_t>(shape.n_ctx);
-    if (n_tokens < n_ctx || n_tokens % n_ctx != 0) {
-        fail<InvalidArgument>("expected whole chunks of ", n_ctx, " tokens, found ", n_tokens);
-    }
-}
-
 }  // namespace
 
 Scorer::Scorer(std::vector<Lane> lanes, std::vector<int32_t> limits, const ChunkShape& shape,
@@ -44,8 +33,7 @@ Scorer::Scorer(std::vector<Lane> lanes, std::vector<int32_t> limits, const Chunk
       shape_(shape),
       tokens_(std::move(tokens)) {
     n_vocab_ = common_n_vocab(lanes_);
-    check_shape(shape_, tokens_->size());
-    n_chunks_ = static_cast<int32_t>(tokens_->size() / static_cast<size_t>(shape_.n_ctx));
+    n_chunks_ = check_chunks(shape_, tokens_->size());
     steps_ = make_steps(shape_, n_chunks_);
     const auto n_scored = static_cast<size_t>(n_chunks_) * static_cast<size_t>(shape_.n_scored());
     const size_t n_candidates = lanes_.front().candidates.size();

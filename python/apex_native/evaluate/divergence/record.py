@@ -65,7 +65,7 @@ def make_settings(options: EvalOptions, ctx: int, shape: ChunkShape, n_threads: 
 
 
 def _device(options: EvalOptions) -> str:
-    if options.load.get("n_gpu_layers", 0) != 0:
+    if options.on_gpu:
         return ", ".join(options.load.get("devices", ()) or ("GPU",))
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():

@@ -38,7 +38,7 @@ from apex_native.evaluate.divergence.scores import (
     TokenScores,
     run_scores,
 )
-from apex_native.evaluate.divergence.shape import ChunkShape, choose_shape
+from apex_native.evaluate.divergence.shape import ChunkShape, Workload, choose_shape
 from apex_native.evaluate.divergence.statistics import noise_floor
 from apex_native.evaluate.divergence.subject import CandidateSpec, describe, name_candidates
 from apex_native.evaluate.divergence.text import Chunks, Text
@@ -106,10 +106,14 @@ class _Run:
         chunks = yardstick.chunks(self.job.text, tokenizer, self.options)
         todo = [spec for spec in self.specs if find_known(self.job.known, spec) is None]
         shape = choose_shape(
-            chunks.data.ctx,
-            tokenizer.n_vocab,
-            len(todo) + 2,
-            chunks.data.n_chunks,
+            Workload(
+                ctx=chunks.data.ctx,
+                n_chunks=chunks.data.n_chunks,
+                n_vocab=tokenizer.n_vocab,
+                n_models=len(todo) + 1 + self._with_noise,
+                n_threads=tokenizer.n_threads,
+                on_gpu=self.options.on_gpu,
+            ),
             self.options.n_ubatch,
         )
         settings = make_settings(self.options, chunks.data.ctx, shape, tokenizer.n_threads)
@@ -127,8 +131,7 @@ class _Run:
         subjects = [spec.subject for spec in self.specs]
         if self.job.reference is not None and not is_base_file(self.job.reference):
             subjects.append(describe(self.job.reference))
-        on_gpu = self.options.load.get("n_gpu_layers", 0) != 0
-        if self.options.check_memory and not on_gpu:
+        if self.options.check_memory and not self.options.on_gpu:
             # The same file is mapped once.
             unique = {subject.path.resolve(): subject for subject in subjects}
             require_memory(list(unique.values()), two_pass=self.options.two_pass)
@@ -163,7 +166,6 @@ class _Run:
             tokens=chunks.tokens,
             ctx=chunks.data.ctx,
             shape=shape,
-            n_threads=(yardstick.model or models[0]).n_threads,
             with_routes=self.options.router and yardstick.model is not None,
         )
 
