@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from apex_native._native import core
@@ -22,6 +21,7 @@ from apex_native.evaluate.divergence.statistics import (
 )
 from apex_native.evaluate.divergence.subject import CandidateSpec
 from apex_native.evaluate.divergence.text import Chunks
+from apex_native.machine import cpu_name
 from apex_native.results import (
     Build,
     Candidate,
@@ -68,13 +68,7 @@ def make_settings(options: EvalOptions, ctx: int, shape: ChunkShape, n_threads: 
 def _device(options: EvalOptions) -> str:
     if options.on_gpu:
         return ", ".join(options.load.get("devices", ()) or ("GPU",))
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return f"CPU: {line.split(':', 1)[1].strip()}"
-    except OSError:
-        pass
-    return "CPU"
+    return f"CPU: {cpu_name()}"
 
 
 def candidate_record(

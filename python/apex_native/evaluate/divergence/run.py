@@ -42,7 +42,11 @@ from apex_native.results import Results
 
 __all__ = ["EvalJob", "EvalResults", "run_job"]
 
-NOISE_DESCRIPTION = "reference again in batches of half the size, first {n} chunks"
+NOISE_POSITIONS = 32
+"""Positions at once when the reference is computed again: few enough that llama.cpp takes its code
+for small batches, which rounds differently."""
+
+NOISE_DESCRIPTION = "reference again, {size} positions at a time, first {n} chunks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,14 +165,16 @@ class _Run:
         require_same_tokenizer(self.tokenizer, self.tokenizer_path, model)
         return CandidateRun(model, spec.type_k, spec.type_v)
 
-    def _noise(self) -> CandidateRun | None:
+    def _noise(self, shape: ChunkShape) -> CandidateRun | None:
         if not self._with_noise or self.yardstick.model is None:
             return None
-        return CandidateRun(self.yardstick.model, n_parts=2, n_chunks=self.options.noise_chunks)
+        return CandidateRun(
+            self.yardstick.model, n_parts=NOISE_PARTS, n_chunks=self.options.noise_chunks
+        )
 
     def _compute_together(self, run: ScoreRun, loaded: Model) -> FinishedScores:
         candidates = [self._candidate(spec, loaded) for spec in self.todo]
-        noise = self._noise()
+        noise = self._noise(run.shape)
         if noise is not None:
             candidates.append(noise)
         return compute_scores(
@@ -185,7 +191,7 @@ class _Run:
         return run_two_pass(
             TwoPassJob(
                 run=run,
-                noise=self._noise(),
+                noise=self._noise(run.shape),
                 n_candidates=len(self.todo),
                 load_candidate=lambda i: self._candidate(self.todo[i]),
                 close_reference=reference.close,
@@ -231,7 +237,7 @@ class _Run:
         )
         if reference is not None and len(finished.candidates) > len(self.todo):
             again = finished.candidates[-1]
-            description = NOISE_DESCRIPTION.format(n=again.n // n_scored)
+            description = NOISE_DESCRIPTION.format(size=NOISE_POSITIONS, n=again.n // n_scored)
             results = replace(results, noise_floor=noise_floor(reference, again, description))
         tokens = dict(zip(names, own, strict=True))
         if reference is not None and record is not None:

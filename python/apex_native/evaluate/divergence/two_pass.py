@@ -18,7 +18,6 @@ import numpy as np
 from apex_native._native import core, forward_log
 from apex_native.engine import Model
 from apex_native.evaluate.divergence.checkpoint import Checkpoint, FinishedScores
-from apex_native.evaluate.divergence.memory import available_bytes
 from apex_native.evaluate.divergence.scores import (
     CandidateRun,
     EvaluateProgress,
@@ -29,6 +28,7 @@ from apex_native.evaluate.divergence.scores import (
     run_scores,
 )
 from apex_native.interrupt import run_interruptible
+from apex_native.machine import free_memory
 
 __all__ = ["TwoPassJob", "run_two_pass"]
 
@@ -146,6 +146,6 @@ def _model(run: ScoreRun) -> Model:
 def _folder(run: ScoreRun, n_embd: int) -> str:
     """Where the hidden states go: memory ("") if they take at most a quarter of what is free."""
     n_scored = len(run.tokens) // run.ctx * (run.ctx - 1 - run.ctx // 2)
-    available = available_bytes()
+    available = free_memory()
     fits = available is None or 4 * (4 * n_scored * n_embd) <= available
     return "" if fits else tempfile.gettempdir()
