@@ -169,7 +169,9 @@ class _Run:
         if not self._with_noise or self.yardstick.model is None:
             return None
         return CandidateRun(
-            self.yardstick.model, n_parts=NOISE_PARTS, n_chunks=self.options.noise_chunks
+            self.yardstick.model,
+            n_parts=-(-shape.n_positions // NOISE_POSITIONS),
+            n_chunks=self.options.noise_chunks,
         )
 
     def _compute_together(self, run: ScoreRun, loaded: Model) -> FinishedScores:
