@@ -94,8 +94,10 @@ PYBIND11_MODULE(_core, module) {
     register_model(module);
     register_engine(module);
     register_choice(module);
+    register_hidden(module);
     register_score(module);
     register_score_rows(module);
+    register_score_statistics(module);
     register_speed(module);
     register_imatrix(module);
     module.def("build_info", &build_info, "Versions and compiler of this build.");

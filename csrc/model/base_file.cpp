@@ -154,12 +154,10 @@ BaseFileSource::BaseFileSource(std::shared_ptr<const BaseFile> file,
 void BaseFileSource::compute(const Step& step) {
     const auto n_outputs = static_cast<size_t>(step.n_outputs());
     rows_.resize(n_outputs * static_cast<size_t>(n_vocab()));
+    const int64_t first_index = int64_t{first_chunk_} * shape_.n_scored();
     pool_->run([&](int thread, int n_threads) {
         for (int32_t i = thread; i < step.n_outputs(); i += n_threads) {
-            const int32_t chunk = first_chunk_ + step.first_chunk + i / step.n_outputs_per_chunk();
-            const int32_t position = step.first_output + i % step.n_outputs_per_chunk();
-            const int64_t index =
-                int64_t{chunk} * shape_.n_scored() + (position - shape_.first_scored());
+            const int64_t index = first_index + scored_place(shape_, step, i).index;
             file_->read_row(index, rows_.data() + int64_t{i} * n_vocab());
         }
     });

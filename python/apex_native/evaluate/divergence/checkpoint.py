@@ -36,20 +36,15 @@ class FinishedScores:
 
 def join_scores(first: TokenScores, second: TokenScores) -> TokenScores:
     """Positions of the chunks that came first and of those after them."""
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in _ARRAYS
     }
-    layers = set(first.router) | set(second.router)
     nothing = (0, 0, 0)
-    router = {
-        layer: _added(first.router.get(layer, nothing), second.router.get(layer, nothing))
-        for layer in sorted(layers)
-    }
+    router = {}
+    for layer in sorted({*first.router, *second.router}):
+        ours, theirs = first.router.get(layer, nothing), second.router.get(layer, nothing)
+        router[layer] = (ours[0] + theirs[0], ours[1] + theirs[1], ours[2] + theirs[2])
     return TokenScores(**arrays, router=router)
-
-
-def _added(first: tuple[int, int, int], second: tuple[int, int, int]) -> tuple[int, int, int]:
-    return (first[0] + second[0], first[1] + second[1], first[2] + second[2])
 
 
 class Checkpoint:
@@ -102,6 +97,7 @@ def _unpack(file: Any, index: int) -> TokenScores:
     arrays: dict[str, Any] = {
         name: np.asarray(file[f"{index}.{name}"], _DTYPES.get(name, np.float64)) for name in _ARRAYS
     }
-    rows = file[f"{index}.router"]
-    router = {int(row[0]): (int(row[1]), int(row[2]), int(row[3])) for row in rows}
+    router = {
+        int(row[0]): (int(row[1]), int(row[2]), int(row[3])) for row in file[f"{index}.router"]
+    }
     return TokenScores(**arrays, router=router)

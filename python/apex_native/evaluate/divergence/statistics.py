@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -165,7 +165,7 @@ def _by_confidence(
 ) -> tuple[ConfidenceBin, ...]:
     top = reference.top_probability
     bins = []
-    for low, high in pairwise(CONFIDENCE_EDGES):
+    for low, high in itertools.pairwise(CONFIDENCE_EDGES):
         inside = (top >= low) & ((top < high) | (high == CONFIDENCE_EDGES[-1]))
         members = finite & inside
         n = int(members.sum())
