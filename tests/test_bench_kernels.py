@@ -321,12 +321,16 @@ def made_up_rows() -> list[Kernel]:
 def test_the_plot_is_a_png() -> None:
     from apex_native.report.plots.kernels import kernel_plot
 
-    png = kernel_plot(made_up_rows(), cpu="A processor with a rather long name @ 2.6 GHz")
+    png = kernel_plot(
+        made_up_rows(), cpu="A processor with a rather long name @ 2.6 GHz", working_set=1e9
+    )
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", png[16:24])
     assert width == 11.0 * 150
     assert height > 1000
-    assert png == kernel_plot(made_up_rows(), cpu="A processor with a rather long name @ 2.6 GHz")
+    assert png == kernel_plot(
+        made_up_rows(), cpu="A processor with a rather long name @ 2.6 GHz", working_set=1e9
+    )
 
 
 def test_nothing_in_the_plot_collides() -> None:
@@ -334,7 +338,7 @@ def test_nothing_in_the_plot_collides() -> None:
     from apex_native.report.plots.canvas import style
 
     with style():
-        figure = plots._draw(made_up_rows(), "A processor")
+        figure = plots._draw(made_up_rows(), "A processor", 1e9)
         figure.savefig(io.BytesIO(), format="png")
         texts = [text for text in figure.texts if text.get_text()]
         for axes in figure.axes:
@@ -354,4 +358,4 @@ def test_nothing_to_draw() -> None:
     from apex_native.report.plots.kernels import kernel_plot
 
     with pytest.raises(ValueError, match="no kernels to draw"):
-        kernel_plot(MADE_UP[:2], cpu="A processor")
+        kernel_plot(MADE_UP[:2], cpu="A processor", working_set=1e9)

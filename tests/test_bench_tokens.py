@@ -30,7 +30,6 @@ from apex_native.fingerprint import model_fingerprint
 from apex_native.gguf import open_gguf
 from apex_native.results import Results
 from apex_native.types import GgmlType
-from isolation import Isolation
 
 # --- arithmetic ---------------------------------------------------------------------------------
 
@@ -210,14 +209,10 @@ def test_more_than_the_context_can_be_asked_for(model: Model) -> None:
         native_test(model, replace(settings, beyond_context=False))
 
 
-def test_a_context_without_bounds_is_an_error_and_no_crash(isolation: Isolation) -> None:
-    outcome = isolation.run(enormous_context)
-    assert "ModelError" in outcome.error, outcome
-
-
-def enormous_context() -> None:
-    with load_model(apex.demo_model(), n_threads=1) as model:
-        native_test(model, SpeedSettings(1, n_prompt=2**31 - 512, beyond_context=True))
+def test_even_beyond_the_context_there_is_an_end(model: Model) -> None:
+    settings = SpeedSettings(1, n_prompt=2**20, n_gen=1, beyond_context=True)
+    with pytest.raises(ValueError, match="longest that is allowed, 1048576"):
+        native_test(model, settings)
 
 
 def test_a_vocabulary_cannot_be_timed() -> None:

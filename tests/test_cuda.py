@@ -33,6 +33,9 @@ TYPES = [
 ]  # fmt: skip
 NEEDING_IMATRIX = ["IQ2_XXS", "IQ2_XS", "IQ1_S"]
 
+N_KERNELS = 26 + 15
+"""Quantizers with and without a matrix (three need one, Q8_0 ignores it), and error sums."""
+
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
@@ -68,9 +71,8 @@ def counts(line: str) -> tuple[int, int, int]:
     return int(rows), int(back), int(differ)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_the_kernels_algorithms_write_ggmls_bytes(seed: int) -> None:
-    lines = run_twin("--rows", "150", "--seed", str(seed)).splitlines()
+def test_the_kernels_algorithms_write_ggmls_bytes() -> None:
+    lines = run_twin("--rows", "150").splitlines()
     assert len(lines) == 27  # 15 types twice, three of which need a matrix
     for line in lines:
         rows, back, differ = counts(line)
@@ -100,7 +102,7 @@ def test_the_kernels_algorithms_on_many_rows() -> None:
 def test_the_kernels_compile_and_keep_their_registers(tmp_path: Path) -> None:
     """For sm_90, with the build's own flags; a spill would show up as a slow kernel only."""
     sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-    assert len(sources) == 7
+    assert len(sources) == 8
     llama = llama_cpp_source()
 
     def compile_one(source: Path) -> str:
@@ -120,11 +122,11 @@ def test_the_kernels_compile_and_keep_their_registers(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         reports = "".join(pool.map(compile_one, sources))
-    assert reports.count("Compiling entry function") == 26
-    # IQ3_S with a matrix keeps three words on the stack.
+    assert reports.count("Compiling entry function") == N_KERNELS
+    # IQ3_S with a matrix keeps three words on the stack, an error sum eight.
     spills = [int(n) for n in re.findall(r"(\d+) bytes spill stores", reports)]
-    assert len(spills) == 26
-    assert max(spills) <= 16
+    assert len(spills) == N_KERNELS
+    assert max(spills) <= 32
     objects = [tmp_path / f"{source.stem}.o" for source in sources]
     assert all(path.stat().st_size > 10_000 for path in objects)
 

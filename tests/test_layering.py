@@ -207,7 +207,7 @@ def test_native_files_are_short(folder: str, limit: int) -> None:
 
 
 def test_the_core_knows_no_python() -> None:
-    for folder in ("core", "kernels", "model"):
+    for folder in ("core", "cuda", "kernels", "model"):
         for path in (ROOT / "csrc" / folder).rglob("*"):
             if path.suffix in {".cpp", ".h"}:
                 text = path.read_text()

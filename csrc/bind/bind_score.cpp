@@ -147,12 +147,14 @@ void register_score(py::module_& module) {
         .def("run", &Scorer::run, py::call_guard<py::gil_scoped_release>())
         .def(
             "write_base",
-            [](Scorer& self, int descriptor, const TokenArray& tokens, int32_t n_vocab,
-               int32_t first_chunk) {
+            [](Scorer& self, int descriptor, const TokenArray& tokens) {
+                if (!self.has_reference()) fail<InvalidArgument>("there is no reference to write");
                 self.observe_reference(std::make_unique<BaseFileWriter>(
-                    descriptor, self.shape(), n_vocab, to_tokens(tokens), first_chunk));
+                    descriptor, self.shape(), static_cast<int32_t>(self.n_vocab()),
+                    to_tokens(tokens)));
             },
-            "descriptor"_a, "tokens"_a.noconvert(), "n_vocab"_a, "first_chunk"_a)
+            "descriptor"_a, "tokens"_a.noconvert())
+        .def_property_readonly("n_vocab", &Scorer::n_vocab)
         .def_property_readonly("n_chunks", &Scorer::n_chunks)
         .def_property_readonly("n_chunks_done", &Scorer::n_chunks_done)
         .def_property_readonly("progress", &Scorer::progress)

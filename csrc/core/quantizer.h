@@ -28,7 +28,7 @@ struct TensorDone {
 struct QuantizeOptions {
     int n_threads = 1;
     uint64_t max_memory = 2ull << 30;  // bytes for the workers' buffers
-    std::vector<int> devices;          // GPUs to use (core/device.h); none: the CPU does it all
+    std::vector<int> devices{};        // GPUs to use (core/device.h); none: the CPU does it all
     double verify_rate = 0;  // share of the GPUs' rows that the CPU does again, to compare
 };
 

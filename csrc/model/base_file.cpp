@@ -167,11 +167,10 @@ void BaseFileSource::compute(const Step& step) {
 // --- writing ------------------------------------------------------------------------------------
 
 BaseFileWriter::BaseFileWriter(int descriptor, const ChunkShape& shape, int32_t n_vocab,
-                               const std::vector<llama_token>& tokens, int32_t first_chunk)
+                               const std::vector<llama_token>& tokens)
     : descriptor_(descriptor),
       n_vocab_(n_vocab),
-      data_offset_(static_cast<int64_t>(kHeaderSize + tokens.size() * sizeof(llama_token))),
-      first_index_(int64_t{first_chunk} * shape.n_scored()) {
+      data_offset_(static_cast<int64_t>(kHeaderSize + tokens.size() * sizeof(llama_token))) {
     const int32_t counts[3] = {shape.n_ctx, n_vocab,
                                static_cast<int32_t>(tokens.size()) / shape.n_ctx};
     write(kMagic, kMagicSize, 0);
@@ -183,7 +182,7 @@ void BaseFileWriter::observe(int64_t index, const float* row, int32_t) {
     std::vector<uint16_t> record(record_words(n_vocab_));
     encode_row(row, n_vocab_, record.data());
     write(record.data(), record.size() * sizeof(uint16_t),
-          data_offset_ + (first_index_ + index) * record_size(n_vocab_));
+          data_offset_ + index * record_size(n_vocab_));
 }
 
 void BaseFileWriter::write(const void* from, size_t size, int64_t offset) const {

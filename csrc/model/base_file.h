@@ -65,10 +65,9 @@ class BaseFileSource final : public LogitsSource {
 // Writes the reference's rows to a base file at an open descriptor, the header at once.
 class BaseFileWriter final : public RowObserver {
   public:
-    // first_chunk: chunks already in the file. tokens are those of all its chunks. Throws
-    // OutputError. The descriptor stays the caller's.
+    // tokens are those of all chunks. Throws OutputError. The descriptor stays the caller's.
     BaseFileWriter(int descriptor, const ChunkShape& shape, int32_t n_vocab,
-                   const std::vector<llama_token>& tokens, int32_t first_chunk);
+                   const std::vector<llama_token>& tokens);
 
     void observe(int64_t index, const float* row, int32_t target) override;
 
@@ -78,7 +77,6 @@ class BaseFileWriter final : public RowObserver {
     int descriptor_;
     int32_t n_vocab_;
     int64_t data_offset_;
-    int64_t first_index_;
 };
 
 }  // namespace apex

@@ -7,8 +7,9 @@
 namespace apex {
 namespace {
 
-void check_sources(const LogitsSource* reference,
-                   const std::vector<ScoredSource>& candidates) {
+// The vocabulary that all of them have.
+int64_t common_n_vocab(const LogitsSource* reference,
+                       const std::vector<ScoredSource>& candidates) {
     if (reference == nullptr && candidates.empty()) {
         fail<InvalidArgument>("there is no model to evaluate");
     }
@@ -20,6 +21,7 @@ void check_sources(const LogitsSource* reference,
                               candidate.source->n_vocab(),
                               " tokens; these are not quantizations of one model");
     }
+    return n_vocab;
 }
 
 void check_shape(const ChunkShape& shape, size_t n_tokens) {
@@ -42,7 +44,7 @@ Scorer::Scorer(std::unique_ptr<LogitsSource> reference, std::vector<ScoredSource
       shape_(shape),
       tokens_(std::move(tokens)),
       pool_(std::move(pool)) {
-    check_sources(reference_.get(), candidates_);
+    n_vocab_ = common_n_vocab(reference_.get(), candidates_);
     check_shape(shape_, tokens_->size());
     n_chunks_ = static_cast<int32_t>(tokens_->size() / static_cast<size_t>(shape_.n_ctx));
     const auto n_scored = static_cast<size_t>(n_chunks_) * static_cast<size_t>(shape_.n_scored());
@@ -74,8 +76,8 @@ size_t Scorer::n_reference_finished() const {
 
 size_t Scorer::n_finished(size_t i) const {
     // A group of chunks is computed by all or none.
-    const int64_t n_groups =
-        (int64_t{candidates_.at(i).n_chunks} + shape_.n_sequences - 1) / shape_.n_sequences;
+    const int64_t limit = std::max(candidates_.at(i).n_chunks, 0);
+    const int64_t n_groups = (limit + shape_.n_sequences - 1) / shape_.n_sequences;
     const int64_t n_chunks =
         std::min<int64_t>(n_groups * shape_.n_sequences, n_chunks_done_.load());
     return static_cast<size_t>(n_chunks) * static_cast<size_t>(shape_.n_scored());

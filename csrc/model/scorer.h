@@ -68,6 +68,7 @@ class Scorer {
     int32_t n_chunks() const { return n_chunks_; }
     const ChunkShape& shape() const { return shape_; }
     bool has_reference() const { return reference_ != nullptr; }
+    int64_t n_vocab() const { return n_vocab_; }
     size_t n_candidates() const { return candidates_.size(); }
 
     // While run() runs only the positions of finished chunks may be read.
@@ -95,6 +96,7 @@ class Scorer {
     ChunkTokens tokens_;
     std::shared_ptr<ThreadPool> pool_;
     std::unique_ptr<RowObserver> observer_;
+    int64_t n_vocab_;
     int32_t n_chunks_;
     TokenScores reference_scores_;
     std::vector<TokenScores> candidate_scores_;

@@ -11,6 +11,9 @@ namespace {
 
 constexpr int kMostRepetitions = 100000;  // a typing error, not a wish
 
+// Each token of a context costs memory, used or not: some 50 bytes beside the cache itself.
+constexpr int64_t kLongestBeyond = 1 << 20;
+
 void check_counts(const Model& model, const SpeedOptions& options) {
     if (options.n_prompt < 0 || options.n_gen < 0 || options.n_depth < 0 ||
         (options.n_prompt == 0 && options.n_gen == 0)) {
@@ -18,13 +21,15 @@ void check_counts(const Model& model, const SpeedOptions& options) {
                               options.n_prompt, ", generate ", options.n_gen, ", depth ",
                               options.n_depth);
     }
-    const int64_t limit = options.beyond_context ? INT32_MAX : model.n_ctx_train();
+    int64_t limit = model.n_ctx_train();
+    if (options.beyond_context) limit = std::max(limit, kLongestBeyond);
     for (const int64_t n : {options.n_prompt, options.n_gen, options.n_depth}) {
         if (n <= limit && options.n_prompt + options.n_gen + options.n_depth <= limit) continue;
-        fail<InvalidArgument>(model.path(), ": a test of ", options.n_prompt, " prompt, ",
-                              options.n_gen, " generated and ", options.n_depth,
-                              " depth tokens is longer than the model's context of ", limit,
-                              "; ask for fewer tokens, or set beyond_context");
+        fail<InvalidArgument>(
+            model.path(), ": a test of ", options.n_prompt, " prompt, ", options.n_gen,
+            " generated and ", options.n_depth, " depth tokens is longer than the ",
+            options.beyond_context ? "longest that is allowed, " : "model's context of ", limit,
+            "; ask for fewer tokens", options.beyond_context ? "" : ", or set beyond_context");
     }
     if (options.repetitions < 1 || options.repetitions > kMostRepetitions) {
         fail<InvalidArgument>("repetitions: expected 1 to ", kMostRepetitions, ", found ",

@@ -223,5 +223,6 @@ def _draw(out: Output, path: Path | None, rows: Sequence[KernelSpeed]) -> None:
     from apex_native.machine import cpu_name
     from apex_native.report.plots.kernels import kernel_plot
 
-    write_atomically(path, kernel_plot(rows, cpu=cpu_name()), what="plot")
+    nbytes = max(row.n_weights * row.bytes_per_weight for row in rows)
+    write_atomically(path, kernel_plot(rows, cpu=cpu_name(), working_set=nbytes), what="plot")
     out.text(f"wrote {path}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["CompatChoice", "TaskChoices", "show_tasks", "task_progress"]
 
 TASKS = "Tasks"
+
+_STEPS = 1000
+"""Of a progress that is known as a share only."""
 
 
 class CompatChoice(StrEnum):
@@ -90,18 +94,21 @@ class TaskChoices:
         return [TaskSpec.parse(kind, text) for kind, texts in groups for text in texts or ()]
 
 
-def task_progress(
-    show: Callable[[float, str], None],
-) -> Callable[[TaskProgress], None]:
-    """A callback for `evaluate_tasks` from one that takes a share, 0 to 1, and a text."""
+@contextmanager
+def task_progress(out: Output) -> Iterator[Callable[[TaskProgress], None] | None]:
+    """The callback for `evaluate_tasks`, None when quiet."""
+    from apex_native.cli.progress import eta_text, show_share
 
-    def update(progress: TaskProgress) -> None:
-        from apex_native.cli.progress import clock
+    with show_share(out, "tasks") as show:
+        if show is None:
+            yield None
+            return
 
-        eta = "--:--" if progress.eta_s is None else clock(progress.eta_s)
-        show(progress.done, f"{progress.model}: {progress.task}, ETA {eta}")
+        def update(progress: TaskProgress) -> None:
+            state = f"{progress.model}: {progress.task}, {eta_text(progress.eta_s)}"
+            show(round(progress.done * _STEPS), _STEPS, state)
 
-    return update
+        yield update
 
 
 def show_tasks(out: Output, scores: Mapping[str, tuple[TaskScore, ...]]) -> None:
@@ -120,9 +127,7 @@ def show_tasks(out: Output, scores: Mapping[str, tuple[TaskScore, ...]]) -> None
     )
     notes = []
     if any(_at_chance(score) for own in scores.values() for score in own):
-        notes.append(
-            "NOT DISTINGUISHABLE FROM CHANCE: guessing gives such a score; it says nothing."
-        )
+        notes.append("NOT DISTINGUISHABLE FROM CHANCE: guessing gives such a score.")
     if len(scores) > 1:
         notes.append("McNemar's exact test on the same questions at 5 %, one by one.")
     out.table(Table(columns, rows, notes=tuple(notes)))

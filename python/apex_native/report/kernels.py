@@ -14,6 +14,10 @@ _ROOFLINE_OF = {"to_float": "copy", "widen": "copy", "quantize": "copy", "vec_do
 _MEMORY_BOUND = 0.8
 """From this share of the roofline on, faster arithmetic would hardly be noticed."""
 
+_FOR_TRAINED_MODELS = frozenset({"TQ1_0", "TQ2_0", "Q1_0", "Q2_0"})
+"""Two to four levels without a search: for models trained with such weights. No choice for others,
+so no advice speaks of them."""
+
 
 class MeasuredKernel(Protocol):
     """An operation on a type; `apex_native.evaluate.speed.KernelSpeed` is one.
@@ -78,7 +82,12 @@ def kernel_advice(rows: Sequence[MeasuredKernel], n_threads: int) -> tuple[str, 
     A type costs speed if a larger type is computed faster by more than the spread of both.
     """
     dots = sorted(
-        (row for row in rows if (row.operation, row.n_threads) == ("vec_dot", n_threads)),
+        (
+            row
+            for row in rows
+            if (row.operation, row.n_threads) == ("vec_dot", n_threads)
+            and row.name not in _FOR_TRAINED_MODELS
+        ),
         key=lambda row: (row.bpw, row.name),
     )
     if not dots:

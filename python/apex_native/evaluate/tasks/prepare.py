@@ -95,8 +95,9 @@ def prepare_items(model: Model, items: Iterable[Item]) -> list[PreparedItem]:
     """What to score for each item; DataError for one that is too long for the model.
 
     As llama-perplexity does it, but right where that reads other tokens than it means to: an
-    answer that is the beginning of all others keeps its last token to be scored by, and where not
-    even the first token is shared (no BOS) the first one, which nothing precedes, is not scored.
+    answer that is the beginning of all others keeps its last token to be scored by, as do the
+    others, and where not even the first token is shared (no BOS) the first one, which nothing
+    precedes, is not scored.
     """
     prepared: list[PreparedItem] = []
     for item in items:
@@ -105,7 +106,8 @@ def prepare_items(model: Model, items: Iterable[Item]) -> list[PreparedItem]:
         if isinstance(item, GapItem):
             answers = _gap_answers(model, item, sequences)
         else:
-            begin = shared_prefix(sequences)
+            shortest = min(len(tokens) for tokens in sequences)
+            begin = min(shared_prefix(sequences), shortest - 1)
             answers = [_answer(tokens, begin, 0) for tokens in sequences]
         prepared.append(PreparedItem(item, tuple(answers)))
     return prepared

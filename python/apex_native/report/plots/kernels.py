@@ -36,25 +36,26 @@ _MOST_TICKS = 5
 _WIDEN_MARKER = "D"
 
 
-def kernel_plot(rows: Sequence[MeasuredKernel], *, cpu: str) -> bytes:
+def kernel_plot(rows: Sequence[MeasuredKernel], *, cpu: str, working_set: float) -> bytes:
     """PNG: billions of weights per second of each type and operation, with the memory's limits.
 
-    Raises ValueError without a measured kernel.
+    working_set: bytes that an operation went through, for the heading. Raises ValueError without a
+    measured kernel.
     """
     if not any(kernel_lines(rows, row.n_threads) for row in rows):
         raise ValueError("there are no kernels to draw; measure at least one type")
     with style():
-        return png_bytes(_draw(rows, cpu))
+        return png_bytes(_draw(rows, cpu, working_set))
 
 
-def _draw(rows: Sequence[MeasuredKernel], cpu: str) -> Figure:
+def _draw(rows: Sequence[MeasuredKernel], cpu: str, working_set: float) -> Figure:
     threads = sorted({row.n_threads for row in rows})
     lines = kernel_lines(rows, threads[0])
     figure = new_figure(
         *(11.0, _LINE * len(lines) + _BESIDES),
         title="Kernel speed by type",
-        conditions=f"{cpu}; working sets larger than the caches; median, line from slowest to "
-        "fastest repetition",
+        conditions=f"{cpu}; working set {working_set / 1e6:,.1f} MB; medians, with lines from the "
+        "slowest to the fastest repetition",
         note="A bar marks what memory would allow the type: bytes copied (dequantizing, "
         "quantizing) or read (dot products) per second over the bytes that a weight moves."
         + (" Diamonds: the faster function of ours." if _has_widen(rows) else ""),

@@ -1,0 +1,50 @@
+"""Does it fit? Asked before hours of loading end in the system's out-of-memory killer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from apex_native.errors import ModelError
+from apex_native.evaluate.divergence.shape import LOGITS_BYTES
+from apex_native.evaluate.divergence.subject import Subject
+
+__all__ = ["available_bytes", "require_memory"]
+
+WORKSPACE_BYTES = 2 * LOGITS_BYTES
+"""Logits, KV caches and compute buffers beside the models."""
+
+
+def available_bytes() -> int | None:
+    """Memory the system can give without swapping, None where it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def require_memory(subjects: Sequence[Subject], *, two_pass: bool) -> None:
+    """Raise ModelError where the models that are loaded together exceed the free memory."""
+    available = available_bytes()
+    if available is None or not subjects:
+        return
+    sizes = [subject.bytes for subject in subjects]
+    needed = (max(sizes) if two_pass else sum(sizes)) + WORKSPACE_BYTES
+    if needed <= available:
+        return
+    what = "the largest model" if two_pass else f"{len(sizes)} models together"
+    way_out = "use a machine with more"
+    if not two_pass and len(sizes) > 1 and max(sizes) + WORKSPACE_BYTES <= available:
+        way_out = "--two-pass loads one model at a time, and --no-memory-check tries anyway"
+    raise ModelError(
+        f"{what} and what they compute with need about {_gib(needed)} of memory, "
+        f"{_gib(available)} are free; {way_out}"
+    )
+
+
+def _gib(nbytes: int) -> str:
+    return f"{nbytes / (1 << 30):.1f} GiB"

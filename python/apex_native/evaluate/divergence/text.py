@@ -1,0 +1,96 @@
+"""The text as chunks of tokens, cut as llama-perplexity cuts it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from apex_native.engine import Model, Tokens
+from apex_native.errors import DataError
+from apex_native.results import TextData
+
+__all__ = ["Chunks", "Text", "chunk_text", "read_text"]
+
+MIN_CONTEXT = 4
+"""Below, no position is scored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text and the name results give it."""
+
+    name: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """Tokens of whole chunks, int32 (n_chunks * ctx,), and what results say of them."""
+
+    tokens: Tokens
+    data: TextData
+
+    @property
+    def n_scored(self) -> int:
+        """Scored positions of a chunk."""
+        return self.data.ctx - 1 - self.data.ctx // 2
+
+
+def read_text(path: str | os.PathLike[str]) -> Text:
+    """A UTF-8 file without its last line break, as llama.cpp's programs read one.
+
+    Raises DataError where it cannot be read or is no text.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise DataError(f"cannot read the text {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected UTF-8 text, found {error.reason}") from error
+    return Text(path.name, content.removesuffix("\n"))
+
+
+def chunk_text(
+    text: Text, model: Model, *, ctx: int, n_chunks: int | None, parse_special: bool
+) -> Chunks:
+    """Tokenize once, with the tokens the model wants around a text, and cut; the rest is dropped.
+
+    Raises DataError where the text is too short, ValueError for a ctx or n_chunks out of range.
+    """
+    if ctx < MIN_CONTEXT:
+        raise ValueError(f"ctx: expected at least {MIN_CONTEXT} tokens, found {ctx}")
+    if n_chunks is not None and n_chunks < 1:
+        raise ValueError(f"chunks: expected at least 1, found {n_chunks}")
+    if ctx > model.n_ctx_train:
+        raise DataError(
+            f"a context of {ctx} tokens is longer than the {model.n_ctx_train} that {model.path} "
+            "was made for; choose a smaller --ctx"
+        )
+    tokens = model.tokenize(text.content, add_special=True, parse_special=parse_special)
+    available = len(tokens) // ctx
+    if available < 1:
+        raise DataError(
+            f"the text {text.name} has {len(tokens)} tokens, less than one chunk of {ctx}; "
+            "give a longer text or a smaller --ctx"
+        )
+    if n_chunks is not None and n_chunks > available:
+        raise DataError(
+            f"the text {text.name} has {available} chunks of {ctx} tokens, not {n_chunks}; "
+            "ask for fewer --chunks or give a longer text"
+        )
+    used = n_chunks or available
+    data = TextData(
+        name=text.name,
+        sha256=hashlib.sha256(text.content.encode()).hexdigest(),
+        n_tokens=len(tokens),
+        n_chunks=used,
+        ctx=ctx,
+        parse_special=parse_special,
+        add_bos=model.add_bos,
+    )
+    return Chunks(np.ascontiguousarray(tokens[: used * ctx]), data)

@@ -1,0 +1,104 @@
+"""Tasks on the command line: options, and a table in which no chance score goes unmarked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from apex_native.cli.options import spread
+from apex_native.cli.output import Output
+from apex_native.cli.task_options import TaskChoices, show_tasks
+from apex_native.evaluate.tasks import TaskKind, TaskSpec, score_statistics
+from apex_native.results import McNemar, TaskScore, Verdict
+
+
+def choices_of(*arguments: str) -> TaskChoices:
+    given: list[TaskChoices] = []
+
+    def command(tasks: TaskChoices) -> None:
+        given.append(tasks)
+
+    app = typer.Typer()
+    app.command()(spread(command))
+    run = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert run.exit_code == 0, run.output
+    return given[0]
+
+
+def test_nothing_asked_is_no_task() -> None:
+    assert choices_of().specs == []
+    assert choices_of().tasks_limit == 400
+    assert choices_of().compat is None
+
+
+def test_files_and_names() -> None:
+    choices = choices_of(
+        *("--multiple-choice", "mmlu=data/mmlu.bin", "--multiple-choice", "arc.jsonl"),
+        *("--hellaswag", "hellaswag_val_full.txt", "--winogrande", "w.csv"),
+        *("--tasks-limit", "0", "--compat", "upstream"),
+    )
+    assert choices.specs == [
+        TaskSpec(TaskKind.HELLASWAG, "hellaswag_val_full.txt"),
+        TaskSpec(TaskKind.WINOGRANDE, "w.csv"),
+        TaskSpec(TaskKind.MULTIPLE_CHOICE, "data/mmlu.bin", "mmlu"),
+        TaskSpec(TaskKind.MULTIPLE_CHOICE, "arc.jsonl"),
+    ]
+    assert choices.tasks_limit == 0
+    assert choices.compat == "upstream"
+
+
+def task_score(n_correct: int, **values: Any) -> TaskScore:
+    found = score_statistics(n_correct, 200, 0.25)
+    return TaskScore(
+        task="arc",
+        n=200,
+        score=found.score,
+        low=found.low,
+        high=found.high,
+        chance=0.25,
+        distinguishable_from_chance=found.distinguishable_from_chance,
+        **values,
+    )
+
+
+def table(scores: dict[str, tuple[TaskScore, ...]], capsys: pytest.CaptureFixture[str]) -> str:
+    show_tasks(Output(), scores)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("n_correct", [40, 50, 55, 62])
+def test_no_chance_score_goes_unmarked(n_correct: int, capsys: pytest.CaptureFixture[str]) -> None:
+    score = task_score(n_correct)
+    text = table({"mini": (score,)}, capsys)
+    marked = f"{100 * score.score:.1f} NOT DISTINGUISHABLE FROM CHANCE" in text
+    inside = score.low <= 0.25 <= score.high
+    assert marked == (inside or not score.distinguishable_from_chance)
+    assert marked or n_correct in (40, 62)
+
+
+def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    better = McNemar("mini", 30, 8, 0.0005, Verdict.BETTER)
+    same = McNemar("mini", 9, 8, 1.0, Verdict.NOT_DISTINGUISHABLE)
+    text = table(
+        {
+            "quality": (task_score(150, comparisons=(better,)),),
+            "compact": (task_score(130, comparisons=(same,), compat="upstream"),),
+            "mini": (task_score(52),),
+        },
+        capsys,
+    )
+    assert [" ".join(line.split()) for line in text.splitlines()] == [
+        "model task questions score % 95 % interval chance % than the others",
+        "quality arc 200 75.0 68.6 to 80.5 25.0 better: mini (p 0.0005)",
+        "compact arc (compat upstream) 200 65.0 58.2 to 71.3 25.0 not distinguishable: mini (p 1)",
+        "mini arc 200 26.0 NOT DISTINGUISHABLE FROM CHANCE 20.4 to 32.5 25.0",
+        "NOT DISTINGUISHABLE FROM CHANCE: guessing gives such a score.",
+        "McNemar's exact test on the same questions at 5 %, one by one.",
+    ]
+
+
+def test_no_scores_are_no_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert table({"quality": ()}, capsys) == ""

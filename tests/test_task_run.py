@@ -1,0 +1,158 @@
+"""Whole evaluations: several models, results, progress, and Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import apex_native
+from apex_native.engine import Model, load_model
+from apex_native.errors import DataError
+from apex_native.evaluate.tasks import (
+    ScoredItem,
+    ScoringOptions,
+    TaskKind,
+    TaskProgress,
+    TaskSpec,
+    evaluate_tasks,
+)
+from apex_native.evaluate.tasks import run as run_module
+from apex_native.results import Build, Candidate, Results, TaskScore, unpack_items
+from apex_native.types import GgmlType
+from task_files import WRITERS
+from tiny_models import write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[TaskKind, Path]:
+    folder = tmp_path_factory.mktemp("tasks")
+    written = {kind: folder / f"{kind}.bin" for kind in TaskKind}
+    for kind, path in written.items():
+        path.write_bytes(WRITERS[kind](30))
+    return written
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.gguf", "llama")
+
+
+def specs(files: dict[TaskKind, Path]) -> list[TaskSpec]:
+    return [TaskSpec(kind, str(path)) for kind, path in files.items()]
+
+
+def load(path: Path) -> Model:
+    return load_model(path, n_threads=2)
+
+
+def test_two_models_in_three_tasks(files: dict[TaskKind, Path], tiny: Path) -> None:
+    shown: list[TaskProgress] = []
+    finished: list[str] = []
+    scores = evaluate_tasks(
+        {"demo": apex_native.demo_model(), "tiny": tiny},
+        specs(files),
+        n_tasks=24,
+        load=load,
+        progress=shown.append,
+        finished=lambda name, _: finished.append(name),
+    )
+    assert finished == ["demo", "tiny"]
+    assert [score.task for score in scores["demo"]] == [
+        "hellaswag",
+        "winogrande",
+        "multiple-choice",
+    ]
+    for own in scores.values():
+        for score in own:
+            assert score.n == 24
+            assert score.selection == "24 of 30, mt19937 seed 1"
+            assert sum(unpack_items(score.items or "", 24)) == round(score.score * 24)
+    questions, others = scores["demo"][2], scores["tiny"][2]
+    # The demo model knows the answers, the random one cannot.
+    assert questions.score > 0.9
+    assert questions.distinguishable_from_chance
+    assert not others.distinguishable_from_chance
+    assert questions.comparisons[0].other == "tiny"
+    assert questions.comparisons[0].verdict.value == "better"
+    assert [progress.done for progress in shown] == sorted(progress.done for progress in shown)
+    assert shown[0].eta_s is None
+    assert shown[-1].model == "tiny"
+
+
+def test_scores_fit_the_results_file(files: dict[TaskKind, Path], tiny: Path) -> None:
+    scores = evaluate_tasks({"tiny": tiny}, specs(files), n_tasks=None, load=load, compat=True)
+    assert {score.compat for score in scores["tiny"]} == {"upstream"}
+    results = Results(
+        build=Build("0", "0", "0"),
+        created="2026-01-01T00:00:00Z",
+        candidates=(Candidate(name="tiny", tasks=scores["tiny"]),),
+    )
+    assert Results.from_json(results.to_json()) == results
+
+
+def test_options_reach_the_context(files: dict[TaskKind, Path], tiny: Path) -> None:
+    options = ScoringOptions(type_k=GgmlType.Q4_K)
+    with pytest.raises(ValueError, match="KV cache cannot have type q4_K"):
+        evaluate_tasks({"tiny": tiny}, specs(files), n_tasks=2, options=options, load=load)
+
+
+def test_files_are_read_before_a_model_is_loaded(files: dict[TaskKind, Path]) -> None:
+    def never(path: Path) -> Model:
+        raise AssertionError(path)
+
+    broken = files[TaskKind.WINOGRANDE]
+    with pytest.raises(DataError, match=r"number of tasks|table of"):
+        evaluate_tasks({"m": "m"}, [TaskSpec(TaskKind.MULTIPLE_CHOICE, str(broken))], load=never)
+    twice = [TaskSpec(TaskKind.WINOGRANDE, str(broken))] * 2
+    with pytest.raises(DataError, match="two tasks have the name 'winogrande'; name one of them"):
+        evaluate_tasks({"m": "m"}, twice, load=never)
+
+
+def test_what_is_not_finite_is_wrong_and_said(
+    files: dict[TaskKind, Path],
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def not_a_number(model: Model, prepared: list[Any], *_: Any, **__: Any) -> list[ScoredItem]:
+        nan = float("nan")
+        return [ScoredItem((nan, nan), 1, correct=False, finite=False) for _ in prepared]
+
+    monkeypatch.setattr(run_module, "score_items", not_a_number)
+    with caplog.at_level(logging.WARNING):
+        scores = evaluate_tasks({"tiny": tiny}, specs(files)[:1], n_tasks=5, load=load)
+    assert scores["tiny"][0].score == 0
+    assert "logits of 5 of 5 hellaswag items are not finite" in caplog.text
+
+
+def test_ctrl_c_is_heard_and_finished_models_are_kept(
+    files: dict[TaskKind, Path], tiny: Path
+) -> None:
+    finished: dict[str, tuple[TaskScore, ...]] = {}
+    sent: list[float] = []
+
+    def interrupt(progress: TaskProgress) -> None:
+        if progress.model == "demo" and progress.task != "loading" and not sent:
+            sent.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+
+    assert threading.current_thread() is threading.main_thread()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_tasks(
+            {"tiny": tiny, "demo": apex_native.demo_model()},
+            specs(files),
+            n_tasks=None,
+            load=load,
+            progress=interrupt,
+            finished=finished.__setitem__,
+        )
+    assert time.monotonic() - sent[0] < 2
+    assert list(finished) == ["tiny"]
+    assert len(finished["tiny"]) == 3
