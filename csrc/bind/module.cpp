@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "model/bf16_matmul.h"
 #include "model/model.h"
 
 namespace apex::bind {
@@ -103,5 +104,7 @@ PYBIND11_MODULE(_core, module) {
     module.def("build_info", &build_info, "Versions and compiler of this build.");
     module.def("drain_log", &drain_log_lines,
                "llama.cpp's and ggml's messages since the last call.");
+    module.def("has_bf16_matmul", &apex::has_bf16_matmul,
+               "Whether BF16 weights are multiplied by our kernel.");
     apex::initialize_llama();
 }
