@@ -41,8 +41,8 @@ PPL_RTOL = 5e-4
 
 KLD_ATOL, KLD_RTOL = 1e-4, 1e-2
 """Codes of a base file are up to 16 / 65535 nats apart: a log-probability is off by up to 1.2e-4, a
-KLD by less. Relative: quantized products of the last rows of a batch that is no multiple of four are
-rounded in another order, and the programs' batches differ (measured: up to 5e-3)."""
+KLD by less. Relative: quantized products of the last rows of a batch that is no multiple of four
+are rounded in another order, and the programs' batches differ (measured: up to 5e-3)."""
 
 
 @dataclass
@@ -215,8 +215,10 @@ def main() -> None:
           f"{samples.base_bytes / 1e6:,.0f} MB")  # fmt: skip
     print(f"apex-native eval             {ours:10.2f} s   written {samples.written_bytes:,} bytes, "
           f"spread {spread:.0%}")  # fmt: skip
-    print(f"ours / theirs {ours / theirs:.3f}; peak memory {beside / (1 << 20):,.0f} MiB beside the "
-          f"models; largest difference of a KLD {samples.largest_kld_difference:.1e}")  # fmt: skip
+    print(
+        f"ours / theirs {ours / theirs:.3f}; peak memory {beside / (1 << 20):,.0f} MiB beside "
+        f"the models; largest difference of a KLD {samples.largest_kld_difference:.1e}"
+    )
     print(
         json.dumps(
             {
