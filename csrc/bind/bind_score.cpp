@@ -57,11 +57,9 @@ std::unique_ptr<Scorer> make_scorer(std::shared_ptr<Model> reference,
     if (n_lanes < 1) fail<InvalidArgument>("n_lanes: expected at least 1, found ", n_lanes);
     auto all_tokens = std::make_shared<const std::vector<llama_token>>(to_tokens(tokens));
     const py::gil_scoped_release unlocked;
-    const Setup setup{std::move(reference), std::move(base),
-                      std::move(hidden),    first_chunk,
-                      candidates,
-                      {n_ctx, n_sequences, n_positions},
-                      std::move(all_tokens), with_routes, std::move(stop)};
+    const Setup setup{std::move(reference),  std::move(base), std::move(hidden),
+                      first_chunk,           candidates,      {n_ctx, n_sequences, n_positions},
+                      std::move(all_tokens), with_routes,     std::move(stop)};
     std::vector<Lane> lanes;
     for (int i = 0; i < n_lanes; ++i) lanes.push_back(setup.lane(n_threads));
     std::vector<int32_t> limits;
@@ -69,8 +67,7 @@ std::unique_ptr<Scorer> make_scorer(std::shared_ptr<Model> reference,
         const int32_t n_chunks = std::get<4>(candidate);
         limits.push_back(n_chunks == 0 ? INT32_MAX : n_chunks);
     }
-    return std::make_unique<Scorer>(std::move(lanes), std::move(limits), setup.shape,
-                                    setup.tokens);
+    return std::make_unique<Scorer>(std::move(lanes), std::move(limits), setup.shape, setup.tokens);
 }
 
 // The finished part of a score, copied.
@@ -116,10 +113,10 @@ void register_score(py::module_& module) {
     py::class_<Scorer>(module, "Scorer", "An evaluation in lockstep.",
                        py::release_gil_before_calling_cpp_dtor())
         .def(py::init(&make_scorer), py::kw_only(), "reference"_a = std::shared_ptr<Model>{},
-             "base"_a = std::shared_ptr<BaseFile>{},
-             "hidden"_a = std::shared_ptr<HiddenStates>{}, "first_chunk"_a = 0, "candidates"_a,
-             "tokens"_a.noconvert(), "n_ctx"_a, "n_sequences"_a, "n_positions"_a,
-             "with_routes"_a = false, "n_lanes"_a = 1, "n_threads"_a, "stop"_a = std::shared_ptr<StopFlag>{})
+             "base"_a = std::shared_ptr<BaseFile>{}, "hidden"_a = std::shared_ptr<HiddenStates>{},
+             "first_chunk"_a = 0, "candidates"_a, "tokens"_a.noconvert(), "n_ctx"_a,
+             "n_sequences"_a, "n_positions"_a, "with_routes"_a = false, "n_lanes"_a = 1,
+             "n_threads"_a, "stop"_a = std::shared_ptr<StopFlag>{})
         .def("run", &Scorer::run, py::call_guard<py::gil_scoped_release>())
         .def(
             "write_base",

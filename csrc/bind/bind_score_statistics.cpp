@@ -20,23 +20,25 @@ py::dict compare(const DoubleArray& reference_nll, const ByteArray& reference_is
     require_size(kld, n, "kld");
     require_size(is_same_top, n, "is_same_top");
     require_size(is_finite, n, "is_finite");
-    const ScoredPositions positions{static_cast<size_t>(n), reference_nll.data(),
-                                    reference_is_finite.data(), nll.data(), kld.data(),
-                                    is_same_top.data(), is_finite.data()};
+    const ScoredPositions positions{static_cast<size_t>(n),
+                                    reference_nll.data(),
+                                    reference_is_finite.data(),
+                                    nll.data(),
+                                    kld.data(),
+                                    is_same_top.data(),
+                                    is_finite.data()};
     ComparisonStatistics found;
     {
         const py::gil_scoped_release unlocked;
         found = compare_with_reference(positions, kld_fractions, delta_p_fractions);
     }
-    return py::dict("n_positions"_a = found.n_positions, "n_not_finite"_a = found.n_not_finite,
-                    "nll"_a = to_tuple(found.nll),
-                    "reference_nll"_a = to_tuple(found.reference_nll),
-                    "log_ratio"_a = to_tuple(found.log_ratio),
-                    "correlation"_a = found.correlation, "kld"_a = to_tuple(found.kld),
-                    "kld_quantiles"_a = found.kld_quantiles, "delta_p"_a = to_tuple(found.delta_p),
-                    "delta_p_rms"_a = to_tuple(found.delta_p_rms),
-                    "delta_p_quantiles"_a = found.delta_p_quantiles,
-                    "same_top"_a = to_tuple(found.same_top));
+    return py::dict(
+        "n_positions"_a = found.n_positions, "n_not_finite"_a = found.n_not_finite,
+        "nll"_a = to_tuple(found.nll), "reference_nll"_a = to_tuple(found.reference_nll),
+        "log_ratio"_a = to_tuple(found.log_ratio), "correlation"_a = found.correlation,
+        "kld"_a = to_tuple(found.kld), "kld_quantiles"_a = found.kld_quantiles,
+        "delta_p"_a = to_tuple(found.delta_p), "delta_p_rms"_a = to_tuple(found.delta_p_rms),
+        "delta_p_quantiles"_a = found.delta_p_quantiles, "same_top"_a = to_tuple(found.same_top));
 }
 
 py::tuple estimate_of(const DoubleArray& values) {

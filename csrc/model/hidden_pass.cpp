@@ -13,9 +13,9 @@ HiddenPass::HiddenPass(const std::shared_ptr<Model>& model, ChunkTokens tokens,
     steps_ = make_steps(shape_, n_chunks);
     states_ = std::make_shared<HiddenStates>(*model, shape_, n_chunks, options.folder);
     for (int i = 0; i < options.n_lanes; ++i) {
-        recorders_.push_back(std::make_unique<HiddenRecorder>(
-            model, std::make_shared<ThreadPool>(options.n_threads), states_, tokens,
-            options.with_routes, stop));
+        recorders_.push_back(
+            std::make_unique<HiddenRecorder>(model, std::make_shared<ThreadPool>(options.n_threads),
+                                             states_, tokens, options.with_routes, stop));
     }
 }
 

@@ -29,8 +29,8 @@ int open_nameless(const std::string& folder, size_t size) {
     const int error = posix_fallocate(descriptor, 0, static_cast<off_t>(size));
     if (error == 0) return descriptor;
     close(descriptor);
-    fail<OutputError>(folder, " has no room for ", size, " bytes of hidden states: ",
-                      std::strerror(error));
+    fail<OutputError>(folder, " has no room for ", size,
+                      " bytes of hidden states: ", std::strerror(error));
 }
 
 }  // namespace
@@ -42,8 +42,8 @@ RowStore::RowStore(int64_t n_rows, int64_t n_per_row, const std::string& folder)
     void* data = mmap(nullptr, size_, PROT_READ | PROT_WRITE, flags, descriptor, 0);
     if (descriptor >= 0) close(descriptor);
     if (data == MAP_FAILED) {
-        fail<ModelError>("no memory for ", size_, " bytes of hidden states: ",
-                         std::strerror(errno));
+        fail<ModelError>("no memory for ", size_,
+                         " bytes of hidden states: ", std::strerror(errno));
     }
     data_ = static_cast<float*>(data);
 }

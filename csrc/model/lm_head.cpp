@@ -42,8 +42,7 @@ ggml_tensor* apply(ggml_context* context, const HeadRecipe::Step& step, ggml_ten
         case GGML_OP_SCALE:
             return ggml_scale_bias_inplace(context, state, values[0], values[1]);
         default:
-            return ggml_unary_inplace(context, state,
-                                      static_cast<ggml_unary_op>(step.params[0]));
+            return ggml_unary_inplace(context, state, static_cast<ggml_unary_op>(step.params[0]));
     }
 }
 
@@ -68,8 +67,9 @@ HeadRecipe read_recipe(const ggml_tensor* logits) {
     }
     std::reverse(recipe.steps.begin(), recipe.steps.end());
     if (recipe.steps.empty() || recipe.steps.front().op != GGML_OP_MUL_MAT) {
-        fail<ModelError>("this architecture does not begin its head with a product; leave "
-                         "two-pass out");
+        fail<ModelError>(
+            "this architecture does not begin its head with a product; leave "
+            "two-pass out");
     }
     return recipe;
 }
@@ -100,8 +100,8 @@ LmHead::Weight LmHead::find_weight(const std::string& name) const {
 
 void LmHead::compute(const float* hidden, int64_t n, float* logits, ThreadPool& pool) const {
     const size_t n_tensors = 2 + 2 * recipe_.steps.size();
-    const size_t size = n_tensors * ggml_tensor_overhead() +
-                        ggml_graph_overhead_custom(n_tensors, false);
+    const size_t size =
+        n_tensors * ggml_tensor_overhead() + ggml_graph_overhead_custom(n_tensors, false);
     const ggml_context_ptr context(ggml_init({size, nullptr, true}));
     if (!context) fail<ModelError>("ggml cannot make a graph of the head");
     const auto tensor = [&](ggml_type type, const std::array<int64_t, 4>& ne, const void* data) {
@@ -109,9 +109,8 @@ void LmHead::compute(const float* hidden, int64_t n, float* logits, ThreadPool& 
         made->data = const_cast<void*>(data);  // only read
         return made;
     };
-    ggml_tensor* state =
-        ggml_mul_mat(context.get(), tensor(head_.type, head_.ne, head_.data),
-                     tensor(GGML_TYPE_F32, {n_embd(), n, 1, 1}, hidden));
+    ggml_tensor* state = ggml_mul_mat(context.get(), tensor(head_.type, head_.ne, head_.data),
+                                      tensor(GGML_TYPE_F32, {n_embd(), n, 1, 1}, hidden));
     std::memcpy(state->op_params, recipe_.steps.front().params.data(), sizeof(state->op_params));
     state->data = logits;
     for (size_t i = 1; i < recipe_.steps.size(); ++i) {

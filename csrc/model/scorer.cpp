@@ -132,8 +132,8 @@ void Scorer::finish_group(int64_t group, std::vector<RouterCounts> agreement) {
         waiting_.erase(waiting_.begin());
         ++n_groups_done_;
     }
-    n_chunks_done_ = static_cast<int32_t>(
-        std::min<int64_t>(n_groups_done_ * shape_.n_sequences, n_chunks_));
+    n_chunks_done_ =
+        static_cast<int32_t>(std::min<int64_t>(n_groups_done_ * shape_.n_sequences, n_chunks_));
 }
 
 void Scorer::score(const Lane& lane, const Step& step) {

@@ -1,5 +1,5 @@
-// An evaluation: reference and candidates see the same tokens in lockstep, nothing is kept but a few
-// numbers per scored position.
+// An evaluation: reference and candidates see the same tokens in lockstep, nothing is kept but a
+// few numbers per scored position.
 #pragma once
 
 #include <atomic>
@@ -108,7 +108,8 @@ class Scorer {
 
     mutable std::mutex finished_mutex_;
     int64_t n_groups_done_ = 0;  // all before it are finished
-    std::map<int64_t, std::vector<RouterCounts>> waiting_;  // finished groups behind one that is not
+    std::map<int64_t, std::vector<RouterCounts>>
+        waiting_;  // finished groups behind one that is not
     std::vector<RouterCounts> agreement_;
     std::atomic<int32_t> n_chunks_done_{0};
     std::atomic<int64_t> n_computed_{0};  // (model, step) pairs
