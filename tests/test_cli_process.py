@@ -61,7 +61,7 @@ def test_streams_are_kept_apart(tmp_path: Path) -> None:
 def test_warnings_are_not_data() -> None:
     result = run("demo", "--json")
     assert result.returncode == 0
-    assert len(json.loads(result.stdout)["rows"]) == 7
+    assert len(json.loads(result.stdout)["rows"]) == 8
     assert "writing demo-APEX-Mini.gguf" in result.stderr
 
 
