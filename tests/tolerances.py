@@ -160,8 +160,8 @@ STATISTICS_RTOL = 1e-9
 variances from sums of squares lose up to the square of mean over deviation, here below 100."""
 
 TWO_PASS_KLD_ATOL = 1e-6
-"""Mean KLD in lockstep and from stored hidden states, in nats: the head's product may be computed for
-other numbers of columns, where ggml may round differently. Equal on the machines tried."""
+"""Mean KLD in lockstep and from stored hidden states, in nats: the head's product may be computed
+for other numbers of columns, where ggml may round differently. Equal on the machines tried."""
 
 UPSTREAM_PPL_RTOL = 2e-4
 """Perplexity against llama-perplexity's: 2.5e-5 was the largest of three texts of 6 chunks; in a
@@ -173,5 +173,5 @@ UPSTREAM_KLD_ATOL = 1e-4
 nats and leaves out what is below e^-16; 8e-5 relative was the largest of three texts."""
 
 UPSTREAM_SAME_TOP_ATOL = 2e-3
-"""Share of positions with the same most probable token: 1e-6, its print's rounding, was found; three
-of 1,530 positions may be near-ties."""
+"""Share of positions with the same most probable token: 1e-6, its print's rounding, was found;
+three of 1,530 positions may be near-ties."""
