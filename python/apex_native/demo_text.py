@@ -1,7 +1,7 @@
 """Text for the demo model, written by templates: arithmetic, tool calls, Python, short prose.
 
 The evaluation of ``apex-native demo`` and ``quantize --check`` need text of the kinds the demo
-model was trained on. It is generated, never copied, and the same for the same seed on every machine.
+model was trained on. It is generated, never copied, and the same for the same seed everywhere.
 """
 
 from __future__ import annotations
