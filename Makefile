@@ -12,25 +12,26 @@ $(BIN)/python:
 # Reinstalling is incremental (build/), so these always run.
 demo: $(BIN)/python
 	$(BIN)/python -m pip install --quiet .
-	$(BIN)/apex-native demo
+	$(BIN)/apex-native demo --report demo-report
 
 test: $(BIN)/python
 	$(BIN)/python -m pip install --quiet '.[test]'
 	$(BIN)/python -m pytest
 
 lint: $(BIN)/python
-	$(BIN)/python -m pip install --quiet clang-format matplotlib mypy numpy rich ruff typer
+	$(BIN)/python -m pip install --quiet clang-format huggingface_hub jinja2 matplotlib mypy numpy rapidfuzz \
+	  rich ruff scipy-stubs typer
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'tests/cpp/*.cpp' 'tests/cpp/*.h' \
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/cpp/*.cpp' 'tests/cpp/*.h' 'bench/*.cpp' \
 	  | xargs $(BIN)/clang-format --dry-run --Werror
 
 format: $(BIN)/python
 	$(BIN)/python -m pip install --quiet clang-format ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'tests/cpp/*.cpp' 'tests/cpp/*.h' | xargs $(BIN)/clang-format -i
+	git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/cpp/*.cpp' 'tests/cpp/*.h' 'bench/*.cpp' | xargs $(BIN)/clang-format -i
 
 # Upstream's own programs from the same source, for comparison only; they are never installed.
 # `make test` compares with them where they are.

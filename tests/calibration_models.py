@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from apex_native.gguf import open_gguf
-from gguf_builder import Tensor, ValueType, f32_tensor, pair, write_gguf
+from gguf_builder import Tensor, ValueType, bf16_tensor, f32_tensor, pair, write_gguf
 
 Floats = npt.NDArray[np.float64]
 
@@ -83,9 +83,12 @@ def expert_weights(seed: int = 7) -> dict[str, npt.NDArray[np.float32]]:
 
 
 def write_expert_model(
-    path: Path, weights: dict[str, npt.NDArray[np.float32]] | None = None
+    path: Path,
+    weights: dict[str, npt.NDArray[np.float32]] | None = None,
+    *,
+    in_bf16: bool = False,
 ) -> Path:
-    """One layer of 5 experts, 2 used, tied output, in F32."""
+    """One layer of 5 experts, 2 used, tied output, in F32 or (matrices) in BF16."""
     pairs = _pairs(
         "llama",
         feed_forward_length=N_FF,
@@ -97,7 +100,10 @@ def write_expert_model(
         vocab_size=N_VOCAB,
     )
     chosen = expert_weights() if weights is None else weights
-    tensors = [f32_tensor(name, values) for name, values in chosen.items()]
+    tensors = [
+        bf16_tensor(name, values) if in_bf16 and values.ndim > 1 else f32_tensor(name, values)
+        for name, values in chosen.items()
+    ]
     return write_gguf(path, tensors, pairs + vocabulary_pairs())
 
 

@@ -10,6 +10,8 @@ import pytest
 from apex_native.demo import demo_imatrix
 from apex_native.gguf import open_gguf
 from apex_native.imatrix import load_imatrix
+from apex_native.report import write_report
+from apex_native.results import Results
 from cli_tools import invoke
 
 
@@ -44,9 +46,22 @@ def test_every_recipe_is_a_file_of_the_stated_size(
     experts = [row["errors"]["experts"] for row in rows[1:] if row["recipe"] != "i-compact"]
     assert experts == sorted(experts)
     assert [row["uses_imatrix"] for row in rows] == [False] * 6 + [True] * 2
+    assert rows[0]["kld_mean"] is None
+    # The matrix may help compact more than a tier's size does: i-compact is out of the order.
+    ordered = [row["kld_mean"] for row in rows[1:] if row["recipe"] != "i-compact"]
+    assert ordered == sorted(ordered)
     for row in rows[1:]:
-        # Within what 4-bit and larger types cost; a broken file has ln(4096) = 8.3.
-        assert abs(row["mean_nll"] - rows[0]["mean_nll"]) < 0.3
+        # Within what 2-bit and larger types cost; a broken file has ln(4096) = 8.3.
+        assert 0 < row["kld_mean"] < 0.5
+        assert row["ppl"] == pytest.approx(rows[0]["ppl"], rel=0.3)
+
+
+def test_the_evaluation_is_a_report(document: dict[str, object], tmp_path: Path) -> None:
+    results = Results.from_json(json.dumps(document["results"]))
+    assert results.data is not None
+    assert results.data.n_chunks == 24
+    written = write_report(results, tmp_path)
+    assert "demo-APEX-Mini" in (written.folder / "report.md").read_text()
 
 
 def test_existing_files_stay_without_force(document: dict[str, object], folder: Path) -> None:

@@ -25,7 +25,10 @@ ORDER = [
 """A module imports only from its left."""
 
 PURE = {"classify", "plan", "report", "results"}
-PURE_MAY_IMPORT = {"errors", "atomic_write", "json_codec", "types", "gguf_layout", *PURE}
+PURE_MAY_IMPORT = {
+    *("errors", "printable", "atomic_write", "json_codec", "types", "gguf_layout"),
+    *PURE,
+}
 """What needs neither numpy nor the native core."""
 
 MAY_IMPORT_NUMPY = {

@@ -1,62 +1,73 @@
 #include "bind/arrays.h"
 #include "bind/engine.h"
 #include "model/base_file.h"
-#include "model/score_statistics.h"
+#include "model/hidden_states.h"
 #include "model/scorer.h"
 
 namespace apex::bind {
 namespace {
 
-using DoubleArray = py::array_t<double, py::array::c_style>;
-
-// One candidate: (model, type_k, type_v, n_parts, n_chunks); 0 chunks are all.
+// One candidate: (model, type_k, type_v, n_parts, n_chunks); 0 chunks are all, -1 is none.
 using CandidateTuple = std::tuple<std::shared_ptr<Model>, uint32_t, uint32_t, int32_t, int32_t>;
 
+// What all lanes are made of.
 struct Setup {
+    std::shared_ptr<Model> reference;
+    std::shared_ptr<BaseFile> base;
+    std::shared_ptr<HiddenStates> hidden;
+    int32_t first_chunk;
+    std::vector<CandidateTuple> candidates;
     ChunkShape shape;
     ChunkTokens tokens;
-    std::shared_ptr<ThreadPool> pool;
-    std::shared_ptr<const StopFlag> stop;
     bool with_routes;
+    std::shared_ptr<const StopFlag> stop;
 
-    std::unique_ptr<LogitsSource> source(std::shared_ptr<Model> model, ggml_type type_k,
-                                         ggml_type type_v, int32_t n_parts) const {
+    Lane lane(int n_threads) const {
+        Lane made;
+        made.pool = std::make_shared<ThreadPool>(n_threads);
+        if (reference) {
+            made.reference = source(made, {reference, GGML_TYPE_F16, GGML_TYPE_F16, 1, 0});
+        } else if (base) {
+            made.reference = std::make_unique<BaseFileSource>(base, made.pool, shape, first_chunk);
+        } else if (hidden) {
+            made.reference = std::make_unique<HiddenSource>(hidden, made.pool, with_routes);
+        }
+        for (const CandidateTuple& candidate : candidates) {
+            made.candidates.push_back(source(made, candidate));
+        }
+        return made;
+    }
+
+    std::unique_ptr<LogitsSource> source(const Lane& lane, const CandidateTuple& candidate) const {
+        const auto& [model, type_k, type_v, n_parts, n_chunks] = candidate;
         // Parts leave the routers' tokens in another order.
-        const ModelSourceOptions options{type_k, type_v, with_routes && n_parts == 1, n_parts};
-        return std::make_unique<ModelSource>(std::move(model), pool, shape, tokens, options, stop);
+        const ModelSourceOptions options{to_type(type_k), to_type(type_v),
+                                         with_routes && n_parts == 1, n_parts};
+        return std::make_unique<ModelSource>(model, lane.pool, shape, tokens, options, stop);
     }
 };
 
-std::unique_ptr<LogitsSource> reference_source(const Setup& setup, std::shared_ptr<Model> model,
-                                               std::shared_ptr<BaseFile> base,
-                                               int32_t first_chunk) {
-    if (model) return setup.source(std::move(model), GGML_TYPE_F16, GGML_TYPE_F16, 1);
-    if (!base) return nullptr;
-    return std::make_unique<BaseFileSource>(std::move(base), setup.pool, setup.shape, first_chunk);
-}
-
 std::unique_ptr<Scorer> make_scorer(std::shared_ptr<Model> reference,
-                                    std::shared_ptr<BaseFile> base, int32_t first_chunk,
+                                    std::shared_ptr<BaseFile> base,
+                                    std::shared_ptr<HiddenStates> hidden, int32_t first_chunk,
                                     const std::vector<CandidateTuple>& candidates,
                                     const TokenArray& tokens, int32_t n_ctx, int32_t n_sequences,
-                                    int32_t n_positions, bool with_routes, int n_threads,
-                                    std::shared_ptr<StopFlag> stop) {
-    const Setup setup{{n_ctx, n_sequences, n_positions},
-                      std::make_shared<const std::vector<llama_token>>(to_tokens(tokens)),
-                      nullptr,
-                      std::move(stop),
-                      with_routes};
+                                    int32_t n_positions, bool with_routes, int n_lanes,
+                                    int n_threads, std::shared_ptr<StopFlag> stop) {
+    if (n_lanes < 1) fail<InvalidArgument>("n_lanes: expected at least 1, found ", n_lanes);
+    auto all_tokens = std::make_shared<const std::vector<llama_token>>(to_tokens(tokens));
     const py::gil_scoped_release unlocked;
-    Setup ready = setup;
-    ready.pool = std::make_shared<ThreadPool>(n_threads);
-    auto source = reference_source(ready, std::move(reference), std::move(base), first_chunk);
-    std::vector<ScoredSource> sources;
-    for (const auto& [model, type_k, type_v, n_parts, n_chunks] : candidates) {
-        sources.push_back({ready.source(model, to_type(type_k), to_type(type_v), n_parts),
-                           n_chunks == 0 ? INT32_MAX : n_chunks});
+    const Setup setup{std::move(reference),  std::move(base), std::move(hidden),
+                      first_chunk,           candidates,      {n_ctx, n_sequences, n_positions},
+                      std::move(all_tokens), with_routes,     std::move(stop)};
+    std::vector<Lane> lanes;
+    for (int i = 0; i < n_lanes; ++i) lanes.push_back(setup.lane(n_threads));
+    std::vector<int32_t> limits;
+    for (const CandidateTuple& candidate : candidates) {
+        const int32_t n_chunks = std::get<4>(candidate);
+        limits.push_back(n_chunks == 0 ? INT32_MAX : n_chunks);
     }
-    return std::make_unique<Scorer>(std::move(source), std::move(sources), ready.shape,
-                                    ready.tokens, ready.pool);
+    return std::make_unique<Scorer>(std::move(lanes), std::move(limits), setup.shape, setup.tokens);
 }
 
 // The finished part of a score, copied.
@@ -81,46 +92,6 @@ py::dict agreement(const Scorer& scorer, size_t i) {
     return layers;
 }
 
-py::tuple to_tuple(const Estimate& value) {
-    return py::make_tuple(value.mean, value.error);
-}
-
-py::dict compare(const DoubleArray& reference_nll, const ByteArray& reference_is_finite,
-                 const DoubleArray& nll, const DoubleArray& kld, const ByteArray& is_same_top,
-                 const ByteArray& is_finite, const std::vector<double>& kld_fractions,
-                 const std::vector<double>& delta_p_fractions) {
-    const int64_t n = reference_nll.size();
-    require_size(reference_is_finite, n, "reference_is_finite");
-    require_size(nll, n, "nll");
-    require_size(kld, n, "kld");
-    require_size(is_same_top, n, "is_same_top");
-    require_size(is_finite, n, "is_finite");
-    const ScoredPositions positions{static_cast<size_t>(n),
-                                    reference_nll.data(),
-                                    reference_is_finite.data(),
-                                    nll.data(),
-                                    kld.data(),
-                                    is_same_top.data(),
-                                    is_finite.data()};
-    ComparisonStatistics found;
-    {
-        const py::gil_scoped_release unlocked;
-        found = compare_with_reference(positions, kld_fractions, delta_p_fractions);
-    }
-    return py::dict(
-        "n_positions"_a = found.n_positions, "n_not_finite"_a = found.n_not_finite,
-        "nll"_a = to_tuple(found.nll), "reference_nll"_a = to_tuple(found.reference_nll),
-        "log_ratio"_a = to_tuple(found.log_ratio), "correlation"_a = found.correlation,
-        "kld"_a = to_tuple(found.kld), "kld_quantiles"_a = found.kld_quantiles,
-        "delta_p"_a = to_tuple(found.delta_p), "delta_p_rms"_a = to_tuple(found.delta_p_rms),
-        "delta_p_quantiles"_a = found.delta_p_quantiles, "same_top"_a = to_tuple(found.same_top));
-}
-
-py::tuple estimate_of(const DoubleArray& values) {
-    const std::vector<double> copy(values.data(), values.data() + values.size());
-    return to_tuple(estimate(copy));
-}
-
 void register_base_file(py::module_& module) {
     py::class_<BaseFile, std::shared_ptr<BaseFile>>(module, "BaseFile",
                                                     "llama-perplexity's log-probabilities.")
@@ -142,9 +113,10 @@ void register_score(py::module_& module) {
     py::class_<Scorer>(module, "Scorer", "An evaluation in lockstep.",
                        py::release_gil_before_calling_cpp_dtor())
         .def(py::init(&make_scorer), py::kw_only(), "reference"_a = std::shared_ptr<Model>{},
-             "base"_a = std::shared_ptr<BaseFile>{}, "first_chunk"_a = 0, "candidates"_a,
-             "tokens"_a.noconvert(), "n_ctx"_a, "n_sequences"_a, "n_positions"_a,
-             "with_routes"_a = false, "n_threads"_a, "stop"_a = std::shared_ptr<StopFlag>{})
+             "base"_a = std::shared_ptr<BaseFile>{}, "hidden"_a = std::shared_ptr<HiddenStates>{},
+             "first_chunk"_a = 0, "candidates"_a, "tokens"_a.noconvert(), "n_ctx"_a,
+             "n_sequences"_a, "n_positions"_a, "with_routes"_a = false, "n_lanes"_a = 1,
+             "n_threads"_a, "stop"_a = std::shared_ptr<StopFlag>{})
         .def("run", &Scorer::run, py::call_guard<py::gil_scoped_release>())
         .def("score_on_host_only", &Scorer::score_on_host_only)
         .def(
@@ -171,11 +143,6 @@ void register_score(py::module_& module) {
             },
             "i"_a)
         .def("router_agreement", &agreement, "i"_a);
-    module.def("compare_with_reference", &compare, py::kw_only(), "reference_nll"_a.noconvert(),
-               "reference_is_finite"_a.noconvert(), "nll"_a.noconvert(), "kld"_a.noconvert(),
-               "is_same_top"_a.noconvert(), "is_finite"_a.noconvert(), "kld_fractions"_a,
-               "delta_p_fractions"_a, "llama-perplexity's statistics of scored positions.");
-    module.def("estimate", &estimate_of, "values"_a.noconvert(), "Mean and standard error.");
 }
 
 }  // namespace apex::bind

@@ -2,6 +2,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "model/bf16_matmul.h"
 #include "model/model.h"
 
 namespace apex::bind {
@@ -94,12 +95,16 @@ PYBIND11_MODULE(_core, module) {
     register_model(module);
     register_engine(module);
     register_choice(module);
+    register_hidden(module);
     register_score(module);
     register_score_rows(module);
+    register_score_statistics(module);
     register_speed(module);
     register_imatrix(module);
     module.def("build_info", &build_info, "Versions and compiler of this build.");
     module.def("drain_log", &drain_log_lines,
                "llama.cpp's and ggml's messages since the last call.");
+    module.def("has_bf16_matmul", &apex::has_bf16_matmul,
+               "Whether BF16 weights are multiplied by our kernel.");
     apex::initialize_llama();
 }

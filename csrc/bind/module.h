@@ -20,6 +20,8 @@ void register_engine(py::module_& module);
 void register_choice(py::module_& module);
 void register_score(py::module_& module);
 void register_score_rows(py::module_& module);
+void register_score_statistics(py::module_& module);
+void register_hidden(py::module_& module);
 void register_speed(py::module_& module);
 void register_imatrix(py::module_& module);
 

@@ -5,8 +5,18 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "bf16_products.h"
 #include "kernels.h"
 #include "lookup.h"
+
+#if defined(__x86_64__)
+namespace apex::kernels::bf16_avx2 {
+Bf16Products lookup_products();
+}
+namespace apex::kernels::bf16_avx512 {
+Bf16Products lookup_products();
+}
+#endif
 
 namespace apex::kernels {
 
@@ -66,6 +76,16 @@ QuantizeRows quantize_rows(ggml_type type, Isa isa, bool with_imatrix) {
     (void)type;
     (void)isa;
     (void)with_imatrix;
+    return nullptr;
+}
+
+Bf16Products bf16_products(Isa isa) {
+#if defined(__x86_64__)
+    if (isa > cpu_isa() || !__builtin_cpu_supports("fma")) return nullptr;
+    if (isa == Isa::avx512) return bf16_avx512::lookup_products();
+    if (isa == Isa::avx2) return bf16_avx2::lookup_products();
+#endif
+    (void)isa;
     return nullptr;
 }
 

@@ -42,8 +42,8 @@ F64 widen(F32 value) {
     return __builtin_convertvector(value, F64);
 }
 
-// 2^k times a polynomial on [-ln2/2, ln2/2] (Cody and Waite): adding 1.5 * 2^52 rounds to an integer
-// and leaves it in the low bits; ln2 is split so that k times its high part is exact.
+// 2^k times a polynomial on [-ln2/2, ln2/2] (Cody and Waite): adding 1.5 * 2^52 rounds to an
+// integer and leaves it in the low bits; ln2 is split so that k times its high part is exact.
 F64 exp(F64 x) {
     const F64 lowest = F64{} - 700.0;  // exp() stays a normal number
     x = x < lowest ? lowest : x;

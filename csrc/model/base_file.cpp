@@ -98,7 +98,8 @@ BaseFile::BaseFile(const std::string& path)
         }
         const int64_t n_tokens = int64_t{n_ctx_} * n_chunks_;
         data_offset_ = int64_t{kHeaderSize} + n_tokens * int64_t{sizeof(llama_token)};
-        const double expected = double(data_offset_) + double(n_chunks_) * double(n_scored(n_ctx_)) *
+        const double expected = double(data_offset_) + double(n_chunks_) *
+                                                           double(n_scored(n_ctx_)) *
                                                            double(record_size(n_vocab_));
         if (double(status.st_size) != expected) {
             fail<DataError>(path, ": expected ", int64_t(expected), " bytes for ", n_chunks_,
@@ -153,12 +154,10 @@ BaseFileSource::BaseFileSource(std::shared_ptr<const BaseFile> file,
 void BaseFileSource::compute(const Step& step) {
     const auto n_outputs = static_cast<size_t>(step.n_outputs());
     rows_.resize(n_outputs * static_cast<size_t>(n_vocab()));
+    const int64_t first_index = int64_t{first_chunk_} * shape_.n_scored();
     pool_->run([&](int thread, int n_threads) {
         for (int32_t i = thread; i < step.n_outputs(); i += n_threads) {
-            const int32_t chunk = first_chunk_ + step.first_chunk + i / step.n_outputs_per_chunk();
-            const int32_t position = step.first_output + i % step.n_outputs_per_chunk();
-            const int64_t index =
-                int64_t{chunk} * shape_.n_scored() + (position - shape_.first_scored());
+            const int64_t index = first_index + scored_place(shape_, step, i).index;
             file_->read_row(index, rows_.data() + int64_t{i} * n_vocab());
         }
     });

@@ -5,14 +5,11 @@
 
 #include "core/error.h"
 #include "ggml-backend.h"
+#include "model/lm_head.h"
 
 namespace apex {
-namespace {
 
-// src/models/*.cpp of llama.cpp: the last node of every language model.
-constexpr char kLogitsName[] = "result_output";
-
-void check_model(const Model& model, const ChunkShape& shape) {
+void check_scorable(const Model& model, const ChunkShape& shape) {
     if (model.has_encoder()) {
         fail<InvalidArgument>(model.path(), " has an encoder; only decoders have a perplexity");
     }
@@ -22,8 +19,6 @@ void check_model(const Model& model, const ChunkShape& shape) {
                               " was made for; choose a smaller one");
     }
 }
-
-}  // namespace
 
 ContextOptions context_options(const ChunkShape& shape) {
     ContextOptions options;
@@ -62,7 +57,7 @@ ModelSource::ModelSource(std::shared_ptr<Model> model, std::shared_ptr<ThreadPoo
     : shape_(shape),
       tokens_(std::move(tokens)),
       options_(options),
-      context_((check_model(*model, shape), std::move(model)), std::move(pool),
+      context_((check_scorable(*model, shape), std::move(model)), std::move(pool),
                [&] {
                    ContextOptions made = context_options(shape);
                    made.type_k = options.type_k;

@@ -88,6 +88,9 @@ void fill_batch(Batch& batch, const llama_vocab* vocab, const ChunkShape& shape,
                 const std::vector<llama_token>& tokens, const Step& step, int32_t begin,
                 int32_t end);
 
+// Throws InvalidArgument where a model cannot be scored in chunks of such a length.
+void check_scorable(const Model& model, const ChunkShape& shape);
+
 // Options of a context that computes such steps.
 ContextOptions context_options(const ChunkShape& shape);
 

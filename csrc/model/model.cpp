@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "ggml-backend.h"
+#include "model/bf16_matmul.h"
 #include "model/model_check.h"
 
 namespace apex {
@@ -91,6 +92,7 @@ void initialize_llama() {
         install_abort_hook();
         llama_log_set(log_sink, nullptr);
         llama_backend_init();
+        install_bf16_matmul();
     });
 }
 

@@ -51,6 +51,15 @@ void RouterHook::clear() {
     for (auto& [layer, choices] : choices_) choices.experts.clear();
 }
 
+void add_counts(const RouterCounts& from, RouterCounts& to) {
+    for (const auto& [layer, count] : from) {
+        RouterAgreement& total = to[layer];
+        total.n_tokens += count.n_tokens;
+        total.n_same_set += count.n_same_set;
+        total.n_same_first += count.n_same_first;
+    }
+}
+
 void count_agreement(const RouterChoices& reference, const RouterChoices& candidate,
                      RouterCounts& counts) {
     for (const auto& [layer, ours] : reference) {

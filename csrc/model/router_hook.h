@@ -46,4 +46,6 @@ using RouterCounts = std::map<int32_t, RouterAgreement>;  // by layer
 void count_agreement(const RouterChoices& reference, const RouterChoices& candidate,
                      RouterCounts& counts);
 
+void add_counts(const RouterCounts& from, RouterCounts& to);
+
 }  // namespace apex

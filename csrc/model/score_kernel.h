@@ -13,11 +13,11 @@ namespace apex {
 
 // What one row of logits says.
 struct RowScore {
-    double nll = 0;            // -ln p(target)
-    double kld = 0;            // KL(reference || this); 0 for the reference
+    double nll = 0;  // -ln p(target)
+    double kld = 0;  // KL(reference || this); 0 for the reference
     double top_probability = 0;
-    int32_t top = 0;           // the most probable token; the lowest of several
-    bool is_finite = true;     // else nothing but top is meant to be read
+    int32_t top = 0;        // the most probable token; the lowest of several
+    bool is_finite = true;  // else nothing but top is meant to be read
 };
 
 // Room for one thread's intermediate values.
@@ -35,8 +35,7 @@ void score_rows(const float* reference, const float* const* candidates, size_t n
 // are not normalised after coding, those of -16 and less to be left out (its own definition).
 void score_rows_coded(const float* log_probabilities, const float* const* candidates,
                       size_t n_candidates, int64_t n_vocab, int32_t target,
-                      RowScore* reference_score, RowScore* candidate_scores,
-                      ScoreScratch& scratch);
+                      RowScore* reference_score, RowScore* candidate_scores, ScoreScratch& scratch);
 
 // One row alone: everything but kld.
 RowScore score_row(const float* logits, int64_t n_vocab, int32_t target);

@@ -31,8 +31,8 @@ struct ComparisonStatistics {
     Estimate log_ratio;       // ln(PPL / PPL of the reference)
     double correlation = 0;   // of the two nll means
     Estimate kld;
-    std::vector<double> kld_quantiles;      // as asked for
-    Estimate delta_p;                       // p(target) - p of the reference
+    std::vector<double> kld_quantiles;  // as asked for
+    Estimate delta_p;                   // p(target) - p of the reference
     Estimate delta_p_rms;
     std::vector<double> delta_p_quantiles;  // as asked for
     Estimate same_top;

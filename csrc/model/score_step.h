@@ -40,7 +40,19 @@ struct Step {
     int32_t n_outputs() const { return n_chunks * n_outputs_per_chunk(); }
 };
 
-// The steps of one group of chunks, then those of the next.
+// How many chunks so many tokens are. Throws InvalidArgument where they are no whole chunks, or the
+// shape cannot be.
+int32_t check_chunks(const ChunkShape& shape, size_t n_tokens);
+
+// The steps of one group of chunks, then those of the next; every group has as many.
 std::vector<Step> make_steps(const ChunkShape& shape, int32_t n_chunks);
+size_t steps_per_group(const ChunkShape& shape);
+
+// Where the i-th output of a step lies among all tokens and among all scored positions.
+struct ScoredPlace {
+    int64_t token;
+    int64_t index;
+};
+ScoredPlace scored_place(const ChunkShape& shape, const Step& step, int32_t i);
 
 }  // namespace apex

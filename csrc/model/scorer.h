@@ -1,4 +1,4 @@
-// An evaluation: reference and candidates see the same tokens in lockstep, nothing is stored but a
+// An evaluation: reference and candidates see the same tokens in lockstep, nothing is kept but a
 // few numbers per scored position.
 #pragma once
 
@@ -33,9 +33,15 @@ class RowObserver {
     virtual void observe(int64_t index, const float* row, int32_t target) = 0;
 };
 
-struct ScoredSource {
-    std::unique_ptr<LogitsSource> source;
-    int32_t n_chunks = INT32_MAX;  // so many of the first chunks, rounded up to whole groups
+// What one thread (or several, of one pool) computes with: contexts of its own over shared models.
+// Lanes take groups of chunks in turn. Where memory allows, a lane a thread is best: single threads
+// neither wait for each other at every node nor idle where a node cannot be shared.
+struct Lane {
+    std::unique_ptr<LogitsSource> reference;  // may be null: candidates are scored alone
+    std::vector<std::unique_ptr<LogitsSource>> candidates;
+    std::shared_ptr<ThreadPool> pool;
+    std::unique_ptr<DeviceScores> device_scores;  // made when a GPU first has rows
+    int scoring_device = -1;
 };
 
 // One thread's place for the rows and scores of a position.
@@ -49,10 +55,11 @@ struct PositionWork {
 
 class Scorer {
   public:
-    // reference may be null: candidates are scored alone. Throws InvalidArgument where the sources
-    // differ in n_vocab.
-    Scorer(std::unique_ptr<LogitsSource> reference, std::vector<ScoredSource> candidates,
-           const ChunkShape& shape, ChunkTokens tokens, std::shared_ptr<ThreadPool> pool);
+    // limits: how many of the first chunks each candidate is computed for, rounded up to whole
+    // groups. All lanes have the same sources. Throws InvalidArgument where sources differ in
+    // n_vocab.
+    Scorer(std::vector<Lane> lanes, std::vector<int32_t> limits, const ChunkShape& shape,
+           ChunkTokens tokens);
 
     void observe_reference(std::unique_ptr<RowObserver> observer) {
         observer_ = std::move(observer);
@@ -62,18 +69,19 @@ class Scorer {
     // run().
     void score_on_host_only() { host_only_ = true; }
 
-    // Computes all chunks. Throws Cancelled when stopped; what is finished by then stays readable.
+    // Computes all chunks, once. Throws Cancelled when stopped; what is finished by then stays
+    // readable.
     void run();
 
-    // Chunks whose scores are complete, and shares of all the work; readable while run() runs.
+    // Chunks from the first on whose scores are complete, and the share of all the work that is
+    // done; readable while run() runs.
     int32_t n_chunks_done() const { return n_chunks_done_.load(); }
     double progress() const;
 
     int32_t n_chunks() const { return n_chunks_; }
     const ChunkShape& shape() const { return shape_; }
-    bool has_reference() const { return reference_ != nullptr; }
+    bool has_reference() const { return lanes_.front().reference != nullptr; }
     int64_t n_vocab() const { return n_vocab_; }
-    size_t n_candidates() const { return candidates_.size(); }
 
     // While run() runs only the positions of finished chunks may be read.
     const TokenScores& reference_scores() const { return reference_scores_; }
@@ -85,48 +93,41 @@ class Scorer {
     RouterCounts router_agreement(size_t i) const;
 
   private:
-    int64_t n_vocab() const {
-        return reference_ ? reference_->n_vocab() : candidates_.front().source->n_vocab();
-    }
-    bool is_active(size_t i, const Step& step) const {
-        return step.first_chunk < candidates_[i].n_chunks;
-    }
-    void compute(const Step& step);
-    // A scored position: which of all, and the token that follows.
-    struct Place {
-        int64_t index;
-        llama_token target;
-    };
-    Place place_of(const Step& step, int32_t output) const;
-
-    void finish_chunks(const Step& step);
-    void score(const Step& step);
+    bool is_active(size_t i, const Step& step) const { return step.first_chunk < limits_[i]; }
+    void run_group(Lane& lane, int64_t group);
+    void compute(Lane& lane, const Step& step, std::vector<RouterCounts>& agreement);
+    void finish_group(int64_t group, std::vector<RouterCounts> agreement);
+    void score(Lane& lane, const Step& step);
     // The work of one thread, for the candidates that take part in a step.
     PositionWork new_work(const Step& step) const;
-    int device_of_rows(const Step& step) const;
-    void score_on_device(const Step& step, int device);
-    void score_on_host(const Step& step);
-    void bring_to_host(const Step& step);
-    void show_to_observer(const Step& step);
-    void score_position(const Step& step, int32_t output, PositionWork& work);
+    llama_token target(const ScoredPlace& place) const {
+        return (*tokens_)[static_cast<size_t>(place.token + 1)];
+    }
+    int device_of_rows(const Lane& lane, const Step& step) const;
+    void bring_to_host(Lane& lane, const Step& step);
+    void score_on_device(Lane& lane, const Step& step, int device);
+    void score_on_host(const Lane& lane, const Step& step);
+    void show_to_observer(const Lane& lane, const Step& step);
+    void score_position(const Lane& lane, const Step& step, int32_t output, PositionWork& work);
     void keep(size_t index, const PositionWork& work);
 
-    std::unique_ptr<LogitsSource> reference_;
-    std::vector<ScoredSource> candidates_;
+    std::vector<Lane> lanes_;
+    std::vector<int32_t> limits_;
     ChunkShape shape_;
     ChunkTokens tokens_;
-    std::shared_ptr<ThreadPool> pool_;
     std::unique_ptr<RowObserver> observer_;
-    std::unique_ptr<DeviceScores> device_scores_;
-    int scoring_device_ = -1;
     bool host_only_ = false;
     int64_t n_vocab_;
     int32_t n_chunks_;
+    std::vector<Step> steps_;
     TokenScores reference_scores_;
     std::vector<TokenScores> candidate_scores_;
-    std::vector<RouterCounts> agreement_;
+
     mutable std::mutex finished_mutex_;
-    std::vector<RouterCounts> finished_agreement_;
+    int64_t n_groups_done_ = 0;  // all before it are finished
+    std::map<int64_t, std::vector<RouterCounts>>
+        waiting_;  // finished groups behind one that is not
+    std::vector<RouterCounts> agreement_;
     std::atomic<int32_t> n_chunks_done_{0};
     std::atomic<int64_t> n_computed_{0};  // (model, step) pairs
     std::atomic<int64_t> n_to_compute_{0};

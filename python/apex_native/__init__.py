@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from apex_native import errors
-from apex_native.api import LoadCheck, check_load, classify, make_plan
+from apex_native.api import LoadCheck, check_load, classify, evaluate, make_plan
 from apex_native.errors import (
     ApexError,
     Cancelled,
@@ -96,6 +96,7 @@ __all__ = [
     "demo_imatrix",
     "demo_model",
     "errors",
+    "evaluate",
     "load_imatrix",
     "load_model",
     "load_recipe",

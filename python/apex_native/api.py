@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+# The stage first: importing it later would bind its module over the function of the same name.
+import apex_native.evaluate  # noqa: F401
 from apex_native._native import core, forward_log
 from apex_native.classify import classify_tensors
 from apex_native.plan import Edges, Plan
@@ -14,11 +16,12 @@ from apex_native.plan import make_plan as make_plan_from_facts
 from apex_native.types import Classification, GgmlType, GgufFacts, MetadataValue
 
 if TYPE_CHECKING:
+    from apex_native.evaluate.models import EvalResults, Text
     from apex_native.gguf import GgufFile
     from apex_native.imatrix import Imatrix
     from apex_native.plan.request import Semantics
 
-__all__ = ["LoadCheck", "check_load", "classify", "make_plan"]
+__all__ = ["LoadCheck", "check_load", "classify", "evaluate", "make_plan"]
 
 
 def classify(source: GgufFile | GgufFacts) -> Classification:
@@ -107,3 +110,22 @@ def check_load(
     result = core().load_check(os.fspath(path), text, n_threads=n_threads or os.cpu_count() or 1)
     forward_log()
     return LoadCheck(**result)
+
+
+def evaluate(
+    reference: str | os.PathLike[str] | None,
+    candidates: Sequence[str | os.PathLike[str]],
+    text: str | os.PathLike[str] | Text | None = None,
+    **settings: Any,
+) -> EvalResults:
+    """Perplexity of models, and how far candidates diverge from a reference, in one pass.
+
+        found = apex.evaluate("model-bf16.gguf", ["quality.gguf", "mini.gguf"], "wiki.txt")
+        found.results.candidates[0].kld_mean
+
+    Settings (ctx, chunks, type_k, known, checkpoint, n_threads, ...), units and errors are those
+    of `apex_native.evaluate.models.evaluate_models`.
+    """
+    from apex_native.evaluate.models import evaluate_models
+
+    return evaluate_models(reference, candidates, text, **settings)

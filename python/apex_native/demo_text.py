@@ -1,7 +1,7 @@
 """Text for the demo model, written by templates: arithmetic, tool calls, Python, short prose.
 
-Calibration and the sanity check of ``apex-native demo`` need text of the kinds the demo model was
-trained on. It is generated, never copied, and the same for the same seed on every machine.
+The evaluation of ``apex-native demo`` and ``quantize --check`` need text of the kinds the demo
+model was trained on. It is generated, never copied, and the same for the same seed everywhere.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CALIBRATION_SEED = 1
 """Seed of the text behind the importance matrix that ships with the package."""
 
 SANITY_SEED = 2
-"""Seed of the text whose likelihood the demo prints: not the calibration text."""
+"""Seed of the text the demo evaluates on: not the calibration text."""
 
 _PEOPLE = [
     "Ada",

@@ -14,6 +14,7 @@ from apex_native.cli import (
     corpus,
     demo,
     doctor,
+    evaluate,
     imatrix,
     inspect,
     plan,
@@ -104,5 +105,5 @@ def _root(
         typer.echo(ctx.get_help())
 
 
-for _verb in (inspect, plan, corpus, imatrix, quantize, bench, report, demo, doctor):
+for _verb in (inspect, plan, corpus, imatrix, quantize, evaluate, bench, report, demo, doctor):
     _verb.register(app)

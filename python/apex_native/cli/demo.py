@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,13 +22,13 @@ from apex_native.cli.output import Output
 from apex_native.cli.tables import Column, Table
 
 if TYPE_CHECKING:
-    from apex_native.demo_run import DemoRow
+    from apex_native.demo_run import Demo, DemoRow
 
 __all__ = ["register"]
 
 _NOTES = (
     "errors: relative RMSE of the weights, by role; bpw: bits per weight over all tensors",
-    "nats per token: mean over 511 tokens of one generated text, a sign of life and no benchmark",
+    "PPL and KLD (nats, from the first file): on text made by templates, with standard errors",
     "* with an importance matrix, collected just now on 12,288 tokens of the recipe diverse",
 )
 
@@ -36,7 +37,7 @@ def register(app: typer.Typer) -> None:
     """Add the verb."""
     app.command(
         "demo",
-        short_help="Quantize the bundled model in seven recipes.",
+        short_help="Quantize the bundled model in seven recipes and compare.",
         epilog=examples("apex-native demo", "apex-native demo --output-dir demo-files"),
     )(demo)
 
@@ -50,14 +51,18 @@ def demo(
         bool | None,
         typer.Option("--keep/--no-keep", help="Keep the files; default: only with --output-dir."),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write the evaluation as a report with plots into DIR."),
+    ] = None,
     force: ForceOption = False,
     threads: ThreadsOption = None,
     json_mode: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Quantize the bundled MoE model in seven recipes and compare them.
+    """Quantize the bundled MoE model in seven recipes and measure what that did to it.
 
-    Takes seconds; nothing is downloaded.
+    Takes under a minute on two cores; nothing is downloaded.
     """
     from apex_native.demo import demo_model
     from apex_native.demo_run import run_demo
@@ -66,23 +71,35 @@ def demo(
     out.note(f"model: {demo_model()}")
     with ExitStack() as stack:
         folder, kept = _folder(stack, output_dir, keep)
-        rows = run_demo(
+        found = run_demo(
             folder,
             n_threads=threads,
             force=force,
             starting=lambda name: out.note(f"making {name}"),
         )
+    if report is not None:
+        _write_report(out, found, report)
     out.document(
         {
             "model": str(demo_model()),
             "output_dir": str(folder) if kept else None,
-            "rows": [asdict(row) for row in rows],
+            "rows": [asdict(row) for row in found.rows],
+            "results": found.results.to_dict(),
         }
     )
-    out.table(_table(rows))
+    out.table(_table(found.rows))
+    out.text()
+    out.table(_verdicts(found))
     out.note(
         f"the files are in {folder}" if kept else "the files were temporary; --keep keeps them"
     )
+
+
+def _write_report(out: Output, found: Demo, folder: Path) -> None:
+    from apex_native.report import write_report
+
+    written = write_report(found.results, folder, title="apex-native demo")
+    out.note(f"report: {written.folder / 'report.md'}")
 
 
 def _folder(stack: ExitStack, output_dir: Path | None, keep: bool | None) -> tuple[Path, bool]:
@@ -104,7 +121,8 @@ def _table(rows: tuple[DemoRow, ...]) -> Table:
         Column("bytes", right=True),
         Column("bpw", right=True),
         *(Column(group, right=True) for group in groups),
-        Column("nats per token", right=True),
+        Column("PPL", right=True),
+        Column("KLD mean", right=True),
     )
     return Table(columns, [_cells(row, groups) for row in rows], notes=_NOTES)
 
@@ -116,5 +134,37 @@ def _cells(row: DemoRow, groups: list[str]) -> tuple[str, ...]:
         f"{row.nbytes:,}",
         f"{row.bpw:.3f}",
         *("–" if error is None else f"{error:.2%}" for error in errors),
-        f"{row.mean_nll:.3f}",
+        _with_error(row.ppl, row.ppl_se, 3),
+        _with_error(row.kld_mean, row.kld_se, 4),
     )
+
+
+def _with_error(value: float | None, error: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f} ± {error or 0:.{digits}f}"
+
+
+def _verdicts(found: Demo) -> Table:
+    """Each file against the next smaller one, by KLD on the same chunks."""
+    neighbours = set(pairwise(candidate.name for candidate in found.results.candidates))
+    rows = [
+        (
+            comparison.first,
+            comparison.verdict.value,
+            comparison.second,
+            f"{comparison.difference:+.4f}",
+            f"{comparison.low:+.4f} to {comparison.high:+.4f}",
+        )
+        for comparison in found.results.comparisons
+        if comparison.metric == "kld_mean"
+        and (comparison.first, comparison.second) in neighbours
+        and comparison.low is not None
+        and comparison.high is not None
+    ]
+    columns = (
+        Column("file"),
+        Column("is"),
+        Column("than"),
+        Column("KLD difference", right=True),
+        Column("95 % interval", right=True),
+    )
+    return Table(columns, rows, notes=("paired bootstrap over the chunks of the text",))

@@ -9,11 +9,10 @@ import typer
 
 from apex_native.cli.options import ForceOption, JsonOption, QuietOption, examples
 from apex_native.cli.output import Output
-from apex_native.cli.tables import Column, Table
+from apex_native.cli.result_tables import show_core_metrics
 
 if TYPE_CHECKING:
     from apex_native.report import ReportFormat
-    from apex_native.results import Results
 
 __all__ = ["register"]
 
@@ -80,7 +79,7 @@ def report(
             "candidates": [candidate.name for candidate in merged.candidates],
         }
     )
-    _show(out, merged)
+    show_core_metrics(out, merged)
     for path in written.files:
         out.text(f"wrote    {path}")
     for reason in written.left_out.values():
@@ -104,17 +103,3 @@ def _require_free(existing: list[Path], *, force: bool) -> None:
 
     if existing and not force:
         raise OutputError(f"{existing[0]} exists; choose another folder or pass --force")
-
-
-def _show(out: Output, results: Results) -> None:
-    """The Core Metrics table and what it was measured on."""
-    from apex_native.report.core_metrics import core_metrics
-    from apex_native.report.models import noise_floor_line, text_conditions
-
-    core = core_metrics(results)
-    columns = tuple(Column(column.heading, right=column.right) for column in core.columns)
-    notes = [text_conditions(results)]
-    if any(column.heading.startswith("KLD") for column in core.columns):
-        notes.append(noise_floor_line(results.noise_floor))
-    out.table(Table(columns, core.rows, notes=tuple(notes)))
-    out.text()

@@ -56,12 +56,7 @@ def evaluate_models(
     results, ModelError where a model cannot be loaded or memory is short, GgufError for a damaged
     file, OutputError, and ValueError for arguments out of range.
     """
-    if reference is None and not candidates:
-        raise ValueError("an evaluation needs at least one model")
-    if save_base is not None and reference is None:
-        raise ValueError("save_base needs a reference")
-    if noise_chunks < 0:
-        raise ValueError(f"noise_chunks: expected 0 or more, found {noise_chunks}")
+    _require_sensible(reference, candidates, save_base, noise_chunks)
     options = EvalOptions(
         ctx=ctx,
         chunks=chunks,
@@ -77,13 +72,31 @@ def evaluate_models(
     )
     return run_job(
         EvalJob(
-            reference=None if reference is None else Path(reference),
+            reference=_path(reference),
             candidates=tuple(Path(path) for path in candidates),
             text=text if text is None or isinstance(text, Text) else read_text(text),
             options=options,
             known=known,
-            save_base=None if save_base is None else Path(save_base),
-            checkpoint=None if checkpoint is None else Path(checkpoint),
+            save_base=_path(save_base),
+            checkpoint=_path(checkpoint),
             progress=progress,
         )
     )
+
+
+def _path(path: AnyPath | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _require_sensible(
+    reference: AnyPath | None,
+    candidates: Sequence[AnyPath],
+    save_base: AnyPath | None,
+    noise_chunks: int,
+) -> None:
+    if reference is None and not candidates:
+        raise ValueError("an evaluation needs at least one model")
+    if save_base is not None and reference is None:
+        raise ValueError("save_base needs a reference")
+    if noise_chunks < 0:
+        raise ValueError(f"noise_chunks: expected 0 or more, found {noise_chunks}")

@@ -19,7 +19,7 @@ import numpy as np
 from apex_native.atomic_write import write_atomically
 from apex_native.evaluate.divergence.scores import TokenScores
 
-__all__ = ["FinishedScores", "Checkpoint", "join_scores"]
+__all__ = ["Checkpoint", "FinishedScores", "join_scores"]
 
 _ARRAYS = tuple(field.name for field in fields(TokenScores) if field.name != "router")
 _DTYPES = {"is_finite": np.uint8, "is_same_top": np.uint8}
@@ -36,20 +36,14 @@ class FinishedScores:
 
 def join_scores(first: TokenScores, second: TokenScores) -> TokenScores:
     """Positions of the chunks that came first and of those after them."""
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in _ARRAYS
     }
-    layers = set(first.router) | set(second.router)
     nothing = (0, 0, 0)
-    router = {
-        layer: tuple(
-            a + b
-            for a, b in zip(
-                first.router.get(layer, nothing), second.router.get(layer, nothing), strict=True
-            )
-        )
-        for layer in sorted(layers)
-    }
+    router = {}
+    for layer in sorted({*first.router, *second.router}):
+        ours, theirs = first.router.get(layer, nothing), second.router.get(layer, nothing)
+        router[layer] = (ours[0] + theirs[0], ours[1] + theirs[1], ours[2] + theirs[2])
     return TokenScores(**arrays, router=router)
 
 
@@ -100,9 +94,10 @@ def _pack(scores: TokenScores, index: int) -> dict[str, Any]:
 
 
 def _unpack(file: Any, index: int) -> TokenScores:
-    arrays = {
-        name: np.asarray(file[f"{index}.{name}"], _DTYPES.get(name, np.float64))
-        for name in _ARRAYS
+    arrays: dict[str, Any] = {
+        name: np.asarray(file[f"{index}.{name}"], _DTYPES.get(name, np.float64)) for name in _ARRAYS
     }
-    router = {int(row[0]): (int(row[1]), int(row[2]), int(row[3])) for row in file[f"{index}.router"]}
+    router = {
+        int(row[0]): (int(row[1]), int(row[2]), int(row[3])) for row in file[f"{index}.router"]
+    }
     return TokenScores(**arrays, router=router)

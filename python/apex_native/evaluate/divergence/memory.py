@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from apex_native.errors import ModelError
 from apex_native.evaluate.divergence.shape import LOGITS_BYTES
 from apex_native.evaluate.divergence.subject import Subject
+from apex_native.machine import free_memory
 
-__all__ = ["available_bytes", "require_memory"]
+__all__ = ["require_memory"]
 
 WORKSPACE_BYTES = 2 * LOGITS_BYTES
 """Logits, KV caches and compute buffers beside the models."""
 
 
-def available_bytes() -> int | None:
-    """Memory the system can give without swapping, None where it does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
 def require_memory(subjects: Sequence[Subject], *, two_pass: bool) -> None:
     """Raise ModelError where the models that are loaded together exceed the free memory."""
-    available = available_bytes()
+    available = free_memory()
     if available is None or not subjects:
         return
     sizes = [subject.bytes for subject in subjects]

@@ -33,6 +33,11 @@ class EvalOptions:
     check_memory: bool = True
     load: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def on_gpu(self) -> bool:
+        """Layers of the models are on a GPU."""
+        return bool(self.load.get("n_gpu_layers", 0))
+
 
 def cache_type(name: str | GgmlType) -> GgmlType:
     """A type for keys or values of the cache; ValueError for one it cannot have."""

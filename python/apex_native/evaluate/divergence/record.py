@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from apex_native._native import core
@@ -22,6 +21,7 @@ from apex_native.evaluate.divergence.statistics import (
 )
 from apex_native.evaluate.divergence.subject import CandidateSpec
 from apex_native.evaluate.divergence.text import Chunks
+from apex_native.machine import cpu_name
 from apex_native.results import (
     Build,
     Candidate,
@@ -39,6 +39,7 @@ __all__ = [
     "find_known",
     "make_build",
     "make_settings",
+    "new_results",
     "require_same_evaluation",
 ]
 
@@ -65,15 +66,9 @@ def make_settings(options: EvalOptions, ctx: int, shape: ChunkShape, n_threads: 
 
 
 def _device(options: EvalOptions) -> str:
-    if options.load.get("n_gpu_layers", 0) != 0:
+    if options.on_gpu:
         return ", ".join(options.load.get("devices", ()) or ("GPU",))
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return f"CPU: {line.split(':', 1)[1].strip()}"
-    except OSError:
-        pass
-    return "CPU"
+    return f"CPU: {cpu_name()}"
 
 
 def candidate_record(
@@ -129,16 +124,17 @@ def require_same_evaluation(
     differences = []
     if known.data is not None:
         for key in ("sha256", "ctx", "n_chunks", "parse_special"):
-            ours, theirs = getattr(chunks.data, key), getattr(known.data, key)
-            if ours != theirs:
-                differences.append(f"{key} {str(theirs)[:12]} there, {str(ours)[:12]} here")
+            here, there = getattr(chunks.data, key), getattr(known.data, key)
+            if here != there:
+                differences.append(f"{key} {str(there)[:12]} there, {str(here)[:12]} here")
     if known.settings is not None and known.settings.device != settings.device:
         differences.append(f"device {known.settings.device} there, {settings.device} here")
-    if (known.reference is None) != (reference is None):
-        differences.append("only one of the two has a reference")
-    elif known.reference is not None and reference is not None:
-        if not same_model(known.reference, reference):
-            differences.append(f"reference {known.reference.name} there, {reference.name} here")
+    theirs = known.reference
+    if theirs is None or reference is None:
+        if theirs is not reference:
+            differences.append("only one of the two has a reference")
+    elif not same_model(theirs, reference):
+        differences.append(f"reference {theirs.name} there, {reference.name} here")
     if differences:
         raise DataError(
             f"the results hold another evaluation ({'; '.join(differences)}); "
@@ -185,7 +181,7 @@ def new_results(
     fields = {} if reference is None else reference_fields(reference, chunks.n_scored)
     return Results(
         build=make_build(),
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         candidates=candidates,
         reference=yardstick.record(fields),
         data=chunks.data,

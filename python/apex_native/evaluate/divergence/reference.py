@@ -123,10 +123,10 @@ def open_reference(path: Path | None, options: EvalOptions, stack: ExitStack) ->
     return Yardstick(subject=describe(path), model=model)
 
 
-def require_same_tokenizer(first: Model, second: Model) -> None:
-    """DataError where the two models' tokens do not mean the same."""
-    if first.fingerprint != second.fingerprint:
+def require_same_tokenizer(fingerprint: str, source: str, model: Model) -> None:
+    """DataError where a model's tokens do not mean what those of the source mean."""
+    if model.fingerprint != fingerprint:
         raise DataError(
-            f"{second.path} has another tokenizer than {first.path}: these are not quantizations "
+            f"{model.path} has another tokenizer than {source}: these are not quantizations "
             "of one model, and their probabilities cannot be compared"
         )

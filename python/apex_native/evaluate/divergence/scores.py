@@ -71,7 +71,8 @@ class EvaluateProgress:
 class CandidateRun:
     """A model to be scored; n_parts > 1 splits its batches.
 
-    n_chunks limits it to the first ones; 0 is all of them, -1 none."""
+    n_chunks limits it to the first ones; 0 is all of them, -1 none.
+    """
 
     model: Model
     type_k: GgmlType = GgmlType.F16
@@ -102,7 +103,6 @@ class ScoreRun:
     tokens: Tokens
     ctx: int
     shape: ChunkShape
-    n_threads: int
     first_chunk: int = 0
     with_routes: bool = True
 
@@ -127,9 +127,7 @@ class Scores:
     def candidates(self) -> list[TokenScores]:
         """Every candidate's positions."""
         return [
-            TokenScores(
-                **self._scorer.candidate_scores(i), router=self._scorer.router_agreement(i)
-            )
+            TokenScores(**self._scorer.candidate_scores(i), router=self._scorer.router_agreement(i))
             for i in range(self._n_candidates)
         ]
 
@@ -177,6 +175,7 @@ def _make_scorer(run: ScoreRun, stop: Any) -> Any:
     return core().Scorer(
         reference=None if reference.model is None else reference.model.native,
         base=reference.base,
+        hidden=reference.hidden,
         first_chunk=run.first_chunk,
         candidates=[candidate.native() for candidate in run.candidates],
         tokens=np.ascontiguousarray(run.tokens, dtype=np.int32),
@@ -184,6 +183,7 @@ def _make_scorer(run: ScoreRun, stop: Any) -> Any:
         n_sequences=run.shape.n_sequences,
         n_positions=run.shape.n_positions,
         with_routes=run.with_routes,
-        n_threads=run.n_threads,
+        n_lanes=run.shape.n_lanes,
+        n_threads=run.shape.n_threads,
         stop=stop,
     )

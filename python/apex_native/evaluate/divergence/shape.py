@@ -1,49 +1,80 @@
-"""How chunks are computed: how many at once, in how large pieces."""
+"""How chunks are computed: in how many lanes, how many at once, in how large pieces."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["LOGITS_BYTES", "ChunkShape", "choose_shape"]
+__all__ = ["LOGITS_BYTES", "ChunkShape", "Workload", "choose_shape"]
 
 LOGITS_BYTES = 1 << 30
-"""Logits of all models together at most: with compute buffers an evaluation stays below 2 GiB
+"""Logits of all models in all lanes at most: with compute buffers an evaluation stays below 2 GiB
 beside the models, whatever the vocabulary."""
 
 UBATCH = 512
 """Tokens computed at once, llama.cpp's default."""
 
-MAX_SEQUENCES = 4
-"""Chunks of 512 that llama-perplexity computes together (n_batch 2048 / n_ctx 512)."""
+MAX_LANES = 4
+"""Each lane has a cache and buffers of its own for every model; llama-perplexity computes 4 chunks
+of 512 together (n_batch 2048), which takes as much cache."""
+
+GOOD_POSITIONS = 128
+"""Fewer positions at once cost speed, and rounding: llama.cpp computes gated delta nets in blocks
+of 64 positions, and only whole blocks give the same bits however a chunk is cut."""
 
 MIN_POSITIONS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkShape:
-    """n_sequences chunks at once, n_positions tokens of each at a time."""
+    """n_lanes lanes of n_threads threads, each with n_sequences chunks, n_positions at a time."""
 
+    n_lanes: int
+    n_threads: int
     n_sequences: int
     n_positions: int
 
     @property
     def n_ubatch(self) -> int:
-        """Tokens computed at once."""
+        """Tokens computed at once in a lane."""
         return self.n_sequences * self.n_positions
 
 
-def choose_shape(
-    ctx: int, n_vocab: int, n_models: int, n_chunks: int, n_ubatch: int | None = None
-) -> ChunkShape:
-    """The shape for one evaluation; n_ubatch overrides the tokens computed at once."""
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is to be computed; n_models are held in memory with their logits."""
+
+    ctx: int
+    n_chunks: int
+    n_vocab: int
+    n_models: int
+    n_threads: int
+    on_gpu: bool
+
+
+def choose_shape(work: Workload, n_ubatch: int | None = None) -> ChunkShape:
+    """The shape for one evaluation; n_ubatch overrides the tokens computed at once.
+
+    A lane a thread, where memory allows: single threads do not wait for each other.
+    """
     budget = n_ubatch or UBATCH
-    sequences = max(1, min(MAX_SEQUENCES, UBATCH * MAX_SEQUENCES // ctx, n_chunks, budget))
-    positions = max(1, min(ctx, budget // sequences))
-    if n_ubatch is not None:
-        return ChunkShape(sequences, positions)
-    most_outputs = max(1, LOGITS_BYTES // (4 * n_vocab * n_models))
-    while sequences * positions > most_outputs and positions > MIN_POSITIONS:
-        positions //= 2
-    while sequences * positions > most_outputs and sequences > 1:
-        sequences //= 2
-    return ChunkShape(sequences, positions)
+    sequences = max(1, min(budget // work.ctx, work.n_chunks))
+    positions = max(1, min(work.ctx, budget))
+    n_groups = -(-work.n_chunks // sequences)
+    lanes = 1 if work.on_gpu else max(1, min(work.n_threads, MAX_LANES, n_groups))
+
+    def logits_bytes() -> int:
+        outputs = sequences * min(positions, work.ctx // 2)
+        return lanes * work.n_models * outputs * work.n_vocab * 4
+
+    while logits_bytes() > LOGITS_BYTES and n_ubatch is None:
+        if positions > GOOD_POSITIONS:
+            positions = max(GOOD_POSITIONS, positions // 2)
+        elif lanes > 1:
+            lanes //= 2
+        elif sequences > 1:
+            sequences //= 2
+        elif positions > MIN_POSITIONS:
+            positions //= 2
+        else:
+            break
+    return ChunkShape(lanes, max(1, work.n_threads // lanes), sequences, positions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -59,9 +60,7 @@ def reference_fields(scores: TokenScores, n_scored: int) -> dict[str, Any]:
     return alone_fields(scores, n_scored)
 
 
-def candidate_fields(
-    reference: TokenScores, scores: TokenScores, n_scored: int
-) -> dict[str, Any]:
+def candidate_fields(reference: TokenScores, scores: TokenScores, n_scored: int) -> dict[str, Any]:
     """All of a candidate's numbers against the reference, over positions finite in both."""
     found = _compare(reference, scores)
     finite = (scores.is_finite & reference.is_finite).astype(bool)
@@ -166,7 +165,7 @@ def _by_confidence(
 ) -> tuple[ConfidenceBin, ...]:
     top = reference.top_probability
     bins = []
-    for low, high in zip(CONFIDENCE_EDGES, CONFIDENCE_EDGES[1:], strict=False):
+    for low, high in itertools.pairwise(CONFIDENCE_EDGES):
         inside = (top >= low) & ((top < high) | (high == CONFIDENCE_EDGES[-1]))
         members = finite & inside
         n = int(members.sum())

@@ -1,0 +1,49 @@
+#include "bind/arrays.h"
+#include "bind/engine.h"
+#include "model/hidden_pass.h"
+
+namespace apex::bind {
+namespace {
+
+std::unique_ptr<HiddenPass> make_pass(const std::shared_ptr<Model>& model, const TokenArray& tokens,
+                                      int32_t n_ctx, int32_t n_sequences, int32_t n_positions,
+                                      bool with_routes, int n_lanes, int n_threads,
+                                      std::string folder, const std::shared_ptr<StopFlag>& stop) {
+    auto all_tokens = std::make_shared<const std::vector<llama_token>>(to_tokens(tokens));
+    const HiddenPassOptions options{
+        {n_ctx, n_sequences, n_positions}, n_lanes, n_threads, std::move(folder), with_routes};
+    const py::gil_scoped_release unlocked;
+    return std::make_unique<HiddenPass>(model, std::move(all_tokens), options, stop);
+}
+
+// Logits of stored hidden states and of the model itself are compared by tests.
+py::array_t<float> compute_head(const HiddenStates& states, const FloatArray& hidden,
+                                int n_threads) {
+    if (hidden.ndim() != 2) fail<InvalidArgument>("expected hidden states (n, n_embd)");
+    const LmHead head(states.path(), states.recipe());
+    if (hidden.shape(1) != head.n_embd()) fail<InvalidArgument>("expected rows of ", head.n_embd());
+    py::array_t<float> logits({hidden.shape(0), py::ssize_t(head.n_vocab())});
+    float* to = logits.mutable_data();
+    const py::gil_scoped_release unlocked;
+    ThreadPool pool(n_threads);
+    head.compute(hidden.data(), hidden.shape(0), to, pool);
+    return logits;
+}
+
+}  // namespace
+
+void register_hidden(py::module_& module) {
+    py::class_<HiddenStates, std::shared_ptr<HiddenStates>>(module, "HiddenStates",
+                                                            "A reference without its head.")
+        .def("logits", &compute_head, "hidden"_a.noconvert(), py::kw_only(), "n_threads"_a);
+    py::class_<HiddenPass>(module, "HiddenPass", "The first of two passes.",
+                           py::release_gil_before_calling_cpp_dtor())
+        .def(py::init(&make_pass), py::kw_only(), "model"_a, "tokens"_a.noconvert(), "n_ctx"_a,
+             "n_sequences"_a, "n_positions"_a, "with_routes"_a = false, "n_lanes"_a = 1,
+             "n_threads"_a, "folder"_a = std::string{}, "stop"_a = std::shared_ptr<StopFlag>{})
+        .def("run", &HiddenPass::run, py::call_guard<py::gil_scoped_release>())
+        .def_property_readonly("progress", &HiddenPass::progress)
+        .def_property_readonly("states", &HiddenPass::states);
+}
+
+}  // namespace apex::bind

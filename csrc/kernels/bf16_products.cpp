@@ -1,0 +1,150 @@
+// No std templates and everything in a namespace per instruction set: see simd.h.
+#include "bf16_products.h"
+
+#include <immintrin.h>
+
+#if defined(__AVX512F__)
+#define APEX_BF16_ISA bf16_avx512
+#else
+#define APEX_BF16_ISA bf16_avx2
+#endif
+
+// Loops over rows and columns of a block have to vanish, or the sums live in memory.
+#if defined(__clang__)
+#define APEX_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define APEX_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+namespace apex::kernels::APEX_BF16_ISA {
+
+namespace {
+
+// ggml's last additions (ggml/src/ggml-cpu/vec.cpp): the eight sums that are left, in halves.
+inline float add_eight(__m256 sums) {
+    __m128 rest = _mm_add_ps(_mm256_extractf128_ps(sums, 1), _mm256_castps256_ps128(sums));
+    rest = _mm_add_ps(rest, _mm_movehl_ps(rest, rest));
+    rest = _mm_add_ss(rest, _mm_movehdup_ps(rest));
+    return static_cast<float>(0.0 + static_cast<double>(_mm_cvtss_f32(rest)));
+}
+
+constexpr int kColumns = 3;  // taken at once
+
+#if defined(__AVX512F__)
+
+// Sums of 12 products fill 24 of 32 registers. The first half of a register holds ggml's first or
+// third vector of sums, the second half its second or fourth.
+struct Sums {
+    __m512 low, high;
+
+    void clear() { low = high = _mm512_setzero_ps(); }
+    void add(const float* row, __m512 column_low, __m512 column_high) {
+        low = _mm512_fmadd_ps(_mm512_loadu_ps(row), column_low, low);
+        high = _mm512_fmadd_ps(_mm512_loadu_ps(row + 16), column_high, high);
+    }
+    float total() const {
+        const __m512 both = _mm512_add_ps(low, high);
+        return add_eight(
+            _mm256_add_ps(_mm512_castps512_ps256(both), _mm512_extractf32x8_ps(both, 1)));
+    }
+};
+
+template <int R, int C>
+void block(const float* rows, int64_t n_per_row, const float* const* columns, float* const* outputs,
+           int64_t first) {
+    Sums sums[C][R];
+    APEX_UNROLL
+    for (int c = 0; c < C; ++c) {
+        APEX_UNROLL
+        for (int r = 0; r < R; ++r) sums[c][r].clear();
+    }
+    for (int64_t i = 0; i < n_per_row; i += kBf16RowMultiple) {
+        APEX_UNROLL
+        for (int c = 0; c < C; ++c) {
+            const __m512 low = _mm512_loadu_ps(columns[c] + i);
+            const __m512 high = _mm512_loadu_ps(columns[c] + i + 16);
+            APEX_UNROLL
+            for (int r = 0; r < R; ++r) sums[c][r].add(rows + r * n_per_row + i, low, high);
+        }
+    }
+    APEX_UNROLL
+    for (int c = 0; c < C; ++c) {
+        APEX_UNROLL
+        for (int r = 0; r < R; ++r) outputs[c][first + r] = sums[c][r].total();
+    }
+}
+
+#else
+
+// One of ggml's four vectors of sums at a time, for 12 products: 16 registers hold no more.
+template <int R, int C>
+void sum_part(const float* rows, int64_t n_per_row, const float* const* columns, int part,
+              __m256 (*totals)[4]) {
+    __m256 sums[C][R];
+    APEX_UNROLL
+    for (int c = 0; c < C; ++c) {
+        APEX_UNROLL
+        for (int r = 0; r < R; ++r) sums[c][r] = _mm256_setzero_ps();
+    }
+    for (int64_t i = 8 * part; i < n_per_row; i += kBf16RowMultiple) {
+        __m256 column[C];
+        APEX_UNROLL
+        for (int c = 0; c < C; ++c) column[c] = _mm256_loadu_ps(columns[c] + i);
+        APEX_UNROLL
+        for (int r = 0; r < R; ++r) {
+            const __m256 row = _mm256_loadu_ps(rows + r * n_per_row + i);
+            APEX_UNROLL
+            for (int c = 0; c < C; ++c) sums[c][r] = _mm256_fmadd_ps(row, column[c], sums[c][r]);
+        }
+    }
+    APEX_UNROLL
+    for (int c = 0; c < C; ++c) {
+        APEX_UNROLL
+        for (int r = 0; r < R; ++r) totals[c * R + r][part] = sums[c][r];
+    }
+}
+
+template <int R, int C>
+void block(const float* rows, int64_t n_per_row, const float* const* columns, float* const* outputs,
+           int64_t first) {
+    __m256 totals[C * R][4];
+    APEX_UNROLL
+    for (int part = 0; part < 4; ++part) sum_part<R, C>(rows, n_per_row, columns, part, totals);
+    APEX_UNROLL
+    for (int c = 0; c < C; ++c) {
+        APEX_UNROLL
+        for (int r = 0; r < R; ++r) {
+            const __m256* sums = totals[c * R + r];
+            outputs[c][first + r] = add_eight(
+                _mm256_add_ps(_mm256_add_ps(sums[0], sums[2]), _mm256_add_ps(sums[1], sums[3])));
+        }
+    }
+}
+
+#endif
+
+template <int R>
+void all_columns(const float* rows, int64_t n_per_row, const float* const* columns,
+                 int64_t n_columns, float* const* outputs, int64_t first) {
+    int64_t c = 0;
+    for (; c + kColumns <= n_columns; c += kColumns) {
+        block<R, kColumns>(rows, n_per_row, columns + c, outputs + c, first);
+    }
+    for (; c < n_columns; ++c) block<R, 1>(rows, n_per_row, columns + c, outputs + c, first);
+}
+
+void products(const float* rows, int n_rows, int64_t n_per_row, const float* const* columns,
+              int64_t n_columns, float* const* outputs, int64_t first) {
+    if (n_rows == 4) return all_columns<4>(rows, n_per_row, columns, n_columns, outputs, first);
+    if (n_rows == 3) return all_columns<3>(rows, n_per_row, columns, n_columns, outputs, first);
+    if (n_rows == 2) return all_columns<2>(rows, n_per_row, columns, n_columns, outputs, first);
+    all_columns<1>(rows, n_per_row, columns, n_columns, outputs, first);
+}
+
+}  // namespace
+
+Bf16Products lookup_products() {
+    return products;
+}
+
+}  // namespace apex::kernels::APEX_BF16_ISA

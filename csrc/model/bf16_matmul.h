@@ -1,0 +1,17 @@
+// BF16 weights multiplied by our kernel inside ggml's CPU backend: the same bits, in less time.
+#pragma once
+
+namespace apex {
+
+// To be called once, before anything computes; does nothing where there is no kernel, where ggml
+// offers no place for it, or where a self-test finds a bit that differs from ggml's own product.
+//
+// llama.cpp's CPU backend asks its "extra buffer types" about every operation before it computes it
+// itself (ggml/src/ggml-cpu/traits.cpp). The pinned source is not patched: the first of those types
+// is given a context that asks the original first and then looks for products with BF16 weights.
+void install_bf16_matmul();
+
+// Whether it took effect.
+bool has_bf16_matmul();
+
+}  // namespace apex

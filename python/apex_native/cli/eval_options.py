@@ -1,0 +1,126 @@
+"""Options of ``apex-native eval``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from apex_native.cli.options import RUN
+
+__all__ = ["CacheType", "TextChoices"]
+
+TEXT = "Text"
+
+
+class CacheType(StrEnum):
+    """Types a KV cache may have."""
+
+    F32 = "f32"
+    F16 = "f16"
+    BF16 = "bf16"
+    Q8_0 = "q8_0"
+    Q5_1 = "q5_1"
+    Q5_0 = "q5_0"
+    Q4_1 = "q4_1"
+    Q4_0 = "q4_0"
+    IQ4_NL = "iq4_nl"
+
+
+@dataclass(frozen=True)
+class TextChoices:
+    """Which text, how it is cut, and how the models run over it."""
+
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            "--text", "-f", metavar="FILE", rich_help_panel=TEXT, help="UTF-8 text to score."
+        ),
+    ] = None
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            "--base",
+            metavar="FILE",
+            rich_help_panel=TEXT,
+            help="Log-probabilities that llama-perplexity or --save-base wrote, in the place of "
+            "a reference and a text.",
+        ),
+    ] = None
+    ctx: Annotated[
+        int,
+        typer.Option("--ctx", "-c", min=4, metavar="N", rich_help_panel=TEXT,
+                     help="Tokens of a chunk; its second half is scored."),
+    ] = 512  # fmt: skip
+    chunks: Annotated[
+        int | None,
+        typer.Option("--chunks", min=1, metavar="N", show_default="all", rich_help_panel=TEXT,
+                     help="So many of the first chunks."),
+    ] = None  # fmt: skip
+    parse_special: Annotated[
+        bool,
+        typer.Option("--parse-special", rich_help_panel=TEXT,
+                     help="Text that spells a special token is that token: for chat markup."),
+    ] = False  # fmt: skip
+    type_k: Annotated[
+        CacheType,
+        typer.Option("--type-k", help="Type of the candidates' cached keys; the reference's: f16."),
+    ] = CacheType.F16
+    type_v: Annotated[
+        CacheType, typer.Option("--type-v", help="Type of the candidates' cached values.")
+    ] = CacheType.F16
+    two_pass: Annotated[
+        bool,
+        typer.Option("--two-pass", rich_help_panel=RUN,
+                     help="One model in memory at a time; the reference's hidden states are kept."),
+    ] = False  # fmt: skip
+    noise_chunks: Annotated[
+        int,
+        typer.Option("--noise-chunks", min=0, metavar="N", rich_help_panel=TEXT,
+                     help="Chunks the reference is compared with itself on; 0 is none."),
+    ] = 8  # fmt: skip
+    no_router: Annotated[
+        bool,
+        typer.Option("--no-router", rich_help_panel=TEXT,
+                     help="Do not count how often a MoE's routers choose as the reference's."),
+    ] = False  # fmt: skip
+    save_base: Annotated[
+        Path | None,
+        typer.Option("--save-base", metavar="FILE", rich_help_panel=TEXT,
+                     help="Write the reference's log-probabilities for llama-perplexity: large."),
+    ] = None  # fmt: skip
+    ubatch_size: Annotated[
+        int | None,
+        typer.Option("--ubatch-size", min=1, metavar="N", rich_help_panel=RUN,
+                     show_default="512, less for large vocabularies",
+                     help="Tokens computed at once."),
+    ] = None  # fmt: skip
+    no_memory_check: Annotated[
+        bool,
+        typer.Option("--no-memory-check", rich_help_panel=RUN,
+                     help="Load whatever the free memory says."),
+    ] = False  # fmt: skip
+
+    @property
+    def wanted(self) -> bool:
+        """Text metrics were asked for."""
+        return self.text is not None or self.base is not None
+
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments of `evaluate_models`."""
+        return {
+            "ctx": self.ctx,
+            "chunks": self.chunks,
+            "parse_special": self.parse_special,
+            "type_k": self.type_k.value,
+            "type_v": self.type_v.value,
+            "two_pass": self.two_pass,
+            "noise_chunks": self.noise_chunks,
+            "router": not self.no_router,
+            "save_base": self.save_base,
+            "n_ubatch": self.ubatch_size,
+            "check_memory": not self.no_memory_check,
+        }
