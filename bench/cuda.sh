@@ -1,43 +1,108 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one call on a fresh machine without a network.
+# Everything that needs a GPU, on a fresh machine without a network.
 #
-#   bench/cuda.sh LLAMA_CPP_DIR OUT_FOLDER [arguments of quantize_cuda.py]
+#   bench/cuda.sh LLAMA_CPP_DIR OUT_FOLDER [STEP...]
 #
-# Builds our kernels (not ggml's CUDA backend) and llama-quantize for the GPU of this machine, compares
-# every kernel's bytes and error sums with ggml's, times the kernels, runs compute-sanitizer over a
-# smaller comparison, and times whole processes beside llama-quantize. Needs nvcc, compute-sanitizer,
-# python3 with pybind11, numpy, gguf, typer and rich, cmake, ninja and a compiler; about 8 minutes on
-# 16 cores. A build that is there already is used. OUT_FOLDER receives log.txt and the JSON lines.
-set -euo pipefail
+# Builds the extension with ggml's CUDA backend and upstream's programs with the same, for the GPU of
+# this machine (about 6 minutes on 16 cores; a build that is there already is used). Steps, by default
+# all of them, in this order:
+#
+#   bytes     every quantizer's bytes and error sums beside ggml's, then its speed (cuda_quantizers)
+#   quantize  whole processes beside llama-quantize (quantize_cuda.py)
+#   scoring   scores and importance matrices: parity, then speed beside llama-perplexity and
+#             llama-imatrix of the same build (cuda_scoring.py)
+#   kernels   dequantizers, products and quantizers beside a copy (apex-native bench kernels)
+#   tests     the tests that have a GPU's half
+#   sanitize  compute-sanitizer: memcheck, initcheck and racecheck over the quantizers, memcheck and
+#             racecheck over scoring and the sums of squares
+#
+# Needs nvcc, compute-sanitizer, python3 with what pyproject.toml lists, pybind11 and pytest, cmake,
+# ninja and a compiler. OUT_FOLDER receives log.txt and JSON lines. A step that fails does not stop the
+# others; the exit code says whether one did. Environment: APEX_CUDA_BUILD, the build folder;
+# APEX_QUANTIZE, arguments of quantize_cuda.py; APEX_SANITIZE, arguments of cuda_quantizers;
+# APEX_STEP_SECONDS, the most that one program may take.
+set -uo pipefail
 cd "$(dirname "$0")/.."
 llama_cpp=$1
 out=$2
 shift 2
-build=build/cuda-machine
-mkdir -p build "$out"
-if [ ! -x "$build/tests/cpp/cuda_quantizers" ]; then
-  cmake -S . -B "$build" -G Ninja -DAPEX_CUDA=ON -DAPEX_CUDA_KERNELS_ONLY=ON -DAPEX_BUILD_TESTS=ON \
+[ $# -gt 0 ] || set -- bytes quantize scoring kernels tests sanitize
+build=${APEX_CUDA_BUILD:-build/cuda-machine}
+limit=${APEX_STEP_SECONDS:-3600}
+tools=$build/reference
+quantizers=$build/tests/cpp/cuda_quantizers
+mkdir -p "$out" "$build"
+
+if ! ls "$build"/csrc/_core*.so > /dev/null 2>&1; then
+  echo "building in $build, see $out/build.log"
+  cmake -S . -B "$build" -G Ninja -DAPEX_CUDA=ON -DAPEX_BUILD_TESTS=ON \
     -DAPEX_BUILD_REFERENCE_TOOLS=ON -DAPEX_LLAMA_CPP_DIR="$llama_cpp" \
     -DSKBUILD_PROJECT_VERSION="$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \
-    -Dpybind11_DIR="$(python3 -m pybind11 --cmakedir)" > "$build.log"
-  cmake --build "$build" --target _core llama-quantize cuda_quantizers >> "$build.log"
+    -Dpybind11_DIR="$(python3 -m pybind11 --cmakedir)" > "$out/build.log" &&
+    cmake --build "$build" --target _core cuda_quantizers llama-quantize llama-perplexity \
+      llama-imatrix >> "$out/build.log" || { tail -30 "$out/build.log"; exit 1; }
 fi
 cp "$build"/csrc/_core*.so python/apex_native/
 export PYTHONPATH="$PWD/python${PYTHONPATH:+:$PYTHONPATH}"
-kernels="$build/tests/cpp/cuda_quantizers"
+
+failed=0
+run() { # a program with its arguments, named in the log
+  echo "$ $*"
+  timeout "$limit" "$@" || { echo "exit code $?"; failed=1; }
+}
+sanitize() { # tool, then a program
+  local found=$out/$1-$(basename "$2").txt
+  timeout "$limit" compute-sanitizer --tool "$1" --error-exitcode 9 "${@:2}" > "$found" 2>&1
+  local status=$?
+  echo "$ compute-sanitizer --tool $*"
+  echo "exit code $status: $(tail -n 1 "$found")"
+  return $status
+}
+
+step_bytes() {
+  run "$quantizers" --threads "$(nproc)" --jsonl "$out/cuda_quantizers.jsonl"
+}
+step_quantize() {
+  # shellcheck disable=SC2086
+  run python3 bench/quantize_cuda.py --tools "$tools" ${APEX_QUANTIZE:-}
+}
+step_scoring() {
+  run python3 bench/cuda_scoring.py --tools "$tools" --json "$out/cuda_scoring.jsonl"
+}
+step_kernels() {
+  local plot=()
+  python3 -c "import matplotlib" 2> /dev/null && plot=(--png "$out/cuda_kernels.png" --force)
+  run python3 -m apex_native bench kernels --device cuda --repetitions 5 --sample-seconds 0.01 \
+    --jsonl "$out/cuda_kernels.jsonl" "${plot[@]}" --quiet
+}
+step_tests() {
+  run python3 -m pytest -q -p no:cacheprovider tests/test_cuda_model.py
+}
+step_sanitize() {
+  local small=(python3 bench/cuda_scoring.py --tools "$tools" --only parity --n-vocab 8192
+    --folder "$out/small")
+  local rows=(--sources BF16 --check-weights 1000 --threads 1 --weights 0)
+  local started=()
+  for tool in memcheck initcheck racecheck; do
+    # shellcheck disable=SC2086
+    sanitize "$tool" "$quantizers" "${rows[@]}" ${APEX_SANITIZE:-} &
+    started+=($!)
+  done
+  for process in "${started[@]}"; do wait "$process" || failed=1; done
+  sanitize memcheck "${small[@]}" || failed=1
+  sanitize racecheck "${small[@]}" || failed=1
+  rm -rf "$out/small"
+}
+
 {
-  echo "date: $(date -u +%F), commit: $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
+  echo "date: $(date -u +%F), commit: $(git rev-parse --short HEAD 2> /dev/null || echo unknown)"
   echo "cpu: $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1), $(nproc) threads"
   nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
-  echo "$ cuda_quantizers --threads $(nproc) --jsonl cuda_quantizers.jsonl"
-  "$kernels" --threads "$(nproc)" --jsonl "$out/cuda_quantizers.jsonl"
-  echo "$ quantize_cuda.py --tools $build/reference $*"
-  python3 bench/quantize_cuda.py --tools "$build/reference" "$@"
-  for tool in memcheck racecheck initcheck; do
-    echo "$ compute-sanitizer --tool $tool cuda_quantizers --sources BF16 --check-weights 1000 --weights 0"
-    compute-sanitizer --tool "$tool" --error-exitcode 9 \
-      "$kernels" --sources BF16 --check-weights 1000 --threads 1 --weights 0 > "$out/$tool.txt" 2>&1 &
+  for step in "$@"; do
+    echo "== $step"
+    began=$SECONDS
+    "step_$step"
+    echo "== $step took $((SECONDS - began)) s"
   done
-  wait
-  tail -qn 1 "$out"/{memcheck,racecheck,initcheck}.txt
-} 2>&1 | tee "$out/log.txt"
+  exit $failed
+} 2>&1 | tee -a "$out/log.txt"

@@ -1,9 +1,9 @@
 """Scoring and calibration on a GPU beside llama-perplexity and llama-imatrix on the same one.
 
     python bench/cuda_scoring.py --tools DIR [--only parity,kld,imatrix] [--folder /dev/shm/scoring]
-        [--chunks 8] [--repeat 3] [--threads N] [--n-vocab 248320] [--gpu-layers -1]
+        [--chunks 8] [--repeat 3] [--threads N] [--n-vocab 248320] [--gpu-layers -1] [--json PATH]
 
-The model is the demo model with a vocabulary of 248,320 tokens (bench/wide_vocabulary.py), BF16 as
+The model is the demo model with a vocabulary of 248,320 tokens (vocabulary_model.py), BF16 as
 reference and Q4_K_M as candidate. tools: a folder with llama-perplexity and llama-imatrix of a CUDA
 build of the same source.
 
@@ -30,9 +30,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from gguf import GGUFReader
 
 import apex_native as apex
@@ -41,7 +38,10 @@ from apex_native.demo import demo_model
 from apex_native.demo_text import demo_text
 from apex_native.engine import Model, load_model
 from apex_native.types import GgmlType
-from wide_vocabulary import N_VOCAB, write_wide_model
+from vocabulary_model import write_vocabulary_model
+
+N_VOCAB = 248_320
+"""Qwen3.5's."""
 
 CTX = 512
 N_TOGETHER = 4
@@ -64,6 +64,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--n-vocab", type=int, default=N_VOCAB)
     parser.add_argument("--gpu-layers", type=int, default=-1)
+    parser.add_argument("--json", type=Path, help="append the figures to this file")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     bench = Bench(args)
@@ -71,6 +72,9 @@ def main() -> int:
     for name in args.only.split(","):
         getattr(bench, name)()
     print(json.dumps(bench.figures))
+    if args.json:
+        with args.json.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(bench.figures) + "\n")
     return 1 if bench.failed else 0
 
 
@@ -88,7 +92,7 @@ class Bench:
         self.reference = args.folder / f"wide-{args.n_vocab}-bf16.gguf"
         self.candidate = args.folder / f"wide-{args.n_vocab}-q4_k_m.gguf"
         if not self.reference.exists():
-            write_wide_model(demo_model(), self.reference, args.n_vocab)
+            write_vocabulary_model(demo_model(), self.reference, args.n_vocab)
         if not self.candidate.exists():
             with apex.open_gguf(self.reference) as model:
                 apex.quantize(model, apex.make_plan(model, ftype="Q4_K_M"), self.candidate)

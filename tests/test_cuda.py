@@ -33,8 +33,9 @@ TYPES = [
 ]  # fmt: skip
 NEEDING_IMATRIX = ["IQ2_XXS", "IQ2_XS", "IQ1_S"]
 
-N_KERNELS = 26 + 15
-"""Quantizers with and without a matrix (three need one, Q8_0 ignores it), and error sums."""
+N_KERNELS = 26 + 15 + 2 + 3 + 1
+"""Quantizers with and without a matrix (three need one, Q8_0 ignores it), error sums, scores, sums
+of squares, and the benchmark's reading."""
 
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 

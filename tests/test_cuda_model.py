@@ -61,7 +61,7 @@ def test_a_build_without_cuda_says_how_to_get_one() -> None:
 
 @pytest.fixture(scope="module")
 def tokens(model: Model) -> npt.NDArray[np.int32]:
-    found = model.tokenize(demo_text(60, seed=5), add_special=True, parse_special=False)
+    found = model.tokenize(demo_text(4_000, seed=5), add_special=True, parse_special=False)
     return np.ascontiguousarray(found[: 2 * CTX], np.int32)
 
 

@@ -228,10 +228,20 @@ def test_what_is_no_model_is_refused(isolation: Isolation, tmp_path: Path) -> No
         ({"split_mode": "rows"}, "expected none, layer or row, found 'rows'"),
         ({"expert_used_count": 9}, "expected 1 to 8"),
         ({"expert_used_count": -1}, "expected 1 to 8"),
-        ({"devices": ["CUDA99"]}, "device 'CUDA99' is not here"),
-        ({"tensor_split": [1.0] * 1000}, "expected at most"),
     ],
 )
 def test_arguments_are_checked(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
+        load_model(apex.demo_model(), **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"devices": ["CUDA99"]}, "device 'CUDA99' is not here"),
+        ({"tensor_split": [1.0] * 1000}, "expected at most"),
+    ],
+)
+def test_gpus_are_checked(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(apex.DeviceError, match=message):
         load_model(apex.demo_model(), **settings)  # type: ignore[arg-type]

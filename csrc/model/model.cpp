@@ -25,11 +25,18 @@ llama_split_mode to_llama(SplitMode mode) {
     return LLAMA_SPLIT_MODE_LAYER;
 }
 
-std::string gpu_names() {
-    std::string names;
+std::vector<ggml_backend_dev_t> all_gpus() {
+    std::vector<ggml_backend_dev_t> devices;
     for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
         ggml_backend_dev_t device = ggml_backend_dev_get(i);
-        if (ggml_backend_dev_type(device) != GGML_BACKEND_DEVICE_TYPE_GPU) continue;
+        if (ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_GPU) devices.push_back(device);
+    }
+    return devices;
+}
+
+std::string gpu_names() {
+    std::string names;
+    for (ggml_backend_dev_t device : all_gpus()) {
         names += (names.empty() ? "" : ", ") + std::string(ggml_backend_dev_name(device));
     }
     return names;
@@ -42,9 +49,9 @@ std::vector<ggml_backend_dev_t> find_devices(const std::vector<std::string>& nam
         ggml_backend_dev_t device = ggml_backend_dev_by_name(name.c_str());
         if (device == nullptr) {
             const std::string known = gpu_names();
-            fail<InvalidArgument>("device '", name, "' is not here; ",
-                                  known.empty() ? "this build or machine has no GPU" : "there are ",
-                                  known);
+            fail<DeviceError>("device '", name, "' is not here; ",
+                              known.empty() ? "this build or machine has no GPU" : "there are ",
+                              known);
         }
         devices.push_back(device);
     }
@@ -54,13 +61,38 @@ std::vector<ggml_backend_dev_t> find_devices(const std::vector<std::string>& nam
 
 void check_gpu_options(const ModelOptions& options) {
     if (options.n_gpu_layers != 0 && gpu_names().empty()) {
-        fail<InvalidArgument>("n_gpu_layers is ", options.n_gpu_layers,
-                              ", but this build or machine has no GPU; leave it at 0");
+        fail<DeviceError>("n_gpu_layers is ", options.n_gpu_layers,
+                          ", but this build or machine has no GPU; leave it at 0");
     }
     if (options.tensor_split.size() > llama_max_devices()) {
-        fail<InvalidArgument>("tensor_split: expected at most ", llama_max_devices(),
-                              " shares, found ", options.tensor_split.size());
+        fail<DeviceError>("tensor_split: expected at most ", llama_max_devices(),
+                          " shares, found ", options.tensor_split.size());
     }
+}
+
+// Where all layers go to GPUs, the weights must fit: llama.cpp would find out minutes later.
+void check_device_memory(const std::string& path, const ModelFile& file,
+                         const ModelOptions& options,
+                         const std::vector<ggml_backend_dev_t>& chosen) {
+    const bool all_layers =
+        options.n_gpu_layers < 0 || static_cast<uint64_t>(options.n_gpu_layers) > file.n_blocks;
+    if (!all_layers) return;
+    std::vector<ggml_backend_dev_t> devices = chosen;
+    if (devices.empty()) devices = all_gpus();
+    uint64_t free_bytes = 0;
+    std::string found;
+    for (ggml_backend_dev_t device : devices) {
+        if (device == nullptr) continue;
+        size_t free = 0, total = 0;
+        ggml_backend_dev_memory(device, &free, &total);
+        free_bytes += free;
+        found += (found.empty() ? "" : ", ") + std::string(ggml_backend_dev_name(device)) + " " +
+                 std::to_string(free) + " of " + std::to_string(total);
+    }
+    if (file.layer_bytes <= free_bytes) return;
+    fail<DeviceError>(path, ": its layers take ", file.layer_bytes,
+                      " bytes, more than is free on the GPU: ", found,
+                      "; put fewer layers there, or end what else uses it");
 }
 
 // One integer override and the empty key that ends the list.
@@ -110,10 +142,11 @@ Model::Model(std::string path, ModelOptions options, llama_model_ptr model)
 std::shared_ptr<Model> Model::load(const std::string& path, const ModelOptions& options,
                                    std::shared_ptr<const StopFlag> stop) {
     initialize_llama();
-    const std::string architecture = check_model_file(path, options.expert_used_count);
+    const ModelFile file = check_model_file(path, options.expert_used_count);
     check_gpu_options(options);
     std::vector<ggml_backend_dev_t> devices = find_devices(options.devices);
-    const auto overrides = expert_overrides(architecture, options.expert_used_count);
+    check_device_memory(path, file, options, devices);
+    const auto overrides = expert_overrides(file.architecture, options.expert_used_count);
     std::vector<float> split = options.tensor_split;
     split.resize(llama_max_devices());
 

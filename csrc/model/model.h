@@ -36,7 +36,8 @@ struct ModelOptions {
 class Model {
   public:
     // Throws GgufError where the file is damaged or holds no data, ModelError with llama.cpp's
-    // reason where it refuses it, InvalidArgument for an unknown device, Cancelled.
+    // reason where it refuses it, DeviceError for an unknown GPU or one without room for all
+    // layers, Cancelled.
     static std::shared_ptr<Model> load(const std::string& path, const ModelOptions& options,
                                        std::shared_ptr<const StopFlag> stop = nullptr);
 

@@ -41,9 +41,17 @@ void check_experts(const GgufFile& file, const std::string& path, const std::str
     }
 }
 
+uint64_t layer_bytes(const GgufFile& file) {
+    uint64_t bytes = 0;
+    for (const ShardTensor& tensor : file.tensors()) {
+        if (tensor.entry.name != "token_embd.weight") bytes += tensor.entry.n_bytes;
+    }
+    return bytes;
+}
+
 }  // namespace
 
-std::string check_model_file(const std::string& path, int expert_used_count) {
+ModelFile check_model_file(const std::string& path, int expert_used_count) {
     const GgufFile file(path);
     if (!file.has_data()) {
         fail<GgufError>(path, ": holds the header only, there is nothing to load");
@@ -55,7 +63,7 @@ std::string check_model_file(const std::string& path, int expert_used_count) {
                         kMaxBlocks);
     }
     check_experts(file, path, architecture, expert_used_count);
-    return architecture;
+    return {std::move(architecture), blocks, layer_bytes(file)};
 }
 
 }  // namespace apex

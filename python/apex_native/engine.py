@@ -48,7 +48,7 @@ def load_model(
     vocab_only: tokenizer only. expert_used_count: experts a token goes to, default the file's.
 
     Raises GgufError where the file is damaged or holds no weights, ModelError with llama.cpp's
-    reason where it refuses the file, ValueError for a device that is not here.
+    reason where it refuses the file, DeviceError for a GPU that is not here or has no room.
     """
     stop = core().StopFlag()
     native = run_interruptible(

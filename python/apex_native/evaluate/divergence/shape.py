@@ -10,8 +10,15 @@ LOGITS_BYTES = 1 << 30
 """Logits of all models in all lanes at most: with compute buffers an evaluation stays below 2 GiB
 beside the models, whatever the vocabulary."""
 
+GPU_LOGITS_BYTES = 2 << 30
+"""The same for a GPU, whose own memory they are left in: a reference and a candidate with a quarter
+of a million tokens in the vocabulary then compute `GPU_UBATCH` tokens at once."""
+
 UBATCH = 512
 """Tokens computed at once, llama.cpp's default."""
+
+GPU_UBATCH = 2048
+"""llama.cpp's default n_batch; with 512 a GPU mostly waits for the next kernel to start."""
 
 MAX_LANES = 4
 """Each lane has a cache and buffers of its own for every model; llama-perplexity computes 4 chunks
@@ -56,7 +63,8 @@ def choose_shape(work: Workload, n_ubatch: int | None = None) -> ChunkShape:
 
     A lane a thread, where memory allows: single threads do not wait for each other.
     """
-    budget = n_ubatch or UBATCH
+    budget = n_ubatch or (GPU_UBATCH if work.on_gpu else UBATCH)
+    most_bytes = GPU_LOGITS_BYTES if work.on_gpu else LOGITS_BYTES
     sequences = max(1, min(budget // work.ctx, work.n_chunks))
     positions = max(1, min(work.ctx, budget))
     n_groups = -(-work.n_chunks // sequences)
@@ -66,7 +74,7 @@ def choose_shape(work: Workload, n_ubatch: int | None = None) -> ChunkShape:
         outputs = sequences * min(positions, work.ctx // 2)
         return lanes * work.n_models * outputs * work.n_vocab * 4
 
-    while logits_bytes() > LOGITS_BYTES and n_ubatch is None:
+    while logits_bytes() > most_bytes and n_ubatch is None:
         if positions > GOOD_POSITIONS:
             positions = max(GOOD_POSITIONS, positions // 2)
         elif lanes > 1:

@@ -1,0 +1,182 @@
+"""``apex-native eval`` as users meet it: tables, JSON, files that grow, refusals in a sentence."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import apex_native as apex
+from apex_native._native import core
+from apex_native.demo_text import demo_text
+from apex_native.evaluate.tasks.hellaswag import format_hellaswag
+from apex_native.results import Results
+from cli_tools import invoke, run, start
+from task_files import hellaswag_items
+
+CTX = 128
+CHUNKS = ("--ctx", str(CTX), "--chunks", "4", "--threads", "2")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(demo_text(12_000, seed=6))
+    return path
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The demo model in 8 bits and in about 3: nobody can mistake one for the other."""
+    folder = tmp_path_factory.mktemp("models")
+    paths = [folder / "q8.gguf", folder / "q3.gguf"]
+    with apex.open_gguf(apex.demo_model()) as source:
+        for path, ftype in zip(paths, ("Q8_0", "Q3_K_S"), strict=True):
+            apex.quantize(source, apex.make_plan(source, ftype=ftype), path)
+    return paths
+
+
+def document(*args: str | Path) -> dict[str, Any]:
+    result = invoke("eval", *args, "--json")
+    assert result.exit_code == 0, result.stderr
+    loaded: dict[str, Any] = json.loads(result.stdout)
+    return loaded
+
+
+def test_the_worked_example(models: list[Path], text: Path) -> None:
+    result = invoke("eval", "-r", apex.demo_model(), *models, "-f", text, *CHUNKS)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    heading = next(line for line in lines if line.startswith("Quantization"))
+    assert re.search(r"PPL +KLD mean +KLD max +KLD 99\.9 %", heading)
+    rows = [next(line for line in lines if line.startswith(path.stem)) for path in models]
+    for row, path in zip(rows, models, strict=True):
+        assert f"{path.stat().st_size / 2**30:.3g}" in row
+    assert "text.txt, context 128, 4 chunks" in result.stdout
+    assert "Noise floor" in result.stdout
+    verdict = next(line for line in lines if re.match(r"\s*q8\s+q3\s+.*KLD", line))
+    assert verdict.rstrip().endswith("better")
+
+
+def test_json_is_a_results_file(models: list[Path], text: Path, tmp_path: Path) -> None:
+    found = document("-r", apex.demo_model(), *models, "-f", text, *CHUNKS)
+    assert [candidate["name"] for candidate in found["candidates"]] == ["q8", "q3"]
+    for candidate, path in zip(found["candidates"], models, strict=True):
+        assert candidate["bytes"] == path.stat().st_size
+        keys = {"ppl", "ppl_se", "kld_mean", "kld_se", "kld_max", "kld_p999", "same_top"}
+        assert all(isinstance(candidate[key], float) for key in keys)
+    assert found["candidates"][0]["kld_mean"] < found["candidates"][1]["kld_mean"]
+    out = tmp_path / "found.json"
+    out.write_text(json.dumps(found))
+    assert Results.load(out).to_dict() == found
+
+
+def test_a_file_grows_and_nothing_is_computed_twice(
+    models: list[Path], text: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "eval.json"
+    first = document("-r", apex.demo_model(), models[0], "-f", text, *CHUNKS, "-o", out)
+    assert json.loads(out.read_text()) == first
+    both = document("-r", apex.demo_model(), *models, "-f", text, *CHUNKS, "-o", out)
+    assert both["candidates"][0] == first["candidates"][0]
+    assert [candidate["name"] for candidate in both["candidates"]] == ["q8", "q3"]
+    alone = document("-r", apex.demo_model(), *models, "-f", text, *CHUNKS)
+    assert both["candidates"] == alone["candidates"]
+    report = invoke("report", out, "--output", tmp_path / "report")
+    assert report.exit_code == 0, report.stderr
+    assert list((tmp_path / "report").glob("*.png"))
+
+
+def test_without_a_reference_there_is_perplexity_alone(models: list[Path], text: Path) -> None:
+    found = document(models[0], "-f", text, *CHUNKS)
+    (candidate,) = found["candidates"]
+    assert candidate["ppl"] > 1
+    assert candidate.get("kld_mean") is None
+    with_reference = document("-r", apex.demo_model(), models[0], "-f", text, *CHUNKS)
+    assert candidate["ppl"] == with_reference["candidates"][0]["ppl"]
+
+
+def test_a_base_file_stands_for_the_reference(
+    models: list[Path], text: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "base.kld"
+    direct = document(
+        "-r", apex.demo_model(), models[1], "-f", text, *CHUNKS, "--save-base", base
+    )  # fmt: skip
+    assert base.stat().st_size > 4 * (CTX // 2 - 1) * 2 * 4096
+    read = document("--base", base, models[1], "--ctx", str(CTX), "--threads", "2")
+    ours, coded = direct["candidates"][0], read["candidates"][0]
+    assert coded["ppl"] == ours["ppl"]
+    # A code is up to 16 / 65535 nats wide, of each of two log-probabilities.
+    assert coded["kld_mean"] == pytest.approx(ours["kld_mean"], abs=2 * 16 / 65535)
+
+
+def test_tasks_stand_beside_the_text(models: list[Path], text: Path, tmp_path: Path) -> None:
+    items = tmp_path / "hellaswag.txt"
+    items.write_text(format_hellaswag(hellaswag_items(40)))
+    out = tmp_path / "eval.json"
+    found = document(
+        "-r", apex.demo_model(), models[0], "-f", text, *CHUNKS, "--hellaswag", items, "-o", out
+    )  # fmt: skip
+    assert json.loads(out.read_text()) == found
+    (score,) = found["candidates"][0]["tasks"]
+    assert score["n"] == 40
+    assert 0 <= score["low"] <= score["score"] <= score["high"] <= 1
+    shown = invoke("eval", "-r", apex.demo_model(), models[0], "--hellaswag", items)
+    assert shown.exit_code == 0, shown.stderr
+    assert "hellaswag" in shown.stdout.lower()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("MODEL",), 2, "--text"),
+        (("--text", "TEXT"), 2, "name a model"),
+        (("-r", "MODEL", "--base", "x.kld", "MODEL"), 2, "in the place of --reference"),
+        (("MODEL", "-f", "SHORT"), 1, "tokens"),
+        (("MODEL", "-f", "TEXT", "--ctx", "1000000"), 1, "longer than"),
+        (("MODEL", "-f", "nowhere.txt"), 1, "nowhere.txt"),
+        (("nowhere.gguf", "-f", "TEXT"), 1, "nowhere.gguf"),
+        (("MODEL", "-f", "TEXT", "--gpu-layers", "-1"), 1, "no GPU"),
+        (("MODEL", "--hellaswag", "SHORT"), 1, "expected 6 a task"),
+        (("--base", "SHORT", "MODEL"), 1, "SHORT"),
+    ],
+)
+def test_what_does_not_fit_gets_one_sentence(
+    arguments: tuple[str, ...], code: int, says: str, text: Path, tmp_path: Path
+) -> None:
+    if "--gpu-layers" in arguments and core().build_info()["cuda"]:
+        pytest.skip("this build may have a GPU")
+    short = tmp_path / "SHORT"
+    short.write_text("one two three")
+    named = {"MODEL": apex.demo_model(), "TEXT": text, "SHORT": short}
+    done = run("eval", *(named.get(argument, argument) for argument in arguments))
+    assert done.returncode == code, done.stderr
+    assert says.lower() in done.stderr.lower()
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on_to_the_same_numbers(models: list[Path], tmp_path: Path) -> None:
+    text, out = tmp_path / "text.txt", tmp_path / "eval.json"
+    text.write_text(demo_text(60_000, seed=9))
+    arguments = ("-r", apex.demo_model(), models[0], "-f", text, "--ctx", str(CTX),
+                 "--noise-chunks", "0")  # fmt: skip
+    process = start("eval", *arguments, "--threads", "1", "-o", out)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "evaluating" in line and "0/" not in line:
+            break
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    partial = out.with_name("eval.json.partial.npz")
+    assert partial.exists()
+    resumed = document(*arguments, "--threads", "2", "-o", out)
+    assert not partial.exists()
+    assert resumed["candidates"] == document(*arguments, "--threads", "2")["candidates"]
