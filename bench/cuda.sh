@@ -20,7 +20,7 @@
 # ninja and a compiler. OUT_FOLDER receives log.txt and JSON lines. A step that fails does not stop the
 # others; the exit code says whether one did. Environment: APEX_CUDA_BUILD, the build folder;
 # APEX_QUANTIZE, arguments of quantize_cuda.py; APEX_SANITIZE, arguments of cuda_quantizers;
-# APEX_STEP_SECONDS, the most that one program may take.
+# APEX_STEP_SECONDS, the most that one program may take; APEX_COMMIT, where there is no git.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 llama_cpp=$1
@@ -95,7 +95,7 @@ step_sanitize() {
 }
 
 {
-  echo "date: $(date -u +%F), commit: $(git rev-parse --short HEAD 2> /dev/null || echo unknown)"
+  echo "date: $(date -u +%F), commit: ${APEX_COMMIT:-$(git rev-parse --short HEAD 2> /dev/null || echo unknown)}"
   echo "cpu: $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1), $(nproc) threads"
   nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
   for step in "$@"; do

@@ -48,7 +48,8 @@ def document(*args: str | Path) -> dict[str, Any]:
 
 
 def test_the_worked_example(models: list[Path], text: Path) -> None:
-    result = invoke("eval", "-r", apex.demo_model(), *models, "-f", text, *CHUNKS)
+    result = invoke("eval", "-r", apex.demo_model(), *models, "-f", text, "--ctx", str(CTX),
+                    "--chunks", "12")  # fmt: skip
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     heading = next(line for line in lines if line.startswith("Quantization"))
@@ -56,7 +57,7 @@ def test_the_worked_example(models: list[Path], text: Path) -> None:
     rows = [next(line for line in lines if line.startswith(path.stem)) for path in models]
     for row, path in zip(rows, models, strict=True):
         assert f"{path.stat().st_size / 2**30:.3g}" in row
-    assert "text.txt, context 128, 4 chunks" in result.stdout
+    assert "text.txt, context 128, 12 chunks" in result.stdout
     assert "Noise floor" in result.stdout
     verdict = next(line for line in lines if re.match(r"\s*q8\s+q3\s+.*KLD", line))
     assert verdict.rstrip().endswith("better")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _ALL = ("Gw/s", "GB/s", "%", "spread")
-_COLUMNS = {
+_COLUMNS: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
     "cpu": {
         "to_float": ("dequantize", _ALL),
         "vec_dot": ("dot product", _ALL),
