@@ -29,7 +29,8 @@ std::vector<ggml_backend_dev_t> all_gpus() {
     std::vector<ggml_backend_dev_t> devices;
     for (size_t i = 0; i < ggml_backend_dev_count(); ++i) {
         ggml_backend_dev_t device = ggml_backend_dev_get(i);
-        if (ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_GPU) devices.push_back(device);
+        if (ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_GPU)
+            devices.push_back(device);
     }
     return devices;
 }
@@ -65,8 +66,8 @@ void check_gpu_options(const ModelOptions& options) {
                           ", but this build or machine has no GPU; leave it at 0");
     }
     if (options.tensor_split.size() > llama_max_devices()) {
-        fail<DeviceError>("tensor_split: expected at most ", llama_max_devices(),
-                          " shares, found ", options.tensor_split.size());
+        fail<DeviceError>("tensor_split: expected at most ", llama_max_devices(), " shares, found ",
+                          options.tensor_split.size());
     }
 }
 
