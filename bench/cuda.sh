@@ -76,7 +76,9 @@ step_kernels() {
     --jsonl "$out/cuda_kernels.jsonl" "${plot[@]}" --quiet
 }
 step_tests() {
-  run python3 -m pytest -q -p no:cacheprovider tests/test_cuda_model.py
+  # The others are for machines without a GPU.
+  run python3 -m pytest -q -p no:cacheprovider tests/test_cuda.py tests/test_cuda_model.py \
+    -k "not (cpus_bits or algorithms or compile)"
 }
 step_sanitize() {
   local small=(python3 bench/cuda_scoring.py --tools "$tools" --only parity --n-vocab 8192
