@@ -124,6 +124,7 @@ void register_engine(py::module_& module) {
              "temperature"_a, "top_k"_a, "top_p"_a, "seed"_a, "n_threads"_a,
              "stop"_a = std::shared_ptr<StopFlag>{})
         .def_property_readonly("path", &Model::path)
+        .def_property_readonly("on_gpu", &Model::on_gpu)
         .def_property_readonly("load_mtp",
                                [](const Model& self) { return self.options().load_mtp; })
         .def_property_readonly("expert_used_count",

@@ -1,9 +1,10 @@
 #include "model/context.h"
 
+#include <algorithm>
+
 #include "core/abort_guard.h"
 #include "core/error.h"
 #include "core/log.h"
-#include "model/host_logits.h"
 
 namespace apex {
 namespace {
@@ -92,12 +93,18 @@ Context::Context(std::shared_ptr<Model> model, std::shared_ptr<ThreadPool> pool,
                          " tokens: ", last_errors());
     }
     llama_attach_threadpool(context_.get(), pool_->get(), pool_->get());
+    if (options_.leave_logits) host_logits_.replace_buffer(context_.get(), host_logits_bytes());
+}
+
+size_t Context::host_logits_bytes() const {
+    const uint32_t n_outputs = std::max(max_outputs(), options_.n_seq_max);
+    return size_t{n_outputs} * static_cast<size_t>(model_->n_vocab()) * sizeof(float);
 }
 
 bool Context::on_eval(ggml_tensor* node, bool ask, void* self) {
     auto* context = static_cast<Context*>(self);
     if (context->options_.leave_logits) {
-        forget_host_logits(context->context_.get(), !context->model_->on_gpu());
+        context->host_logits_.forget(context->context_.get());
     }
     if (context->hook_ == nullptr) return !ask;
     try {
@@ -119,11 +126,9 @@ void Context::decode(Batch& batch) {
         fail<InvalidArgument>("a batch of ", batch.n_tokens(), " tokens: expected 1 to ",
                               options_.n_batch);
     }
-    const uint32_t n_outputs_max =
-        options_.n_outputs_max == 0 ? options_.n_batch : options_.n_outputs_max;
-    if (batch.n_outputs() > n_outputs_max) {
+    if (batch.n_outputs() > max_outputs()) {
         fail<InvalidArgument>("a batch with ", batch.n_outputs(), " outputs: expected at most ",
-                              n_outputs_max);
+                              max_outputs());
     }
     if (stop_ && stop_->is_set()) fail<Cancelled>("the computation was stopped");
     hook_error_ = nullptr;

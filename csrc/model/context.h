@@ -6,6 +6,7 @@
 
 #include "model/batch.h"
 #include "model/eval_hook.h"
+#include "model/host_logits.h"
 #include "model/model.h"
 #include "model/thread_pool.h"
 
@@ -55,6 +56,10 @@ class Context {
   private:
     static bool on_eval(ggml_tensor* node, bool ask, void* self);
     static bool on_abort_check(void* self);
+    uint32_t max_outputs() const {
+        return options_.n_outputs_max == 0 ? options_.n_batch : options_.n_outputs_max;
+    }
+    size_t host_logits_bytes() const;
 
     std::shared_ptr<Model> model_;
     std::shared_ptr<ThreadPool> pool_;
@@ -62,6 +67,7 @@ class Context {
     EvalHook* hook_;
     std::shared_ptr<const StopFlag> stop_;
     std::exception_ptr hook_error_;
+    HostLogits host_logits_;
     llama_context_ptr context_;
 };
 

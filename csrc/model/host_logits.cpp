@@ -2,11 +2,12 @@
 
 #include <cstdint>
 
+#include "ggml-backend.h"
 #include "llama-context.h"
 
-#if defined(__linux__)
+#if defined(__unix__) || defined(__APPLE__)
 #include <sys/mman.h>
-#include <unistd.h>
+#define APEX_HAS_MMAP 1
 #endif
 
 namespace apex {
@@ -15,31 +16,42 @@ namespace {
 // An explicit instantiation may name a private member; the friend it defines hands it out.
 using LogitsMember = buffer_view<float> llama_context::*;
 LogitsMember logits_member();
-
 template <LogitsMember Member>
-struct Expose {
+struct ExposeLogits {
     friend LogitsMember logits_member() { return Member; }
 };
-template struct Expose<&llama_context::logits>;
+template struct ExposeLogits<&llama_context::logits>;
 
-// Whole pages inside the buffer; where the system refuses, they stay.
-void give_pages_back([[maybe_unused]] buffer_view<float> buffer) {
-#if defined(__linux__)
-    const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-    const auto address = reinterpret_cast<uintptr_t>(buffer.data);
-    const uintptr_t begin = (address + page - 1) / page * page;
-    const uintptr_t end = (address + buffer.size * sizeof(float)) / page * page;
-    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
-#endif
-}
+using BufferMember = ggml_backend_buffer_ptr llama_context::*;
+BufferMember buffer_member();
+template <BufferMember Member>
+struct ExposeBuffer {
+    friend BufferMember buffer_member() { return Member; }
+};
+template struct ExposeBuffer<&llama_context::buf_output>;
 
 }  // namespace
 
-void forget_host_logits(llama_context* context, bool give_back) {
-    buffer_view<float>& logits = context->*logits_member();
-    if (logits.data == nullptr) return;
-    if (give_back) give_pages_back(logits);
-    logits.data = nullptr;
+HostLogits::~HostLogits() {
+#ifdef APEX_HAS_MMAP
+    if (begin_ != nullptr) munmap(begin_, size_);
+#endif
+}
+
+void HostLogits::replace_buffer([[maybe_unused]] llama_context* context,
+                                [[maybe_unused]] size_t bytes) {
+#ifdef APEX_HAS_MMAP
+    void* begin = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (begin == MAP_FAILED) return;
+    begin_ = begin;
+    size_ = bytes;
+    (context->*buffer_member()).reset(ggml_backend_cpu_buffer_from_ptr(begin, bytes));
+#endif
+}
+
+void HostLogits::forget(llama_context* context) const {
+    (context->*logits_member()).data = nullptr;
 }
 
 }  // namespace apex

@@ -152,10 +152,13 @@ std::shared_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
     split.resize(llama_max_devices());
 
     llama_model_params params = llama_model_default_params();
+    const bool on_cpu = options.n_gpu_layers == 0;
+    // With no layer on a GPU llama.cpp would still send large products there.
+    if (on_cpu) devices = {nullptr};
     if (!devices.empty()) params.devices = devices.data();
     params.n_gpu_layers = options.n_gpu_layers;
     params.main_gpu = options.main_gpu;
-    params.split_mode = to_llama(options.split_mode);
+    params.split_mode = on_cpu ? LLAMA_SPLIT_MODE_LAYER : to_llama(options.split_mode);
     if (!options.tensor_split.empty()) params.tensor_split = split.data();
     params.load_mode = options.use_mmap ? LLAMA_LOAD_MODE_AUTO : LLAMA_LOAD_MODE_NONE;
     params.use_extra_bufts = options.repack;

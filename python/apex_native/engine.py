@@ -140,6 +140,11 @@ class Model:
         return int(self.native.expert_used_count) or None
 
     @property
+    def on_gpu(self) -> bool:
+        """Some of its layers are on a GPU."""
+        return bool(self.native.on_gpu)
+
+    @property
     def load_mtp(self) -> bool:
         """The multi-token-prediction block was loaded too."""
         return bool(self.native.load_mtp)

@@ -100,10 +100,10 @@ class CollectChoices:
                      help="Tokens handed over at once: N / ctx chunks."),
     ] = 2048  # fmt: skip
     ubatch: Annotated[
-        int,
+        int | None,
         typer.Option("--ubatch", min=1, metavar="N", rich_help_panel=RUN,
-                     help="Tokens computed at once."),
-    ] = 512  # fmt: skip
+                     show_default="512, on a GPU 2048", help="Tokens computed at once."),
+    ] = None  # fmt: skip
     checkpoint_every: Annotated[
         int | None,
         typer.Option(min=1, metavar="CHUNKS", rich_help_panel=RUN,

@@ -26,6 +26,9 @@ DEFAULT_BATCH = 2048
 DEFAULT_UBATCH = 512
 """llama-imatrix's own settings (common/common.h); batches of this shape give its sums."""
 
+GPU_UBATCH = 2048
+"""With 512 tokens a GPU mostly waits for the next kernel to start."""
+
 
 def collect_imatrix(
     model: Model,
@@ -33,7 +36,7 @@ def collect_imatrix(
     *,
     ctx: int = DEFAULT_CONTEXT,
     batch: int = DEFAULT_BATCH,
-    ubatch: int = DEFAULT_UBATCH,
+    ubatch: int | None = None,
     skip_chunks: int = 0,
     max_chunks: int | None = None,
     min_expert_tokens: int = 0,
@@ -54,8 +57,8 @@ def collect_imatrix(
     first. min_expert_tokens: end as soon as every expert has seen so many tokens; max_chunks and
     the text's length are limits all the same. scope "everything" includes the output (tied or not)
     and, where the model was loaded with it, the MTP block; "upstream" is what llama-imatrix
-    collects. batch and ubatch (tokens) only matter for speed and, in the last digits, through the
-    order of the model's own arithmetic.
+    collects. batch and ubatch (tokens; default 512 at once, on a GPU 2048) only matter for speed
+    and, in the last digits, through the order of the model's own arithmetic.
 
     output: write the matrix there, with a checkpoint beside it while it runs, every
     checkpoint_every chunks (default: about twice a minute); resume goes on from it, or takes a
@@ -74,7 +77,7 @@ def collect_imatrix(
         tokens=tokens[skip_chunks * ctx :][: n_chunks * ctx],
         ctx=ctx,
         batch=batch,
-        ubatch=ubatch,
+        ubatch=ubatch or (GPU_UBATCH if model.on_gpu else DEFAULT_UBATCH),
         scope=scope,
         min_expert_tokens=min_expert_tokens,
         output=path,
