@@ -43,6 +43,7 @@ __global__ void __launch_bounds__(kTopThreads)
     out.max = row[out.top];
     out.target = row[targets[blockIdx.x]];
     out.is_finite = all_finite;
+    out.sum = out.difference = 0.0;  // the whole is copied, whichever of them compare_kernel fills
 }
 
 // --- the sums -----------------------------------------------------------------------------------

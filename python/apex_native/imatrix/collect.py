@@ -77,7 +77,7 @@ def collect_imatrix(
         tokens=tokens[skip_chunks * ctx :][: n_chunks * ctx],
         ctx=ctx,
         batch=batch,
-        ubatch=ubatch or (GPU_UBATCH if model.on_gpu else DEFAULT_UBATCH),
+        ubatch=_ubatch(model) if ubatch is None else ubatch,
         scope=scope,
         min_expert_tokens=min_expert_tokens,
         output=path,
@@ -99,6 +99,10 @@ def collect_imatrix(
         state, chunk_size=ctx, datasets=(dataset,) if dataset else (), settings=settings
     )
     return _kept(imatrix, path)
+
+
+def _ubatch(model: Model) -> int:
+    return GPU_UBATCH if model.on_gpu else DEFAULT_UBATCH
 
 
 def _tokens(model: Model, text: str | Tokens | Sequence[int], parse_special: bool) -> Tokens:
