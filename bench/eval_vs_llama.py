@@ -44,6 +44,10 @@ KLD_ATOL, KLD_RTOL = 1e-4, 1e-2
 KLD by less. Relative: quantized products of the last rows of a batch that is no multiple of four
 are rounded in another order, and the programs' batches differ (measured: up to 5e-3)."""
 
+RANDOM_RTOL = 3e-2
+"""Of both with random weights, which make much of every rounding: batches of 96 or 33 tokens, not
+512, move our own perplexity of the three types tried by up to 2e-2."""
+
 
 @dataclass
 class Run:
@@ -153,7 +157,9 @@ class Bench:
             samples.peak_bytes = max(samples.peak_bytes, run.peak_bytes)
             if left:
                 sys.exit(f"files were left behind: {left}")
-            samples.largest_kld_difference = compare(document, expected)
+            samples.largest_kld_difference = compare(
+                document, expected, RANDOM_RTOL if self.arguments.vocab else 0.0
+            )
         return samples
 
     @property
@@ -172,15 +178,15 @@ def parse_kld(output: str) -> dict[str, float]:
     return found
 
 
-def compare(document: dict[str, Any], expected: dict[str, dict[str, float]]) -> float:
-    """The largest difference of a KLD; SystemExit where a number is another."""
+def compare(document: dict[str, Any], expected: dict[str, dict[str, float]], noise: float) -> float:
+    """The largest difference of a KLD; SystemExit where a number is another by more than noise."""
     worst = 0.0
     for candidate in document["candidates"]:
         theirs = expected[candidate["name"]]
-        if not math.isclose(candidate["ppl"], theirs["ppl"], rel_tol=PPL_RTOL):
+        if not math.isclose(candidate["ppl"], theirs["ppl"], rel_tol=max(PPL_RTOL, noise)):
             sys.exit(f"{candidate['name']}: PPL {candidate['ppl']} here, {theirs['ppl']} there")
         difference = abs(candidate["kld_mean"] - theirs["kld_mean"])
-        if difference > KLD_ATOL + KLD_RTOL * theirs["kld_mean"]:
+        if difference > KLD_ATOL + max(KLD_RTOL, noise) * theirs["kld_mean"]:
             sys.exit(f"{candidate['name']}: KLD {candidate['kld_mean']} here, {theirs} there")
         worst = max(worst, difference)
     return worst
