@@ -7,14 +7,15 @@
 # this machine (about 6 minutes on 16 cores; a build that is there already is used). Steps, by default
 # all of them, in this order:
 #
-#   bytes     every quantizer's bytes and error sums beside ggml's, then its speed (cuda_quantizers)
+#   bytes     every quantizer's bytes and error sums beside ggml's, then its speed (cuda_quantizers);
+#             scores and sums of squares beside the CPU's (cuda_scores)
 #   quantize  whole processes beside llama-quantize (quantize_cuda.py)
 #   scoring   scores and importance matrices: parity, then speed beside llama-perplexity and
 #             llama-imatrix of the same build (cuda_scoring.py)
 #   kernels   dequantizers, products and quantizers beside a copy (apex-native bench kernels)
 #   tests     the tests that have a GPU's half
-#   sanitize  compute-sanitizer: memcheck, initcheck and racecheck over the quantizers, memcheck and
-#             racecheck over scoring and the sums of squares
+#   sanitize  compute-sanitizer: memcheck, initcheck and racecheck over both of them, memcheck over
+#             a whole evaluation and collection
 #
 # Needs nvcc, compute-sanitizer, python3 with what pyproject.toml lists, pybind11 and pytest, cmake,
 # ninja and a compiler. OUT_FOLDER receives log.txt and JSON lines. A step that fails does not stop the
@@ -31,6 +32,7 @@ build=${APEX_CUDA_BUILD:-build/cuda-machine}
 limit=${APEX_STEP_SECONDS:-3600}
 tools=$build/reference
 quantizers=$build/tests/cpp/cuda_quantizers
+scores=$build/tests/cpp/cuda_scores
 mkdir -p "$out" "$build"
 
 if ! ls "$build"/csrc/_core*.so > /dev/null 2>&1; then
@@ -39,8 +41,8 @@ if ! ls "$build"/csrc/_core*.so > /dev/null 2>&1; then
     -DAPEX_BUILD_REFERENCE_TOOLS=ON -DAPEX_LLAMA_CPP_DIR="$llama_cpp" \
     -DSKBUILD_PROJECT_VERSION="$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \
     -Dpybind11_DIR="$(python3 -m pybind11 --cmakedir)" > "$out/build.log" &&
-    cmake --build "$build" --target _core cuda_quantizers llama-quantize llama-perplexity \
-      llama-imatrix >> "$out/build.log" || { tail -30 "$out/build.log"; exit 1; }
+    cmake --build "$build" --target _core cuda_quantizers cuda_scores llama-quantize \
+      llama-perplexity llama-imatrix >> "$out/build.log" || { tail -30 "$out/build.log"; exit 1; }
 fi
 cp "$build"/csrc/_core*.so python/apex_native/
 export PYTHONPATH="$PWD/python${PYTHONPATH:+:$PYTHONPATH}"
@@ -60,6 +62,7 @@ sanitize() { # tool, then a program
 }
 
 step_bytes() {
+  run "$scores"
   run "$quantizers" --threads "$(nproc)" --jsonl "$out/cuda_quantizers.jsonl"
 }
 step_quantize() {
@@ -89,10 +92,11 @@ step_sanitize() {
     # shellcheck disable=SC2086
     sanitize "$tool" "$quantizers" "${rows[@]}" ${APEX_SANITIZE:-} &
     started+=($!)
+    sanitize "$tool" "$scores" --rows 3 --n-vocab 5000 &
+    started+=($!)
   done
   for process in "${started[@]}"; do wait "$process" || failed=1; done
   sanitize memcheck "${small[@]}" || failed=1
-  sanitize racecheck "${small[@]}" || failed=1
   rm -rf "$out/small"
 }
 

@@ -4,8 +4,6 @@
 //   twin_vs_softmax [--seed N] [--rows N]
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
-#include <limits>
 #include <random>
 #include <string>
 #include <vector>
@@ -13,11 +11,13 @@
 #include "cuda/softmax.cuh"
 #include "model/row_scores.h"
 #include "model/score_kernel.h"
+#include "score_cases.h"
 
 namespace {
 
 using apex::RowScore;
 using apex::RowSums;
+using apex::tests::same;
 using Row = std::vector<float>;
 namespace cuda = apex::cuda;
 
@@ -67,43 +67,15 @@ void compare(const Row* reference, bool is_coded, RowSums* reference_sums, const
     candidate_sums->sum = cuda::add_lanes(lanes[2]);
 }
 
-bool same_bits(double a, double b) {
-    return std::memcmp(&a, &b, sizeof(a)) == 0;
-}
-
-bool same(const RowScore& a, const RowScore& b) {
-    if (a.is_finite != b.is_finite || a.top != b.top) return false;
-    if (!a.is_finite) return true;
-    return same_bits(a.nll, b.nll) && same_bits(a.kld, b.kld) &&
-           same_bits(a.top_probability, b.top_probability);
-}
-
-struct Case {
-    const char* name;
-    float spread;      // of the logits
-    float difference;  // of the candidate
-    bool is_coded;
-    float spoiled;  // a value put into some candidates, 0: none
-};
-
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr Case kCases[] = {{"usual", 3.0f, 0.1f, false, 0},
-                           {"equal", 3.0f, 0.0f, false, 0},
-                           {"flat", 0.0f, 0.5f, false, 0},
-                           {"steep", 300.0f, 20.0f, false, 0},
-                           {"coded", 4.0f, 0.1f, true, 0},
-                           {"nan", 3.0f, 0.1f, false, kNan},
-                           {"infinite", 3.0f, 0.1f, false, kInfinity},
-                           {"minus", 3.0f, 0.1f, false, -kInfinity}};
-
 class Comparison {
   public:
     explicit Comparison(unsigned seed) : random_(seed) {}
 
     // The number of differing scores.
-    int run(const Case& test, int64_t n_vocab) {
-        make_rows(test, n_vocab);
+    int run(const apex::tests::ScoreCase& test, int64_t n_vocab) {
+        reference_.resize(static_cast<size_t>(n_vocab));
+        candidate_.resize(reference_.size());
+        apex::tests::make_rows(test, n_vocab, random_, reference_.data(), candidate_.data());
         const auto target = static_cast<int32_t>(random_() % static_cast<uint64_t>(n_vocab));
         RowSums first = find_top(reference_, target), second = find_top(candidate_, target);
         compare(&reference_, test.is_coded, &first, &candidate_, &second, n_vocab);
@@ -125,17 +97,6 @@ class Comparison {
     }
 
   private:
-    void make_rows(const Case& test, int64_t n_vocab) {
-        std::normal_distribution<float> normal;
-        reference_.resize(static_cast<size_t>(n_vocab));
-        candidate_.resize(reference_.size());
-        for (size_t i = 0; i < reference_.size(); ++i) {
-            reference_[i] = test.spread * normal(random_) - (test.is_coded ? 12.0f : 0.0f);
-            candidate_[i] = reference_[i] + test.difference * normal(random_);
-        }
-        if (test.spoiled != 0) candidate_[random_() % candidate_.size()] = test.spoiled;
-    }
-
     std::mt19937_64 random_;
     Row reference_, candidate_;
 };
@@ -151,7 +112,7 @@ int main(int argc, char** argv) {
     }
     Comparison comparison(seed);
     int n_all = 0;
-    for (const Case& test : kCases) {
+    for (const apex::tests::ScoreCase& test : apex::tests::kScoreCases) {
         int n_differ = 0;
         for (int i = 0; i < rows; ++i) {
             for (const int64_t n_vocab :

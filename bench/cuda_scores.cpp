@@ -1,0 +1,227 @@
+// The GPU's scores and sums of squares against the CPU's: the same bits.
+//
+//   cuda_scores [--seed N] [--rows 8] [--n-vocab 248320]
+//
+// Logits (tests/cpp/score_cases.h) of a reference and two candidates, one of which lies in the
+// GPU's memory, and of a candidate alone, in vocabularies of 1 to --n-vocab; then inputs of
+// products (tests/cpp/input_cases.h) added twice to a total, and inputs that must be refused. One
+// line a case; exit code 1 if a bit differs. Small enough for compute-sanitizer.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "core/device_logits.h"
+#include "core/squared_columns.h"
+#include "cuda/runtime.h"
+#include "input_cases.h"
+#include "model/row_scores.h"
+#include "model/score_kernel.h"
+#include "score_cases.h"
+
+namespace {
+
+using apex::RowScore;
+using apex::RowSums;
+using namespace apex::tests;
+using apex::cuda::DeviceBuffer;
+
+constexpr int kDevice = 0;
+constexpr int kCandidates = 2;
+
+struct Options {
+    unsigned seed = 1;
+    int rows = 8;
+    int64_t n_vocab = 248320;
+};
+
+template <typename T>
+DeviceBuffer copied(const std::vector<T>& values) {
+    DeviceBuffer buffer(values.size() * sizeof(T));
+    APEX_CUDA_CALL(cudaMemcpy(buffer.as(), values.data(), buffer.size(), cudaMemcpyDefault));
+    return buffer;
+}
+
+// --- scores --------------------------------------------------------------------------------------
+
+class ScoreComparison {
+  public:
+    explicit ScoreComparison(const Options& options)
+        : n_rows_(options.rows),
+          random_(options.seed),
+          scores_(apex::make_device_scores(kDevice)) {}
+
+    // The number of differing scores.
+    int run(const ScoreCase& test, int64_t n_vocab) {
+        make(test, n_vocab);
+        const DeviceBuffer on_device = copied(candidates_[1]);
+        apex::DeviceScoreJob job;
+        job.n_rows = n_rows_;
+        job.n_vocab = n_vocab;
+        job.targets = targets_.data();
+        job.candidates = {candidates_[0].data(), on_device.as<float>()};
+        std::vector<RowSums> alone(static_cast<size_t>(kCandidates * n_rows_));
+        scores_->add_up(job, alone.data());
+        job.reference = reference_.data();
+        job.is_coded = test.is_coded;
+        std::vector<RowSums> together(static_cast<size_t>((1 + kCandidates) * n_rows_));
+        scores_->add_up(job, together.data());
+        int n_differ = 0;
+        for (int i = 0; i < n_rows_; ++i)
+            n_differ += compare_row(test, n_vocab, i, together, alone);
+        return n_differ;
+    }
+
+  private:
+    void make(const ScoreCase& test, int64_t n_vocab) {
+        const auto n = static_cast<size_t>(n_rows_ * n_vocab);
+        reference_.resize(n);
+        for (std::vector<float>& candidate : candidates_) candidate.resize(n);
+        targets_.clear();
+        std::vector<float> unused(static_cast<size_t>(n_vocab));
+        for (int i = 0; i < n_rows_; ++i) {
+            const int64_t at = i * n_vocab;
+            make_rows(test, n_vocab, random_, unused.data(), candidates_[1].data() + at);
+            make_rows(test, n_vocab, random_, reference_.data() + at, candidates_[0].data() + at);
+            targets_.push_back(static_cast<int32_t>(random_() % static_cast<uint64_t>(n_vocab)));
+        }
+    }
+
+    int compare_row(const ScoreCase& test, int64_t n_vocab, int i,
+                    const std::vector<RowSums>& together, const std::vector<RowSums>& alone) {
+        const int64_t at = i * n_vocab;
+        const int32_t target = targets_[static_cast<size_t>(i)];
+        const float* rows[] = {candidates_[0].data() + at, candidates_[1].data() + at};
+        RowScore reference, wanted[kCandidates];
+        const auto score = test.is_coded ? apex::score_rows_coded : apex::score_rows;
+        score(reference_.data() + at, rows, kCandidates, n_vocab, target, &reference, wanted,
+              scratch_);
+        const RowSums& first = together[static_cast<size_t>(i)];
+        int n_differ =
+            same(test.is_coded ? apex::coded_score_of(first) : apex::score_of(first), reference)
+                ? 0
+                : 1;
+        for (int k = 0; k < kCandidates; ++k) {
+            const RowSums& row = together[static_cast<size_t>((1 + k) * n_rows_ + i)];
+            if (!same(apex::score_against(first, test.is_coded, row), wanted[k])) ++n_differ;
+            const RowSums& single = alone[static_cast<size_t>(k * n_rows_ + i)];
+            if (!same(apex::score_of(single), apex::score_row(rows[k], n_vocab, target))) {
+                ++n_differ;
+            }
+        }
+        return n_differ;
+    }
+
+    int n_rows_;
+    std::mt19937_64 random_;
+    std::unique_ptr<apex::DeviceScores> scores_;
+    std::vector<float> reference_, candidates_[kCandidates];
+    std::vector<int32_t> targets_;
+    apex::ScoreScratch scratch_;
+};
+
+// --- sums of squares -----------------------------------------------------------------------------
+
+// An input whose pointers are the GPU's.
+struct DeviceCopy {
+    DeviceBuffer values, experts;
+    apex::DeviceInput input;
+
+    explicit DeviceCopy(const InputData& data)
+        : values(copied(data.values)), experts(copied(data.experts)), input(data.input) {
+        input.data = values.as();
+        if (!data.experts.empty()) input.experts = experts.as();
+    }
+};
+
+int64_t compare_squares(const InputData& data, apex::DeviceSquares& squares) {
+    const int64_t n_per_row = data.input.ne[0], n_matrices = data.input.n_all_matrices();
+    const DeviceCopy copy(data);
+    if (!squares.compute(0, copy.input)) return 1;
+    std::vector<double> sums(static_cast<size_t>(n_matrices * n_per_row), 0.5), wanted = sums;
+    std::vector<int64_t> counts(static_cast<size_t>(n_matrices), 3);
+    const size_t total =
+        squares.add_total(sums.data(), n_matrices * n_per_row, counts.data(), n_matrices);
+    squares.add(0, total);
+    squares.add(0, total);
+    squares.read_total(total, sums.data(), counts.data());
+    squares.drop_total(total);
+    int64_t n_differ = 0;
+    std::vector<double> found(static_cast<size_t>(n_per_row));
+    for (int64_t matrix = 0; matrix < n_matrices; ++matrix) {
+        const std::vector<const float*> rows = data.rows_of(matrix);
+        apex::sum_squared_columns(rows.data(), rows.size(), 0, n_per_row, found.data());
+        const auto n_rows = static_cast<int64_t>(rows.size());
+        if (counts[static_cast<size_t>(matrix)] != 3 + 2 * n_rows) ++n_differ;
+        for (int64_t column = 0; column < n_per_row; ++column) {
+            const auto at = static_cast<size_t>(matrix * n_per_row + column);
+            const double once = n_rows == 0 ? 0.0 : found[static_cast<size_t>(column)];
+            if (!same_bits(sums[at], (wanted[at] + once) + once)) ++n_differ;
+        }
+    }
+    return n_differ;
+}
+
+// Each way an input can be wrong must be found.
+int64_t count_accepted(InputData data, apex::DeviceSquares& squares) {
+    int64_t n_accepted = 0;
+    const InputData good = data;
+    data.values[data.values.size() / 2] = kNan;
+    n_accepted += squares.compute(1, DeviceCopy(data).input) ? 1 : 0;
+    if (data.experts.empty()) return n_accepted;
+    for (const int32_t number : {-1, static_cast<int32_t>(data.input.n_matrices[0])}) {
+        data = good;
+        data.experts[0] = number;
+        n_accepted += squares.compute(1, DeviceCopy(data).input) ? 1 : 0;
+    }
+    return n_accepted;
+}
+
+Options parse(int argc, char** argv) {
+    Options options;
+    for (int i = 1; i + 1 < argc; i += 2) {
+        const std::string name = argv[i];
+        const long value = std::atol(argv[i + 1]);
+        if (name == "--seed") options.seed = static_cast<unsigned>(value);
+        if (name == "--rows") options.rows = static_cast<int>(value);
+        if (name == "--n-vocab") options.n_vocab = value;
+    }
+    return options;
+}
+
+int64_t compare_all(const Options& options) {
+    int64_t n_all = 0;
+    ScoreComparison comparison(options);
+    for (const ScoreCase& test : kScoreCases) {
+        int n_differ = 0;
+        for (const int64_t n_vocab :
+             {int64_t{1}, int64_t{16}, int64_t{37}, int64_t{1024}, options.n_vocab}) {
+            n_differ += comparison.run(test, n_vocab);
+        }
+        std::printf("scores %-10s rows %d differ %d\n", test.name, 5 * options.rows, n_differ);
+        n_all += n_differ;
+    }
+    std::mt19937_64 random(options.seed);
+    const auto squares = apex::make_device_squares(kDevice, 2);
+    for (const InputShape& shape : kInputShapes) {
+        const InputData data(shape, random);
+        const int64_t n_differ = compare_squares(data, *squares);
+        const int64_t n_accepted = shape.padding == 0 ? count_accepted(data, *squares) : 0;
+        std::printf("squares %-10s matrices %d differ %d, bad inputs accepted %d\n", shape.name,
+                    static_cast<int>(data.input.n_all_matrices()), static_cast<int>(n_differ),
+                    static_cast<int>(n_accepted));
+        n_all += n_differ + n_accepted;
+    }
+    return n_all;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    try {
+        return compare_all(parse(argc, argv)) == 0 ? 0 : 1;
+    } catch (const std::exception& error) {
+        std::fprintf(stderr, "cuda_scores: %s\n", error.what());
+        return 2;
+    }
+}
