@@ -4,7 +4,7 @@
 #include <numeric>
 
 #include "core/error.h"
-#include "model/choice_planner.h"
+#include "core/worker_group.h"
 #include "model/log_prob_hook.h"
 #include "model/sequence_state.h"
 #include "model/vocabulary.h"
@@ -18,6 +18,11 @@ constexpr uint32_t kMaxSequences = 256;  // LLAMA_MAX_SEQ (src/llama-cparams.h)
 constexpr uint32_t kCellsPerBatchToken = 4;
 
 constexpr int64_t kMaxTokens = INT32_MAX;
+
+constexpr int kMaxLanes = 4;
+
+// Enough for full batches, few enough that lanes end together.
+constexpr size_t kBatchesOfGroup = 8;
 
 void check_offsets(const std::vector<int64_t>& offsets, int64_t end, const char* name) {
     if (offsets.empty() || offsets.front() != 0 || offsets.back() != end) {
@@ -108,6 +113,32 @@ ChoiceLimits choose_limits(const std::vector<ChoiceTree>& trees, const Model& mo
     return limits;
 }
 
+// How many lanes the model allows. It says nothing of threads: batches, and with them the last bits
+// of results, must not depend on their number.
+int lanes_allowed(const ChoiceLimits& limits, const Model& model, const ChoiceOptions& options) {
+    const uint64_t state_bytes = limits.n_slots * state_bytes_per_sequence(model);
+    return model.on_gpu() || kMaxLanes * state_bytes > options.max_state_bytes ? 1 : kMaxLanes;
+}
+
+// Trees that are computed one after the other, n_tokens or somewhat more each; 0: all together.
+std::vector<std::vector<ChoiceTree>> make_groups(std::vector<ChoiceTree> trees, size_t n_tokens) {
+    std::vector<std::vector<ChoiceTree>> groups;
+    if (n_tokens == 0) {
+        groups.push_back(std::move(trees));
+        return groups;
+    }
+    size_t n_taken = n_tokens;
+    for (ChoiceTree& tree : trees) {
+        if (n_taken >= n_tokens) {
+            groups.emplace_back();
+            n_taken = 0;
+        }
+        n_taken += tree.n_tokens;
+        groups.back().push_back(std::move(tree));
+    }
+    return groups;
+}
+
 ContextOptions context_options(const ChoiceLimits& limits, const ChoiceOptions& options) {
     ContextOptions result;
     result.n_ctx = limits.n_cells;
@@ -159,16 +190,50 @@ std::vector<double> ChoiceScorer::score(const ChoiceTasks& tasks) {
     n_tokens_done_ = 0;
     n_steps_ = 0;
     n_tokens_ = n_tokens;
-    run(trees, log_probs);
+    run(std::move(trees), log_probs);
     return log_probs;
 }
 
-void ChoiceScorer::run(const std::vector<ChoiceTree>& trees, std::vector<double>& log_probs) {
+// What one thread (or several, of one pool) computes with. Single threads do not wait for each
+// other at every node.
+struct ChoiceScorer::Lane {
+    std::shared_ptr<ThreadPool> pool;
+    LogProbHook hook;
+    Context context;
+
+    Lane(const std::shared_ptr<Model>& model, int n_threads, const ContextOptions& options,
+         const std::shared_ptr<const StopFlag>& stop)
+        : pool(std::make_shared<ThreadPool>(n_threads)),
+          hook(model->n_vocab(), pool),
+          context(model, pool, options, &hook, stop) {}
+};
+
+void ChoiceScorer::run(std::vector<ChoiceTree> trees, std::vector<double>& log_probs) {
     const ChoiceLimits limits = choose_limits(trees, *model_, options_);
-    const auto pool = std::make_shared<ThreadPool>(n_threads_);
-    LogProbHook hook(model_->n_vocab(), pool);
-    Context context(model_, pool, context_options(limits, options_), &hook, stop_);
-    llama_memory_t memory = llama_get_memory(context.get());
+    const int most_lanes = lanes_allowed(limits, *model_, options_);
+    const auto groups =
+        make_groups(std::move(trees), most_lanes > 1 ? kBatchesOfGroup * limits.n_batch : 0);
+    const int n_lanes = static_cast<int>(
+        std::min<size_t>(static_cast<size_t>(std::min(most_lanes, n_threads_)), groups.size()));
+    std::vector<std::unique_ptr<Lane>> lanes;
+    for (int i = 0; i < n_lanes; ++i) {
+        lanes.push_back(std::make_unique<Lane>(model_, std::max(1, n_threads_ / n_lanes),
+                                               context_options(limits, options_), stop_));
+    }
+    std::atomic<size_t> next_lane{0};
+    WorkerGroup workers(n_lanes, static_cast<int64_t>(groups.size()), [&] {
+        Lane& lane = *lanes[next_lane.fetch_add(1)];
+        return [&](int64_t group) {
+            run_group(lane, groups[static_cast<size_t>(group)], limits, log_probs);
+        };
+    });
+    workers.join();
+}
+
+void ChoiceScorer::run_group(Lane& lane, const std::vector<ChoiceTree>& trees,
+                             const ChoiceLimits& limits, std::vector<double>& log_probs) {
+    lane.context.clear_memory();
+    llama_memory_t memory = llama_get_memory(lane.context.get());
     ChoicePlanner planner(trees, limits);
     Batch batch;
     while (true) {
@@ -183,9 +248,9 @@ void ChoiceScorer::run(const std::vector<ChoiceTree>& trees, std::vector<double>
         for (const ChoicePiece& piece : step.pieces) {
             add_piece(piece, trees[piece.tree].nodes[piece.node], batch, rows);
         }
-        hook.expect(std::move(rows), log_probs.data());
-        context.decode(batch);
-        if (!hook.complete()) {
+        lane.hook.expect(std::move(rows), log_probs.data());
+        lane.context.decode(batch);
+        if (!lane.hook.complete()) {
             fail<ModelError>(model_->path(), ": gave fewer logits than asked for");
         }
         n_tokens_done_ += batch.n_tokens();

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "model/choice_planner.h"
 #include "model/choice_tree.h"
 #include "model/context.h"
 
@@ -45,7 +46,10 @@ class ChoiceScorer {
     uint64_t n_steps() const { return n_steps_.load(std::memory_order_relaxed); }
 
   private:
-    void run(const std::vector<ChoiceTree>& trees, std::vector<double>& log_probs);
+    struct Lane;
+    void run(std::vector<ChoiceTree> trees, std::vector<double>& log_probs);
+    void run_group(Lane& lane, const std::vector<ChoiceTree>& trees, const ChoiceLimits& limits,
+                   std::vector<double>& log_probs);
 
     std::shared_ptr<Model> model_;
     int n_threads_;
