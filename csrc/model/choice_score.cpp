@@ -21,7 +21,7 @@ constexpr int64_t kMaxTokens = INT32_MAX;
 
 constexpr int kMaxLanes = 4;
 
-// Enough for full batches, few enough that lanes end together.
+// Enough for full batches.
 constexpr size_t kBatchesOfGroup = 8;
 
 void check_offsets(const std::vector<int64_t>& offsets, int64_t end, const char* name) {
@@ -120,13 +120,21 @@ int lanes_allowed(const ChoiceLimits& limits, const Model& model, const ChoiceOp
     return model.on_gpu() || kMaxLanes * state_bytes > options.max_state_bytes ? 1 : kMaxLanes;
 }
 
-// Trees that are computed one after the other, n_tokens or somewhat more each; 0: all together.
-std::vector<std::vector<ChoiceTree>> make_groups(std::vector<ChoiceTree> trees, size_t n_tokens) {
+// As many groups as lanes may share, some for each, of a batch at least.
+size_t count_groups(size_t n_tokens, int most_lanes, size_t n_batch) {
+    if (most_lanes == 1) return 1;
+    const auto n_lanes = static_cast<size_t>(most_lanes);
+    const size_t n_rounds = std::max<size_t>(1, n_tokens / (n_lanes * kBatchesOfGroup * n_batch));
+    return std::clamp<size_t>(n_tokens / n_batch, 1, n_rounds * n_lanes);
+}
+
+// Trees that are computed one after the other; groups have about as many tokens, so that lanes end
+// together.
+std::vector<std::vector<ChoiceTree>> make_groups(std::vector<ChoiceTree> trees, size_t n_groups) {
+    size_t n_all = 0;
+    for (const ChoiceTree& tree : trees) n_all += tree.n_tokens;
+    const size_t n_tokens = (n_all + n_groups - 1) / n_groups;
     std::vector<std::vector<ChoiceTree>> groups;
-    if (n_tokens == 0) {
-        groups.push_back(std::move(trees));
-        return groups;
-    }
     size_t n_taken = n_tokens;
     for (ChoiceTree& tree : trees) {
         if (n_taken >= n_tokens) {
@@ -212,7 +220,7 @@ void ChoiceScorer::run(std::vector<ChoiceTree> trees, std::vector<double>& log_p
     const ChoiceLimits limits = choose_limits(trees, *model_, options_);
     const int most_lanes = lanes_allowed(limits, *model_, options_);
     const auto groups =
-        make_groups(std::move(trees), most_lanes > 1 ? kBatchesOfGroup * limits.n_batch : 0);
+        make_groups(std::move(trees), count_groups(n_tokens_, most_lanes, limits.n_batch));
     const int n_lanes = static_cast<int>(
         std::min<size_t>(static_cast<size_t>(std::min(most_lanes, n_threads_)), groups.size()));
     std::vector<std::unique_ptr<Lane>> lanes;
