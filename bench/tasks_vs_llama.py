@@ -7,7 +7,7 @@ Theirs is a whole process with its defaults (``-np 4``: one HellaSwag task a bat
 --parallel what it can do at best (128). Ours is reading the file, loading the model, scoring and
 statistics in this process. Models of other types are quantized from the given one first. Prints a
 table and, as the last line, a JSON object with ``ratio`` (geometric mean of theirs / ours). Exits
-with 1 if more than 2 % of a file's items are answered otherwise (with its bugs reproduced, which
+with 1 if more than 3 % of a file's items are answered otherwise (with its bugs reproduced, which
 takes a run of its own that is not timed): rounding that depends on the shape of a batch decides
 near-ties. The column "np" shows how many of its own answers change with ``-np 64``; in Winogrande
 that is its bugs, which depend on the batch.
@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from task_files import WRITERS
 from upstream_tasks import run_llama_perplexity
 
-MAX_DIFFERENT = 0.02
+MAX_DIFFERENT = 0.03
 
 
 @dataclass(frozen=True)
