@@ -7,13 +7,17 @@ on a GPU, as the last tests here do where there is one.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from gguf import GGUFWriter
 
+import apex_native as apex
 from apex_native._native import core
 from apex_native.demo import demo_model
 from apex_native.demo_text import demo_text
@@ -138,3 +142,30 @@ def test_a_restored_sum_goes_on(model: Model, tokens: npt.NDArray[np.int32]) -> 
     for name, sums, counts, _ in second.entries():  # type: ignore[attr-defined]
         assert np.array_equal(sums, wanted[name][0]), name
         assert np.array_equal(counts, wanted[name][1]), name
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def write_huge_model(path: Path) -> Path:
+    """A model of one tensor of a terabyte; the file has a hole in its place."""
+    shape = (1 << 18, 1 << 20)
+    writer = GGUFWriter(path, "llama")
+    writer.add_block_count(1)
+    writer.add_tensor_info("blk.0.ffn_up.weight", shape, np.dtype(np.float32), 4 << 38)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    os.truncate(path, path.stat().st_size + (4 << 38) + 64)
+    return path
+
+
+def test_layers_larger_than_the_gpu_are_refused_before_loading(tmp_path: Path) -> None:
+    path = write_huge_model(tmp_path / "huge.gguf")
+    with pytest.raises(apex.ModelError, match="cannot load"):  # llama.cpp misses its settings
+        load_model(path)
+    if not core().build_info()["cuda"] or gpu_problem() is not None:
+        return
+    with pytest.raises(apex.DeviceError, match=r"take 1099511627776 bytes, more than is free"):
+        load_model(path, n_gpu_layers=-1)
