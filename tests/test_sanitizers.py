@@ -114,3 +114,17 @@ def test_random_blocks_and_hard_weights(program: Path) -> None:
 
 def test_jobs_that_are_stopped_refused_or_fail(program: Path, model: Path) -> None:
     assert run_clean(program, "jobs", model).endswith("jobs: as they must\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("twin_vs_ggml", ("--rows", "20")),
+        ("twin_vs_softmax", ("--rows", "3")),
+        ("twin_vs_squares", ("--seed", "7")),
+    ],
+)
+def test_the_gpus_algorithms_on_the_cpu(name: str, arguments: tuple[str, ...]) -> None:
+    lines = run_clean(build_program(name, sanitize=True), *arguments).splitlines()
+    assert len(lines) >= 8
+    assert all("differ 0" in line for line in lines)
