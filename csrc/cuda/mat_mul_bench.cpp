@@ -19,9 +19,9 @@ using Clock = std::chrono::steady_clock;
 // Rows of one matrix: a mid-sized model's.
 constexpr int64_t kMatrixRows = 4096;
 
-// As the CPU's dot products are checked (model/row_kernels.cpp): of the norms. 8-bit activations are
-// off by 0.4 % each. F16 products of many columns are summed in F16 by cuBLAS: where a row of 4096
-// meets itself that was off by 3.6e-3 on an H100. A wrong scale is off by 1.6e-2.
+// As the CPU's dot products are checked (model/row_kernels.cpp): of the norms. 8-bit activations
+// are off by 0.4 % each. F16 products of many columns are summed in F16 by cuBLAS: where a row of
+// 4096 meets itself that was off by 3.6e-3 on an H100. A wrong scale is off by 1.6e-2.
 constexpr double kTolerance = 8e-3;
 
 constexpr int kWarmUps = 4;  // the backend records a CUDA graph at the third computation
