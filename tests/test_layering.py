@@ -15,7 +15,7 @@ PACKAGE = ROOT / "python" / "apex_native"
 
 ORDER = [
     *("errors", "printable", "atomic_write", "json_codec", "types", "interrupt", "results"),
-    *("_native", "machine", "gguf_layout", "fingerprint", "gguf_encode"),
+    *("cuda_libraries", "_native", "machine", "gguf_layout", "fingerprint", "gguf_encode"),
     # the stages
     "engine",
     *("gguf", "classify", "plan", "corpus", "imatrix", "quantize", "evaluate", "report"),

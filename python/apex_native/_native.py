@@ -8,12 +8,18 @@ import os
 from functools import cache
 from types import ModuleType
 
+from apex_native.cuda_libraries import load_from_wheels
 from apex_native.errors import NativeModuleError
 
 __all__ = ["core", "forward_log"]
 
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 """ggml_log_level to logging's levels (ggml.h)."""
+
+_CUDA_WAY_OUT = (
+    "this is a CUDA build and needs CUDA's libraries: "
+    "`pip install nvidia-cublas nvidia-cuda-runtime`, or a toolkit on the loader's path"
+)
 
 
 @cache
@@ -25,15 +31,30 @@ def core() -> ModuleType:
     if unset:
         os.environ["GGML_NO_BACKTRACE"] = "1"
     try:
-        return importlib.import_module("apex_native._core")
-    except ImportError as error:
-        raise NativeModuleError(
-            f"the native core of apex_native could not be loaded ({error}); "
-            "build it with `pip install .` in a clone of the project"
-        ) from error
+        return _load_core()
     finally:
         if unset:
             del os.environ["GGML_NO_BACKTRACE"]
+
+
+def _load_core() -> ModuleType:
+    try:
+        return importlib.import_module("apex_native._core")
+    except ImportError as error:
+        if not load_from_wheels(str(error)):
+            raise _missing(
+                error, "build it with `pip install .` in a clone of the project"
+            ) from error
+    try:
+        return importlib.import_module("apex_native._core")
+    except ImportError as error:
+        raise _missing(error, _CUDA_WAY_OUT) from error
+
+
+def _missing(error: ImportError, way_out: str) -> NativeModuleError:
+    return NativeModuleError(
+        f"the native core of apex_native could not be loaded ({error}); {way_out}"
+    )
 
 
 def forward_log() -> None:

@@ -39,13 +39,15 @@ def start_driver(device: str) -> None:
 
     It takes a third of a second, once per process. What goes wrong shows up when it is used.
     """
+    # The interpreter waits for it. A daemon that comes back from native code while the interpreter
+    # ends is unwound through C++ frames (Python up to 3.12), and that aborts the process.
 
     def start() -> None:
         with contextlib.suppress(ApexError):
             core().cuda_devices()
 
     if device != "cpu":
-        threading.Thread(target=start, name="apex-cuda-start", daemon=True).start()
+        threading.Thread(target=start, name="apex-cuda-start").start()
 
 
 @dataclass(frozen=True, slots=True)
