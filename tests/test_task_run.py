@@ -133,7 +133,7 @@ def test_what_is_not_finite_is_wrong_and_said(
 
 
 def test_ctrl_c_is_heard_and_finished_models_are_kept(
-    files: dict[TaskKind, Path], tiny: Path
+    files: dict[TaskKind, Path], tiny: Path, request: pytest.FixtureRequest
 ) -> None:
     finished: dict[str, tuple[TaskScore, ...]] = {}
     sent: list[float] = []
@@ -144,6 +144,9 @@ def test_ctrl_c_is_heard_and_finished_models_are_kept(
             os.kill(os.getpid(), signal.SIGINT)
 
     assert threading.current_thread() is threading.main_thread()
+    # A shell's background processes ignore it.
+    handler_before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, handler_before))
     with pytest.raises(KeyboardInterrupt):
         evaluate_tasks(
             {"tiny": tiny, "demo": apex_native.demo_model()},
