@@ -139,7 +139,7 @@ def test_environment_lowers_the_instruction_set() -> None:
 # --- the programs of tests/cpp ------------------------------------------------------------------
 
 ROWS_PER_SETTING = 50_000
-"""Rows per type and matrix setting that issue 5 asks for."""
+"""Rows per type and matrix setting: enough for rare ties and search paths to turn up."""
 
 
 def run_program(*command: str) -> str:
