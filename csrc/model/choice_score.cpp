@@ -12,8 +12,6 @@
 namespace apex {
 namespace {
 
-constexpr uint32_t kMaxSequences = 256;  // LLAMA_MAX_SEQ (src/llama-cparams.h)
-
 // Enough tasks at once for full batches, few enough that masked attention stays cheap.
 constexpr uint32_t kCellsPerBatchToken = 4;
 
@@ -128,12 +126,8 @@ size_t count_groups(size_t n_tokens, int most_lanes, size_t n_batch) {
     return std::clamp<size_t>(n_tokens / n_batch, 1, n_rounds * n_lanes);
 }
 
-// Trees that are computed one after the other; groups have about as many tokens, so that lanes end
-// together.
-std::vector<std::vector<ChoiceTree>> make_groups(std::vector<ChoiceTree> trees, size_t n_groups) {
-    size_t n_all = 0;
-    for (const ChoiceTree& tree : trees) n_all += tree.n_tokens;
-    const size_t n_tokens = (n_all + n_groups - 1) / n_groups;
+// Trees that are computed one after the other, n_tokens or somewhat more each: lanes end together.
+std::vector<std::vector<ChoiceTree>> make_groups(std::vector<ChoiceTree> trees, size_t n_tokens) {
     std::vector<std::vector<ChoiceTree>> groups;
     size_t n_taken = n_tokens;
     for (ChoiceTree& tree : trees) {
@@ -219,8 +213,8 @@ struct ChoiceScorer::Lane {
 void ChoiceScorer::run(std::vector<ChoiceTree> trees, std::vector<double>& log_probs) {
     const ChoiceLimits limits = choose_limits(trees, *model_, options_);
     const int most_lanes = lanes_allowed(limits, *model_, options_);
-    const auto groups =
-        make_groups(std::move(trees), count_groups(n_tokens_, most_lanes, limits.n_batch));
+    const size_t n_groups = count_groups(n_tokens_, most_lanes, limits.n_batch);
+    const auto groups = make_groups(std::move(trees), (n_tokens_ + n_groups - 1) / n_groups);
     const int n_lanes = static_cast<int>(
         std::min<size_t>(static_cast<size_t>(std::min(most_lanes, n_threads_)), groups.size()));
     std::vector<std::unique_ptr<Lane>> lanes;

@@ -9,8 +9,6 @@
 namespace apex {
 namespace {
 
-constexpr uint32_t kMaxSequences = 256;  // LLAMA_MAX_SEQ (src/llama-cparams.h)
-
 void check_options(const Model& model, const ContextOptions& options) {
     if (model.options().vocab_only) {
         fail<InvalidArgument>(model.path(), " was loaded for its vocabulary only");

@@ -12,6 +12,15 @@
 
 namespace apex {
 
+inline constexpr uint32_t kMaxSequences = 256;  // LLAMA_MAX_SEQ (src/llama-cparams.h)
+
+// What llama.cpp makes of a sequence's tokens, warning where it has to (src/llama-context.cpp,
+// n_ctx_seq).
+constexpr uint32_t padded_context(uint32_t n_ctx) {
+    constexpr uint32_t kMultiple = 256;
+    return (n_ctx + kMultiple - 1) / kMultiple * kMultiple;
+}
+
 struct ContextOptions {
     uint32_t n_ctx = 512;        // tokens of all sequences together
     uint32_t n_batch = 512;      // tokens of one decode() at most

@@ -2,19 +2,11 @@
 
 #include <algorithm>
 
-#include "core/device_logits.h"
 #include "core/error.h"
-#include "ggml-backend.h"
+#include "model/tensor_place.h"
 
 namespace apex {
 namespace {
-
-// -1 where it is the host's to read.
-int device_of_tensor(const ggml_tensor* tensor) {
-    const ggml_tensor* owner = tensor->view_src == nullptr ? tensor : tensor->view_src;
-    if (owner->buffer == nullptr || ggml_backend_buffer_is_host(owner->buffer)) return -1;
-    return device_of(tensor->data);
-}
 
 DeviceInput to_device_input(const MatmulNode& node) {
     DeviceInput input;

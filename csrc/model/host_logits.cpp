@@ -1,7 +1,5 @@
 #include "model/host_logits.h"
 
-#include <cstdint>
-
 #include "ggml-backend.h"
 #include "llama-context.h"
 

@@ -10,9 +10,7 @@
 namespace apex {
 namespace {
 
-constexpr uint32_t kMaxTokens = 1u << 30;   // far from where 32 bits end
-constexpr uint32_t kContextMultiple = 256;  // src/llama-context.cpp, n_ctx_seq
-constexpr uint32_t kMaxSequences = 256;     // LLAMA_MAX_SEQ (src/llama-cparams.h)
+constexpr uint32_t kMaxTokens = 1u << 30;  // far from where 32 bits end
 
 uint32_t sequences_of(const ImatrixOptions& options) {
     if (options.n_ctx < 2 || options.n_batch < 1 || options.n_ubatch < 1 ||
@@ -31,9 +29,7 @@ uint32_t sequences_of(const ImatrixOptions& options) {
 ContextOptions context_options(const ImatrixOptions& options) {
     ContextOptions result;
     result.n_seq_max = sequences_of(options);
-    // llama.cpp gives every sequence a multiple of this, and warns where it has to.
-    const uint32_t padded = (options.n_ctx + kContextMultiple - 1) / kContextMultiple;
-    result.n_ctx = result.n_seq_max * padded * kContextMultiple;
+    result.n_ctx = result.n_seq_max * padded_context(options.n_ctx);
     result.n_batch = std::min(options.n_batch, result.n_seq_max * options.n_ctx);
     result.n_ubatch = std::min(options.n_ubatch, result.n_batch);
     result.leave_logits = true;

@@ -5,14 +5,12 @@
 #include <cstring>
 
 #include "core/error.h"
-#include "ggml-backend.h"
+#include "model/lm_head.h"
 #include "model/score_kernel.h"
+#include "model/tensor_place.h"
 
 namespace apex {
 namespace {
-
-// Name of the last node in the graphs of all architectures (src/models of llama.cpp).
-constexpr const char* kLogits = "result_output";
 
 // Fewer exponentials than this take less time than waking threads for them.
 constexpr size_t kLogitsForThreads = size_t{1} << 18;
@@ -29,7 +27,7 @@ void LogProbHook::expect(std::vector<Row> rows, double* log_probs) {
 }
 
 bool LogProbHook::wants(const ggml_tensor* node) {
-    return std::strcmp(node->name, kLogits) == 0;
+    return std::strcmp(node->name, kLogitsName) == 0;
 }
 
 bool LogProbHook::observe(ggml_tensor* node) {
@@ -40,8 +38,7 @@ bool LogProbHook::observe(ggml_tensor* node) {
                          " x ", node->ne[1], " ", ggml_type_name(node->type), ", expected ",
                          n_vocab_, " x at most ", rows_.size() - next_row_, " f32");
     }
-    ggml_backend_buffer_t buffer = node->view_src ? node->view_src->buffer : node->buffer;
-    if (buffer == nullptr || ggml_backend_buffer_is_host(buffer)) {
+    if (is_on_host(node)) {
         take_rows(static_cast<const float*>(node->data), n_rows);
         return true;
     }

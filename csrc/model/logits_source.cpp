@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "ggml-backend.h"
 #include "model/lm_head.h"
+#include "model/tensor_place.h"
 
 namespace apex {
 
@@ -23,10 +24,7 @@ void check_scorable(const Model& model, const ChunkShape& shape) {
 ContextOptions context_options(const ChunkShape& shape) {
     ContextOptions options;
     options.n_seq_max = static_cast<uint32_t>(shape.n_sequences);
-    // llama.cpp rounds a sequence's share of the cache up to this (src/llama-context.cpp).
-    constexpr uint32_t kPadding = 256;
-    const uint32_t padded = (static_cast<uint32_t>(shape.n_ctx) + kPadding - 1) / kPadding;
-    options.n_ctx = padded * kPadding * options.n_seq_max;
+    options.n_ctx = padded_context(static_cast<uint32_t>(shape.n_ctx)) * options.n_seq_max;
     options.n_batch = static_cast<uint32_t>(shape.n_positions * shape.n_sequences);
     options.n_ubatch = options.n_batch;
     options.n_outputs_max = static_cast<uint32_t>(shape.max_outputs());
@@ -82,12 +80,9 @@ bool ModelSource::observe(ggml_tensor* node) {
                          node->ne[0]);
     }
     n_rows_ = ggml_nrows(node);
-    device_ = -1;
-    const ggml_tensor* owner = node->view_src == nullptr ? node : node->view_src;
-    if (ggml_backend_buffer_is_host(owner->buffer)) {
+    device_ = device_of_tensor(node);
+    if (device_ >= 0 || is_on_host(node)) {
         // llama.cpp marks the node as an output: nothing else is put there before the next decode.
-        rows_ = static_cast<const float*>(node->data);
-    } else if ((device_ = device_of(node->data)) >= 0) {
         rows_ = static_cast<const float*>(node->data);
     } else {
         copy_.resize(static_cast<size_t>(ggml_nelements(node)));

@@ -81,7 +81,7 @@ void Scorer::run() {
     int64_t n_to_compute = 0;
     for (const Step& step : steps_) {
         n_to_compute += has_reference() ? 1 : 0;
-        for (size_t i = 0; i < limits_.size(); ++i) n_to_compute += is_active(i, step);
+        n_to_compute += static_cast<int64_t>(active_candidates(step).size());
     }
     n_to_compute_ = n_to_compute;
     const int64_t n_groups = (n_chunks_ + shape_.n_sequences - 1) / shape_.n_sequences;
@@ -151,11 +151,17 @@ void Scorer::score(Lane& lane, const Step& step) {
     }
 }
 
+std::vector<size_t> Scorer::active_candidates(const Step& step) const {
+    std::vector<size_t> active;
+    for (size_t i = 0; i < limits_.size(); ++i) {
+        if (is_active(i, step)) active.push_back(i);
+    }
+    return active;
+}
+
 PositionWork Scorer::new_work(const Step& step) const {
     PositionWork work;
-    for (size_t i = 0; i < limits_.size(); ++i) {
-        if (is_active(i, step)) work.candidates.push_back(i);
-    }
+    work.candidates = active_candidates(step);
     work.rows.resize(work.candidates.size());
     work.scores.resize(work.candidates.size());
     return work;
@@ -163,7 +169,7 @@ PositionWork Scorer::new_work(const Step& step) const {
 
 // A GPU that has rows of a model; -1: all lie on the host.
 int Scorer::device_of_rows(const Lane& lane, const Step& step) const {
-    for (const size_t i : new_work(step).candidates) {
+    for (const size_t i : active_candidates(step)) {
         if (lane.candidates[i]->device() >= 0) return lane.candidates[i]->device();
     }
     return lane.reference ? lane.reference->device() : -1;
@@ -171,7 +177,7 @@ int Scorer::device_of_rows(const Lane& lane, const Step& step) const {
 
 void Scorer::bring_to_host(Lane& lane, const Step& step) {
     if (lane.reference) lane.reference->bring_to_host();
-    for (const size_t i : new_work(step).candidates) lane.candidates[i]->bring_to_host();
+    for (const size_t i : active_candidates(step)) lane.candidates[i]->bring_to_host();
 }
 
 void Scorer::score_on_device(Lane& lane, const Step& step, int device) {

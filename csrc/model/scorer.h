@@ -98,6 +98,7 @@ class Scorer {
     void compute(Lane& lane, const Step& step, std::vector<RouterCounts>& agreement);
     void finish_group(int64_t group, std::vector<RouterCounts> agreement);
     void score(Lane& lane, const Step& step);
+    std::vector<size_t> active_candidates(const Step& step) const;
     // The work of one thread, for the candidates that take part in a step.
     PositionWork new_work(const Step& step) const;
     llama_token target(const ScoredPlace& place) const {

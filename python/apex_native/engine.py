@@ -19,7 +19,13 @@ import numpy.typing as npt
 from apex_native._native import core, forward_log
 from apex_native.interrupt import run_interruptible
 
-__all__ = ["Model", "SplitMode", "Tokens", "load_model"]
+__all__ = ["GPU_UBATCH", "UBATCH", "Model", "SplitMode", "Tokens", "load_model"]
+
+UBATCH = 512
+"""Tokens computed at once, llama.cpp's default (common/common.h)."""
+
+GPU_UBATCH = 2048
+"""llama.cpp's default n_batch; with 512 a GPU mostly waits for the next kernel to start."""
 
 Tokens = npt.NDArray[np.int32]
 SplitMode = Literal["none", "layer", "row"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from apex_native._native import forward_log
-from apex_native.engine import Model, Tokens
+from apex_native.engine import GPU_UBATCH, UBATCH, Model, Tokens
 from apex_native.errors import DataError, OutputError
 from apex_native.imatrix.checkpoint import checkpoint_path
 from apex_native.imatrix.collection import Collection, CollectionPlan, Scope, require_fresh
@@ -23,11 +23,8 @@ __all__ = ["DEFAULT_BATCH", "DEFAULT_CONTEXT", "DEFAULT_UBATCH", "collect_imatri
 
 DEFAULT_CONTEXT = 512
 DEFAULT_BATCH = 2048
-DEFAULT_UBATCH = 512
+DEFAULT_UBATCH = UBATCH
 """llama-imatrix's own settings (common/common.h); batches of this shape give its sums."""
-
-GPU_UBATCH = 2048
-"""With 512 tokens a GPU mostly waits for the next kernel to start."""
 
 
 def collect_imatrix(

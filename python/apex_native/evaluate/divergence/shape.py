@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from apex_native.engine import GPU_UBATCH, UBATCH
+
 __all__ = ["LOGITS_BYTES", "ChunkShape", "Workload", "choose_shape"]
 
 LOGITS_BYTES = 1 << 30
@@ -13,12 +15,6 @@ beside the models, whatever the vocabulary."""
 GPU_LOGITS_BYTES = 2 << 30
 """The same for a GPU, whose own memory they are left in: a reference and a candidate with a quarter
 of a million tokens in the vocabulary then compute `GPU_UBATCH` tokens at once."""
-
-UBATCH = 512
-"""Tokens computed at once, llama.cpp's default."""
-
-GPU_UBATCH = 2048
-"""llama.cpp's default n_batch; with 512 a GPU mostly waits for the next kernel to start."""
 
 MAX_LANES = 4
 """Each lane has a cache and buffers of its own for every model; llama-perplexity computes 4 chunks
