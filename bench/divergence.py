@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 import apex_native as apex
-from apex_native.evaluate.divergence.options import EvalOptions
-from apex_native.evaluate.divergence.run import EvalJob, run_job
-from apex_native.evaluate.divergence.text import Text
+from apex_native.evaluation.divergence.options import EvalOptions
+from apex_native.evaluation.divergence.run import EvalJob, run_job
+from apex_native.evaluation.divergence.text import Text
 from apex_native.imatrix import read_text
 
 CTX = 512

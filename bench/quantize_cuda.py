@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import apex_native as apex
-from apex_native.quantize import list_gpus
+from apex_native.quantization import list_gpus
 from benchmark_model import N_EXPERT, N_LAYER
 from quantize_vs_llama import Bench, require_equal, timed
 

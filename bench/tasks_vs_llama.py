@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import apex_native as apex
-from apex_native.evaluate.tasks import TaskKind, TaskSpec, evaluate_tasks
+from apex_native.evaluation.tasks import TaskKind, TaskSpec, evaluate_tasks
 from apex_native.results import unpack_items
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))

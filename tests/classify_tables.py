@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from apex_native.classify import classify_tensors
+from apex_native.classification import classify_tensors
 from apex_native.types import (
     Classification,
     GgmlType,

@@ -11,10 +11,10 @@ import random
 import sys
 from collections.abc import Callable
 
-from apex_native.evaluate.tasks.binary import AnswerSet, Question, format_questions
-from apex_native.evaluate.tasks.hellaswag import format_hellaswag
-from apex_native.evaluate.tasks.items import ChoiceItem, GapItem, single_correct
-from apex_native.evaluate.tasks.winogrande import format_winogrande
+from apex_native.evaluation.tasks.binary import AnswerSet, Question, format_questions
+from apex_native.evaluation.tasks.hellaswag import format_hellaswag
+from apex_native.evaluation.tasks.items import ChoiceItem, GapItem, single_correct
+from apex_native.evaluation.tasks.winogrande import format_winogrande
 
 NAMES = (
     *("Ana", "Ben", "Dara", "Eli", "Fay", "Gus", "Hana", "Ivan", "Jun"),

@@ -16,7 +16,7 @@ import pytest
 from gguf import GGMLQuantizationType
 
 from apex_native._native import core
-from apex_native.evaluate.speed import (
+from apex_native.evaluation.speed import (
     OPERATIONS,
     KernelProgress,
     KernelSpeed,
@@ -24,9 +24,9 @@ from apex_native.evaluate.speed import (
     kernel_record,
     working_set_bytes,
 )
-from apex_native.evaluate.speed import kernels as kernels_module
+from apex_native.evaluation.speed import kernels as kernels_module
 from apex_native.machine import cache_bytes
-from apex_native.report import kernel_advice, kernel_lines, roofline_share
+from apex_native.reports import kernel_advice, kernel_lines, roofline_share
 from apex_native.types import GgmlType
 
 TARGETS = [type for type in GgmlType if type.is_target]
@@ -319,7 +319,7 @@ def made_up_rows() -> list[Kernel]:
 
 
 def test_the_plot_is_a_png() -> None:
-    from apex_native.report.plots.kernels import kernel_plot
+    from apex_native.reports.plots.kernels import kernel_plot
 
     png = kernel_plot(
         made_up_rows(), cpu="A processor with a rather long name @ 2.6 GHz", working_set=1e9
@@ -334,8 +334,8 @@ def test_the_plot_is_a_png() -> None:
 
 
 def test_nothing_in_the_plot_collides() -> None:
-    from apex_native.report.plots import kernels as plots
-    from apex_native.report.plots.canvas import style
+    from apex_native.reports.plots import kernels as plots
+    from apex_native.reports.plots.canvas import style
 
     with style():
         figure = plots._draw(made_up_rows(), "A processor", 1e9)
@@ -355,7 +355,7 @@ def test_nothing_in_the_plot_collides() -> None:
 
 
 def test_nothing_to_draw() -> None:
-    from apex_native.report.plots.kernels import kernel_plot
+    from apex_native.reports.plots.kernels import kernel_plot
 
     with pytest.raises(ValueError, match="no kernels to draw"):
         kernel_plot(MADE_UP[:2], cpu="A processor", working_set=1e9)

@@ -14,7 +14,7 @@ import pytest
 import apex_native as apex
 from apex_native._native import core
 from apex_native.engine import Model, load_model
-from apex_native.evaluate.speed import (
+from apex_native.evaluation.speed import (
     SpeedProgress,
     SpeedResult,
     SpeedSettings,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES, MODEL_TENSORS, TENSOR_NAMES
 
-from apex_native.classify import classify_tensors
+from apex_native.classification import classify_tensors
 from apex_native.types import ClassifiedTensor, GgmlType, GgufFacts, Role, TensorInfo
 
 N_LAYER = 33

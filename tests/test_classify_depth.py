@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from apex_native.classify import classify_tensors
+from apex_native.classification import classify_tensors
 from apex_native.errors import GgufError
 from apex_native.types import (
     GgmlType,

@@ -10,7 +10,7 @@ import pytest
 from apex_native.demo import demo_imatrix
 from apex_native.gguf import open_gguf
 from apex_native.imatrix import load_imatrix
-from apex_native.report import write_report
+from apex_native.reports import write_report
 from apex_native.results import Results
 from cli_tools import invoke
 

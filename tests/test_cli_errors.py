@@ -121,8 +121,8 @@ def test_a_mistake_of_ours_is_not_a_traceback(monkeypatch: pytest.MonkeyPatch) -
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    # By import, for `apex_native.classify` is the function of that name.
-    stage = importlib.import_module("apex_native.classify")
+    # By import, for `apex_native.classification` is the function of that name.
+    stage = importlib.import_module("apex_native.classification")
     monkeypatch.setattr(stage, "classify_tensors", broken)
     result = invoke("inspect", demo_model())
     assert result.exit_code == 1

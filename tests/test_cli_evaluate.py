@@ -13,7 +13,7 @@ import pytest
 import apex_native as apex
 from apex_native._native import core
 from apex_native.demo_text import demo_text
-from apex_native.evaluate.tasks.hellaswag import format_hellaswag
+from apex_native.evaluation.tasks.hellaswag import format_hellaswag
 from apex_native.results import Results
 from cli_tools import invoke, run, start
 from task_files import hellaswag_items

@@ -109,7 +109,7 @@ class Blocked:
             raise ImportError(f"{name} is blocked by the test")
 
 sys.meta_path.insert(0, Blocked())
-from apex_native.report import write_report
+from apex_native.reports import write_report
 from apex_native.results import Results
 assert "matplotlib" not in sys.modules
 assert "numpy" not in sys.modules

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from apex_native.cli.options import spread
 from apex_native.cli.output import Output
 from apex_native.cli.task_options import TaskChoices, show_tasks
-from apex_native.evaluate.tasks import TaskKind, TaskSpec, score_statistics
+from apex_native.evaluation.tasks import TaskKind, TaskSpec, score_statistics
 from apex_native.results import McNemar, TaskScore, Verdict
 
 

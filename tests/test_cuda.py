@@ -21,7 +21,7 @@ import pytest
 import apex_native as apex
 from apex_native._native import core
 from apex_native.demo import demo_imatrix, demo_model
-from apex_native.quantize import DeviceUse, list_gpus
+from apex_native.quantization import DeviceUse, list_gpus
 from apex_native.types import GgmlType
 from cpp_programs import ROOT, build_program
 from file_compare import differing_tensors

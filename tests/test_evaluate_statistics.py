@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import tolerances
-from apex_native.evaluate.divergence.bootstrap import MIN_CHUNKS, Paired, compare_pair
-from apex_native.evaluate.divergence.scores import TokenScores
-from apex_native.evaluate.divergence.statistics import alone_fields, candidate_fields
+from apex_native.evaluation.divergence.bootstrap import MIN_CHUNKS, Paired, compare_pair
+from apex_native.evaluation.divergence.scores import TokenScores
+from apex_native.evaluation.divergence.statistics import alone_fields, candidate_fields
 from apex_native.results import ChunkSums, Verdict
 
 N_SCORED, N_CHUNKS = 25, 12

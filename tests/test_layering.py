@@ -18,13 +18,22 @@ ORDER = [
     *("cuda_libraries", "_native", "machine", "gguf_layout", "fingerprint", "gguf_encode"),
     # the stages
     "engine",
-    *("gguf", "classify", "plan", "corpus", "imatrix", "quantize", "evaluate", "report"),
+    *(
+        "gguf",
+        "classification",
+        "plan",
+        "corpus",
+        "imatrix",
+        "quantization",
+        "evaluation",
+        "reports",
+    ),
     # what is made of all of them
     *("api", "demo_text", "demo", "demo_run", "self_test", "cli", "__main__"),
 ]
 """A module imports only from its left."""
 
-PURE = {"classify", "plan", "report", "results"}
+PURE = {"classification", "plan", "reports", "results"}
 PURE_MAY_IMPORT = {
     *("errors", "printable", "atomic_write", "json_codec", "types", "gguf_layout"),
     *PURE,
@@ -36,8 +45,8 @@ MAY_IMPORT_NUMPY = {
     "engine",
     "gguf",
     "imatrix",
-    "quantize",
-    "evaluate",
+    "quantization",
+    "evaluation",
     "demo",
     "self_test",
 }
@@ -126,9 +135,9 @@ class Blocked:
             raise ImportError(f"{name} is blocked by the test")
 
 sys.meta_path.insert(0, Blocked())
-import apex_native.classify, apex_native.plan, apex_native.report, apex_native.results
+import apex_native.classification, apex_native.plan, apex_native.reports, apex_native.results
 from apex_native.errors import NativeModuleError
-from apex_native.classify import classify_tensors
+from apex_native.classification import classify_tensors
 from apex_native.types import GgmlType, GgufFacts, TensorInfo
 
 facts = GgufFacts(

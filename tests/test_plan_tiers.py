@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from apex_native.classify import classify_tensors
+from apex_native.classification import classify_tensors
 from apex_native.errors import PlanError
 from apex_native.plan import (
     DecidedBy,

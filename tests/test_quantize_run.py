@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import apex_native as apex
-from apex_native.quantize import Progress
+from apex_native.quantization import Progress
 from file_compare import differing_tensors, read_tensors
 from quantize_models import tensor_shapes, weights, write_imatrix, write_model
 
@@ -260,7 +260,7 @@ def test_kill_9_then_resume_gives_the_same_bytes(
     quantize(model, whole, ftype="IQ4_XS")
     script = KILLED.replace(
         "import apex_native as apex\n",
-        "import apex_native as apex\nfrom apex_native.quantize import recorder\n"
+        "import apex_native as apex\nfrom apex_native.quantization import recorder\n"
         "recorder.SYNC_EVERY_S = 0.0\n",
     )
     environment = {**os.environ, "APEX_ISA": "portable", "PYTHONPATH": os.pathsep.join(sys.path)}

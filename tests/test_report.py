@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apex_native.classify import classify_tensors
+from apex_native.classification import classify_tensors
 from apex_native.errors import PlanError
 from apex_native.plan import Edges, Finding, FindingKind, Severity, make_plan
-from apex_native.report import (
+from apex_native.reports import (
     compare_plans,
     default_output_name,
     format_layers,

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apex_native.report.plots import MOST_CANDIDATES, PLOTS
-from apex_native.report.plots.axes import log_ticks
-from apex_native.report.plots.canvas import DPI, style
-from apex_native.report.plots.spread import spread
-from apex_native.report.plots.text import drawable, model_labels
-from apex_native.report.write import write_report
+from apex_native.reports.plots import MOST_CANDIDATES, PLOTS
+from apex_native.reports.plots.axes import log_ticks
+from apex_native.reports.plots.canvas import DPI, style
+from apex_native.reports.plots.spread import spread
+from apex_native.reports.plots.text import drawable, model_labels
+from apex_native.reports.write import write_report
 from apex_native.results import Candidate, Results
 from plot_checks import (
     on_markers,

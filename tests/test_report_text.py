@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from apex_native.report import numbers
-from apex_native.report.csv_table import csv_text
-from apex_native.report.markdown import markdown_text
-from apex_native.report.markdown_table import escape
+from apex_native.reports import numbers
+from apex_native.reports.csv_table import csv_text
+from apex_native.reports.markdown import markdown_text
+from apex_native.reports.markdown_table import escape
 from apex_native.results import Candidate, Results
 from results_data import (
     BUILD,

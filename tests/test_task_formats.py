@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apex_native.errors import DataError
-from apex_native.evaluate.tasks import (
+from apex_native.evaluation.tasks import (
     AnswerSet,
     ChoiceItem,
     GapItem,

@@ -11,7 +11,7 @@ import pytest
 import apex_native
 import tolerances
 from apex_native.engine import Model, load_model
-from apex_native.evaluate.tasks import (
+from apex_native.evaluation.tasks import (
     ScoredItem,
     TaskKind,
     TaskSpec,
@@ -19,10 +19,10 @@ from apex_native.evaluate.tasks import (
     open_task,
     select_items,
 )
-from apex_native.evaluate.tasks.prepare import prepare_items
-from apex_native.evaluate.tasks.score import score_items
-from apex_native.evaluate.tasks.statistics import score_statistics
-from apex_native.evaluate.tasks.upstream import prepare_upstream
+from apex_native.evaluation.tasks.prepare import prepare_items
+from apex_native.evaluation.tasks.score import score_items
+from apex_native.evaluation.tasks.statistics import score_statistics
+from apex_native.evaluation.tasks.upstream import prepare_upstream
 from task_files import WRITERS, winogrande_items
 from upstream_tasks import UpstreamRun, run_llama_perplexity
 

@@ -11,11 +11,11 @@ import pytest
 import apex_native
 from apex_native.engine import Model, load_model
 from apex_native.errors import DataError
-from apex_native.evaluate.tasks import ChoiceItem, GapItem
-from apex_native.evaluate.tasks.items import Item, single_correct
-from apex_native.evaluate.tasks.prepare import Answer, prepare_items
-from apex_native.evaluate.tasks.score import ScoredItem, score_items
-from apex_native.evaluate.tasks.upstream import prepare_upstream
+from apex_native.evaluation.tasks import ChoiceItem, GapItem
+from apex_native.evaluation.tasks.items import Item, single_correct
+from apex_native.evaluation.tasks.prepare import Answer, prepare_items
+from apex_native.evaluation.tasks.score import ScoredItem, score_items
+from apex_native.evaluation.tasks.upstream import prepare_upstream
 
 
 @dataclass

@@ -15,7 +15,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from apex_native.errors import DataError
-from apex_native.evaluate.tasks import (
+from apex_native.evaluation.tasks import (
     ChoiceItem,
     GapItem,
     Item,
@@ -24,8 +24,8 @@ from apex_native.evaluate.tasks import (
     format_hellaswag,
     open_task,
 )
-from apex_native.evaluate.tasks.hub import fetch_from_hub
-from apex_native.evaluate.tasks.records import parse_jsonl, parse_parquet
+from apex_native.evaluation.tasks.hub import fetch_from_hub
+from apex_native.evaluation.tasks.records import parse_jsonl, parse_parquet
 from task_files import hellaswag_items
 
 CHOICE = TaskKind.MULTIPLE_CHOICE
@@ -214,7 +214,7 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 OPEN_FROM_HUB = """
 import sys
 from apex_native.errors import DataError
-from apex_native.evaluate.tasks import TaskKind, TaskSpec, open_task
+from apex_native.evaluation.tasks import TaskKind, TaskSpec, open_task
 try:
     opened = open_task(TaskSpec(TaskKind.MULTIPLE_CHOICE, sys.argv[1], "arc"))
     print(opened.name, len(opened.items), opened.items[0].endings)

@@ -15,7 +15,7 @@ import pytest
 import apex_native
 from apex_native.engine import Model, load_model
 from apex_native.errors import DataError
-from apex_native.evaluate.tasks import (
+from apex_native.evaluation.tasks import (
     ScoredItem,
     ScoringOptions,
     TaskKind,
@@ -23,7 +23,7 @@ from apex_native.evaluate.tasks import (
     TaskSpec,
     evaluate_tasks,
 )
-from apex_native.evaluate.tasks import run as run_module
+from apex_native.evaluation.tasks import run as run_module
 from apex_native.results import Build, Candidate, Results, TaskScore, unpack_items
 from apex_native.types import GgmlType
 from task_files import WRITERS

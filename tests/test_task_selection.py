@@ -11,7 +11,7 @@ import pytest
 
 from apex_native._native import core
 from apex_native.errors import DataError
-from apex_native.evaluate.tasks import Item, TaskFile, TaskKind, select_items
+from apex_native.evaluation.tasks import Item, TaskFile, TaskKind, select_items
 from task_files import hellaswag_items, winogrande_items
 
 # The two loops of perplexity.cpp, with the standard library's own generator and distribution.

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from apex_native.evaluate.tasks import compare_scores, mcnemar, score_statistics
-from apex_native.evaluate.tasks.items import ChoiceItem, chance_level, single_correct
+from apex_native.evaluation.tasks import compare_scores, mcnemar, score_statistics
+from apex_native.evaluation.tasks.items import ChoiceItem, chance_level, single_correct
 from apex_native.results import TaskScore, Verdict, pack_items
 
 Z = 1.959963984540054

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from apex_native.evaluate.tasks import TaskKind
+from apex_native.evaluation.tasks import TaskKind
 
 _OPTIONS = {
     TaskKind.HELLASWAG: ("-f", "--hellaswag", "--hellaswag-tasks"),

@@ -32,11 +32,8 @@ from apex_native.errors import (
 )
 from apex_native.gguf import GgufFile, open_gguf
 from apex_native.plan import Edges, Plan, tier_names
-
-# `classify` and `quantize` are functions here; the stages of the same name stay importable as
-# modules. Importing a stage binds its module to the name, so the functions are bound after it.
-from apex_native.quantize import Progress, QuantizeManifest
-from apex_native.quantize import quantize_model as quantize
+from apex_native.quantization import Progress, QuantizeManifest
+from apex_native.quantization import quantize_model as quantize
 from apex_native.types import (
     Classification,
     ClassifiedTensor,

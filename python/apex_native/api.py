@@ -7,16 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-# The stage first: importing it later would bind its module over the function of the same name.
-import apex_native.evaluate  # noqa: F401
 from apex_native._native import core, forward_log
-from apex_native.classify import classify_tensors
+from apex_native.classification import classify_tensors
 from apex_native.plan import Edges, Plan
 from apex_native.plan import make_plan as make_plan_from_facts
 from apex_native.types import Classification, GgmlType, GgufFacts, MetadataValue
 
 if TYPE_CHECKING:
-    from apex_native.evaluate.models import EvalResults, Text
+    from apex_native.evaluation.models import EvalResults, Text
     from apex_native.gguf import GgufFile
     from apex_native.imatrix import Imatrix
     from apex_native.plan.request import Semantics
@@ -124,8 +122,8 @@ def evaluate(
         found.results.candidates[0].kld_mean
 
     Settings (ctx, chunks, type_k, known, checkpoint, n_threads, ...), units and errors are those
-    of `apex_native.evaluate.models.evaluate_models`.
+    of `apex_native.evaluation.models.evaluate_models`.
     """
-    from apex_native.evaluate.models import evaluate_models
+    from apex_native.evaluation.models import evaluate_models
 
     return evaluate_models(reference, candidates, text, **settings)

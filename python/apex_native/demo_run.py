@@ -15,12 +15,12 @@ from apex_native.demo import demo_model
 from apex_native.demo_text import SANITY_SEED, demo_text
 from apex_native.engine import load_model
 from apex_native.errors import OutputError
-from apex_native.evaluate.models import Text
+from apex_native.evaluation.models import Text
 from apex_native.gguf import GgufFile, open_gguf
 from apex_native.imatrix import DEFAULT_PRIOR, Imatrix, collect_imatrix, with_prior
 from apex_native.plan import Plan
-from apex_native.quantize import quantize_model
-from apex_native.report import default_output_name, grouped_errors
+from apex_native.quantization import quantize_model
+from apex_native.reports import default_output_name, grouped_errors
 from apex_native.results import Candidate, Reference, Results
 
 __all__ = ["DEMO_RECIPES", "Demo", "DemoRow", "run_demo"]

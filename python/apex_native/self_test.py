@@ -17,7 +17,7 @@ from apex_native._native import core
 from apex_native.demo import cache_folder, demo_model
 from apex_native.errors import ApexError
 from apex_native.machine import cpu_features, cpu_name, free_memory, usable_threads
-from apex_native.quantize import list_gpus
+from apex_native.quantization import list_gpus
 from apex_native.types import GgmlType
 
 __all__ = ["QUICK_TYPES", "CheckResult", "Environment", "describe_environment", "run_self_test"]

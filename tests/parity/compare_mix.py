@@ -141,7 +141,7 @@ def given_models(paths: list[Path]) -> Iterator[tuple[str, Path, Classification,
     """The GGUF files named on the command line."""
     if not paths:
         return
-    from apex_native.classify import classify_tensors
+    from apex_native.classification import classify_tensors
     from apex_native.gguf import open_gguf
 
     for path in paths:

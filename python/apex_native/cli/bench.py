@@ -19,7 +19,7 @@ from apex_native.cli.output import Output
 from apex_native.cli.tables import Column, Table
 
 if TYPE_CHECKING:
-    from apex_native.evaluate.speed import (
+    from apex_native.evaluation.speed import (
         SpeedProgress,
         SpeedResult,
         SpeedSettings,
@@ -96,7 +96,7 @@ class TestChoices:
 
     def settings(self) -> tuple[SpeedSettings, ...]:
         """Every combination; usage errors for what cannot be."""
-        from apex_native.evaluate.speed import speed_grid
+        from apex_native.evaluation.speed import speed_grid
         from apex_native.machine import usable_threads
         from apex_native.types import GgmlType
 
@@ -215,7 +215,7 @@ def _bench_model(
     show: Show | None,
 ) -> None:
     from apex_native.engine import load_model
-    from apex_native.evaluate.speed import describe_subject, measure_speed, speed_record
+    from apex_native.evaluation.speed import describe_subject, measure_speed, speed_record
 
     with load_model(path, n_threads=settings[0].n_threads, **load) as model:
         tested = _Tested(describe_subject(model), [])
@@ -242,7 +242,7 @@ def _require_free(outputs: OutputChoices) -> None:
 def _write_results(out: Output, path: Path | None, finished: Sequence[_Tested]) -> None:
     if path is None:
         return
-    from apex_native.evaluate.speed import speed_results
+    from apex_native.evaluation.speed import speed_results
 
     speed_results([(tested.subject, tested.results) for tested in finished]).save(path)
     out.text(f"wrote {path}")

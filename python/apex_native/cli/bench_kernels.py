@@ -24,8 +24,8 @@ from apex_native.cli.output import Output
 from apex_native.cli.tables import Column, Table
 
 if TYPE_CHECKING:
-    from apex_native.evaluate.speed import KernelProgress, KernelSpeed
-    from apex_native.report import KernelLine, MeasuredKernel
+    from apex_native.evaluation.speed import KernelProgress, KernelSpeed
+    from apex_native.reports import KernelLine, MeasuredKernel
 
 __all__ = ["register"]
 
@@ -91,7 +91,7 @@ class KernelChoices:
 
     def measure(self, show: Show | None) -> Iterator[KernelSpeed]:
         """The measurements, as they are made; usage errors for what cannot be."""
-        from apex_native.evaluate.speed import bench_kernels
+        from apex_native.evaluation.speed import bench_kernels
         from apex_native.machine import usable_threads
 
         counts = number_list("--threads", self.threads, least=1) or {1, usable_threads()}
@@ -143,7 +143,7 @@ def kernels(
 
     All results are checked. A sentence below the table says which types cost speed here.
     """
-    from apex_native.evaluate.speed import kernel_record
+    from apex_native.evaluation.speed import kernel_record
 
     out = Output(json_mode=json_mode, quiet=quiet)
     _require_free(outputs)
@@ -174,13 +174,13 @@ def _require_free(outputs: KernelOutputs) -> None:
 
 
 def _advice(rows: Sequence[KernelSpeed]) -> tuple[str, ...]:
-    from apex_native.report import kernel_advice
+    from apex_native.reports import kernel_advice
 
     return kernel_advice(rows, max(row.n_threads for row in rows))
 
 
 def _show(out: Output, rows: Sequence[KernelSpeed]) -> None:
-    from apex_native.report import kernel_lines
+    from apex_native.reports import kernel_lines
 
     device = rows[0].device
     for n_threads in sorted({row.n_threads for row in rows}):
@@ -207,7 +207,7 @@ def _columns(device: str) -> tuple[Column, ...]:
 
 
 def _cells(line: KernelLine, rows: Sequence[MeasuredKernel], device: str) -> tuple[str, ...]:
-    from apex_native.report import roofline_share
+    from apex_native.reports import roofline_share
 
     cells = [line.name, f"{line.bpw:.4g}"]
     for operation, (_, fields) in _COLUMNS[device].items():
@@ -233,7 +233,7 @@ def _draw(out: Output, path: Path | None, rows: Sequence[KernelSpeed]) -> None:
         return
     from apex_native.atomic_write import write_atomically
     from apex_native.machine import cpu_name, gpu_names
-    from apex_native.report.plots.kernels import kernel_plot
+    from apex_native.reports.plots.kernels import kernel_plot
 
     name = cpu_name() if rows[0].device == "cpu" else (*gpu_names(), "GPU")[0]
     nbytes = max(row.n_weights * row.bytes_per_weight for row in rows)

@@ -96,7 +96,7 @@ def demo(
 
 
 def _write_report(out: Output, found: Demo, folder: Path) -> None:
-    from apex_native.report import write_report
+    from apex_native.reports import write_report
 
     written = write_report(found.results, folder, title="apex-native demo")
     out.note(f"report: {written.folder / 'report.md'}")

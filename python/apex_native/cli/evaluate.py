@@ -18,7 +18,7 @@ from apex_native.cli.result_tables import show_results
 from apex_native.cli.task_options import CompatChoice, TaskChoices, show_tasks, task_progress
 
 if TYPE_CHECKING:
-    from apex_native.evaluate.models import EvaluateProgress
+    from apex_native.evaluation.models import EvaluateProgress
     from apex_native.results import Results, TaskScore
 
 __all__ = ["register"]
@@ -145,7 +145,7 @@ class _Session:
             results.save(self.output)
 
     def text_results(self, known: Results | None) -> Results:
-        from apex_native.evaluate.models import evaluate_models
+        from apex_native.evaluation.models import evaluate_models
 
         has_text = known is not None and known.data is not None
         with _progress(self.out) as progress:
@@ -173,8 +173,8 @@ class _Session:
         self, tasks: TaskChoices, known: Results | None
     ) -> tuple[Results, dict[str, tuple[TaskScore, ...]]]:
         """The results with the tasks' scores; every finished model is written at once."""
-        from apex_native.evaluate.task_results import TaskModels
-        from apex_native.evaluate.tasks import ScoringOptions, evaluate_tasks
+        from apex_native.evaluation.task_results import TaskModels
+        from apex_native.evaluation.tasks import ScoringOptions, evaluate_tasks
         from apex_native.types import GgmlType
 
         type_k, type_v = (

@@ -19,7 +19,7 @@ from apex_native.cli.tables import Column, Table
 
 if TYPE_CHECKING:
     from apex_native.gguf import GgufFile
-    from apex_native.report import ModelFacts, RoleStatistics, StoredRow
+    from apex_native.reports import ModelFacts, RoleStatistics, StoredRow
     from apex_native.types import Classification
 
 __all__ = ["register"]
@@ -58,9 +58,9 @@ def inspect(
 
     A header without data can be inspected too.
     """
-    from apex_native.classify import classify_tensors
+    from apex_native.classification import classify_tensors
     from apex_native.gguf import open_gguf
-    from apex_native.report import model_facts, stored_rows
+    from apex_native.reports import model_facts, stored_rows
 
     out = Output(json_mode=json_mode, quiet=quiet)
     with open_gguf(file) as source:
@@ -85,7 +85,7 @@ def inspect(
 def _statistics(
     source: GgufFile, classification: Classification, threads: int | None
 ) -> tuple[RoleStatistics, ...]:
-    from apex_native.report import role_statistics
+    from apex_native.reports import role_statistics
 
     # Tables of token ids (I32) are no weights.
     tensors = [tensor for tensor in classification.tensors if tensor.info.type.is_target]

@@ -23,7 +23,7 @@ from apex_native.cli.tables import Column, Table
 
 if TYPE_CHECKING:
     from apex_native.plan import Plan
-    from apex_native.report import PlanComparison
+    from apex_native.reports import PlanComparison
 
 __all__ = ["register", "show_findings", "show_plan"]
 
@@ -73,7 +73,7 @@ def plan(
     """
     from apex_native.cli.planning import Planner, require_writable
     from apex_native.gguf import open_gguf
-    from apex_native.report import compare_plans
+    from apex_native.reports import compare_plans
 
     out = Output(json_mode=json_mode, quiet=quiet)
     if output is not None:
@@ -106,7 +106,7 @@ def plan(
 
 def show_plan(out: Output, plan: Plan) -> None:
     """The table for people, the size, and the rule for the edges."""
-    from apex_native.report import role_layouts
+    from apex_native.reports import role_layouts
 
     columns = (
         Column("role"),
@@ -150,7 +150,7 @@ def _semantics_line(other: str, difference: PlanComparison) -> str:
 
 def show_findings(out: Output, plan: Plan, *, every: bool = False) -> None:
     """The audit, the most severe first; one line a kind, or every finding."""
-    from apex_native.report import group_findings
+    from apex_native.reports import group_findings
 
     for group in group_findings(plan.findings):
         lines = [group.line()]

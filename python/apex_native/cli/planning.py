@@ -45,7 +45,7 @@ class Planner:
 
     def __init__(self, source: GgufFile, choices: PlanChoices) -> None:
         """Check the options and read the files they name."""
-        from apex_native.classify import classify_tensors
+        from apex_native.classification import classify_tensors
         from apex_native.plan import FileType, load_tier, parse_rule
 
         _require_one_base(choices)

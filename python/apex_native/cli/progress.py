@@ -12,7 +12,7 @@ from apex_native.cli.output import Output
 
 if TYPE_CHECKING:
     from apex_native.imatrix import ImatrixProgress
-    from apex_native.quantize import Progress
+    from apex_native.quantization import Progress
 
 __all__ = [
     "PLAIN_EVERY_S",

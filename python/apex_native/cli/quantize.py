@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from apex_native.gguf import GgufFile
     from apex_native.imatrix import Imatrix
     from apex_native.plan import Plan
-    from apex_native.quantize import PredictedFile, QuantizeManifest
+    from apex_native.quantization import PredictedFile, QuantizeManifest
 
 __all__ = ["register"]
 
@@ -170,7 +170,7 @@ def quantize(
     Safe to interrupt: the file appears under its name when it is whole; --resume goes on.
     """
     from apex_native.gguf import open_gguf
-    from apex_native.quantize import start_driver
+    from apex_native.quantization import start_driver
 
     out = Output(json_mode=json_mode, quiet=quiet)
     _require_consistent(choices, run, calibration, plan_file)
@@ -220,7 +220,7 @@ def _prepare(
 ) -> _Job:
     from apex_native.cli.planning import Planner, require_writable, weighted_imatrix
     from apex_native.plan import Plan
-    from apex_native.report import default_output_name
+    from apex_native.reports import default_output_name
 
     if plan_file is None:
         planned = Planner(source, choices).planned()
@@ -264,7 +264,7 @@ def _execute(
     out: Output, source: GgufFile, job: _Job, run: RunChoices, threads: int | None
 ) -> QuantizeManifest:
     from apex_native.cli.progress import quantize_progress
-    from apex_native.quantize import DEFAULT_MAX_MEMORY, quantize_model
+    from apex_native.quantization import DEFAULT_MAX_MEMORY, quantize_model
 
     with quantize_progress(out, f"writing {job.output.name}") as progress:
         return quantize_model(
@@ -294,7 +294,7 @@ def _check(path: Path, threads: int | None) -> LoadCheck:
 def _dry_run(
     source: GgufFile, job: _Job, run: RunChoices, *, imatrix_follows: bool
 ) -> tuple[PredictedFile, ...]:
-    from apex_native.quantize import dry_run
+    from apex_native.quantization import dry_run
 
     return dry_run(
         source,
@@ -361,7 +361,7 @@ def _show_result(
 
 
 def _summary(plan: Plan, manifest: QuantizeManifest) -> Table:
-    from apex_native.report import role_layouts
+    from apex_native.reports import role_layouts
 
     errors = {row.role: row.relative_rmse for row in manifest.errors_by_role()}
     rows = [

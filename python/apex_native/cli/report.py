@@ -12,7 +12,7 @@ from apex_native.cli.output import Output
 from apex_native.cli.result_tables import show_core_metrics
 
 if TYPE_CHECKING:
-    from apex_native.report import ReportFormat
+    from apex_native.reports import ReportFormat
 
 __all__ = ["register"]
 
@@ -63,7 +63,7 @@ def report(
 
     A score that guessing could have given is marked (chance) wherever it stands.
     """
-    from apex_native.report import report_files, write_report
+    from apex_native.reports import report_files, write_report
     from apex_native.results import Results, merge_results
 
     formats = _formats(format)
@@ -87,7 +87,7 @@ def report(
 
 
 def _formats(text: str) -> tuple[ReportFormat, ...]:
-    from apex_native.report import FORMATS
+    from apex_native.reports import FORMATS
 
     wanted = [part.strip().lower() for part in text.split(",")]
     unknown = [part for part in wanted if part not in FORMATS]

@@ -24,8 +24,8 @@ def show_results(out: Output, results: Results) -> None:
 
 def show_core_metrics(out: Output, results: Results) -> None:
     """The Core Metrics table and what it was measured on."""
-    from apex_native.report.core_metrics import core_metrics
-    from apex_native.report.models import noise_floor_line, text_conditions
+    from apex_native.reports.core_metrics import core_metrics
+    from apex_native.reports.models import noise_floor_line, text_conditions
 
     core = core_metrics(results)
     columns = tuple(Column(column.heading, right=column.right) for column in core.columns)
@@ -39,8 +39,8 @@ def show_core_metrics(out: Output, results: Results) -> None:
 
 def show_comparisons(out: Output, results: Results) -> None:
     """Paired differences with their intervals and verdicts."""
-    from apex_native.report.comparisons import METRIC_TITLES
-    from apex_native.report.numbers import signed
+    from apex_native.reports.comparisons import METRIC_TITLES
+    from apex_native.reports.numbers import signed
 
     shown = results.comparisons[:MOST_PAIRS]
     if not shown:

@@ -14,7 +14,7 @@ from apex_native.cli.tables import Column, Table
 
 if TYPE_CHECKING:
     from apex_native.cli.output import Output
-    from apex_native.evaluate.tasks import TaskProgress, TaskSpec
+    from apex_native.evaluation.tasks import TaskProgress, TaskSpec
     from apex_native.results import McNemar, TaskScore
 
 __all__ = ["CompatChoice", "TaskChoices", "show_tasks", "task_progress"]
@@ -84,7 +84,7 @@ class TaskChoices:
     @property
     def specs(self) -> list[TaskSpec]:
         """What `evaluate_tasks` takes; empty where no task was asked for."""
-        from apex_native.evaluate.tasks import TaskKind, TaskSpec
+        from apex_native.evaluation.tasks import TaskKind, TaskSpec
 
         groups = (
             (TaskKind.HELLASWAG, self.hellaswag),
@@ -134,7 +134,7 @@ def show_tasks(out: Output, scores: Mapping[str, tuple[TaskScore, ...]]) -> None
 
 
 def _at_chance(score: TaskScore) -> bool:
-    from apex_native.report.numbers import at_chance
+    from apex_native.reports.numbers import at_chance
 
     return at_chance(score)
 

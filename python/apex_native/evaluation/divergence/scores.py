@@ -1,0 +1,189 @@
+"""What a model's scored positions are, and how they are computed: the native scorer's face."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from apex_native._native import core, forward_log
+from apex_native.engine import Model, Tokens
+from apex_native.evaluation.divergence.shape import ChunkShape
+from apex_native.interrupt import run_interruptible
+from apex_native.types import GgmlType
+
+__all__ = [
+    "CandidateRun",
+    "EvaluateProgress",
+    "ReferenceSource",
+    "ScoreRun",
+    "TokenScores",
+    "run_scores",
+]
+
+Doubles = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """A model's scored positions, chunk after chunk; arrays of equal length.
+
+    nll in nats of the text's next token. Of candidates beside a reference: kld in nats from the
+    reference, is_same_top if the most probable token is the reference's. Of the reference:
+    top_probability of its most probable token. Empty where it does not apply.
+    """
+
+    nll: Doubles
+    is_finite: Flags
+    kld: Doubles
+    is_same_top: Flags
+    top_probability: Doubles
+    router: Mapping[int, tuple[int, int, int]] = field(default_factory=dict)
+    """By layer: tokens, those with the reference's set of experts, those with its first one."""
+
+    @property
+    def n(self) -> int:
+        """Scored positions."""
+        return len(self.nll)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateProgress:
+    """A snapshot: share of all computations that are done, 0 to 1, and whole chunks."""
+
+    share: float
+    n_chunks_done: int
+    n_chunks: int
+    elapsed_s: float
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds left at the speed so far; None while unknown."""
+        return self.elapsed_s * (1 - self.share) / self.share if self.share > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateRun:
+    """A model to be scored; n_parts > 1 splits its batches.
+
+    n_chunks limits it to the first ones; 0 is all of them, -1 none.
+    """
+
+    model: Model
+    type_k: GgmlType = GgmlType.F16
+    type_v: GgmlType = GgmlType.F16
+    n_parts: int = 1
+    n_chunks: int = 0
+
+    def native(self) -> tuple[Any, int, int, int, int]:
+        """The tuple the extension takes."""
+        return (self.model.native, self.type_k.id, self.type_v.id, self.n_parts, self.n_chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceSource:
+    """Where the reference's logits come from: a model, a base file or stored hidden states."""
+
+    model: Model | None = None
+    base: Any = None
+    hidden: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRun:
+    """Everything the native scorer needs; first_chunk says where in the text the tokens begin."""
+
+    reference: ReferenceSource
+    candidates: Sequence[CandidateRun]
+    tokens: Tokens
+    ctx: int
+    shape: ChunkShape
+    first_chunk: int = 0
+    with_routes: bool = True
+
+
+class Scores:
+    """What a run has finished so far."""
+
+    def __init__(self, scorer: Any, n_candidates: int) -> None:
+        """Look at a native scorer."""
+        self._scorer = scorer
+        self._n_candidates = n_candidates
+
+    @property
+    def n_chunks(self) -> int:
+        """Finished chunks."""
+        return int(self._scorer.n_chunks_done)
+
+    def reference(self) -> TokenScores:
+        """The reference's positions; empty without one."""
+        return TokenScores(**self._scorer.reference_scores())
+
+    def candidates(self) -> list[TokenScores]:
+        """Every candidate's positions."""
+        return [
+            TokenScores(**self._scorer.candidate_scores(i), router=self._scorer.router_agreement(i))
+            for i in range(self._n_candidates)
+        ]
+
+
+def run_scores(
+    run: ScoreRun,
+    *,
+    base_writer: Callable[[Any], None] | None = None,
+    on_tick: Callable[[EvaluateProgress, Scores], None] | None = None,
+    on_stop: Callable[[Scores], None] | None = None,
+) -> Scores:
+    """Compute; on_tick is called about ten times a second, on_stop when an exception ends it.
+
+    base_writer gets the native scorer before it runs. Raises ModelError, ValueError, and whatever
+    on_tick raises.
+    """
+    stop = core().StopFlag()
+    begin = time.monotonic()
+    scorer = run_interruptible(lambda: _make_scorer(run, stop), stop.set)
+    if base_writer is not None:
+        base_writer(scorer)
+    scores = Scores(scorer, len(run.candidates))
+
+    def tick() -> None:
+        if on_tick is not None:
+            elapsed = time.monotonic() - begin
+            on_tick(
+                EvaluateProgress(scorer.progress, scores.n_chunks, scorer.n_chunks, elapsed), scores
+            )
+
+    try:
+        run_interruptible(scorer.run, stop.set, tick)
+        tick()
+    except BaseException:
+        if on_stop is not None:
+            on_stop(scores)
+        raise
+    finally:
+        forward_log()
+    return scores
+
+
+def _make_scorer(run: ScoreRun, stop: Any) -> Any:
+    reference = run.reference
+    return core().Scorer(
+        reference=None if reference.model is None else reference.model.native,
+        base=reference.base,
+        hidden=reference.hidden,
+        first_chunk=run.first_chunk,
+        candidates=[candidate.native() for candidate in run.candidates],
+        tokens=np.ascontiguousarray(run.tokens, dtype=np.int32),
+        n_ctx=run.ctx,
+        n_sequences=run.shape.n_sequences,
+        n_positions=run.shape.n_positions,
+        with_routes=run.with_routes,
+        n_lanes=run.shape.n_lanes,
+        n_threads=run.shape.n_threads,
+        stop=stop,
+    )

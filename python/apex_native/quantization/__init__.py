@@ -1,0 +1,24 @@
+"""Carry out a plan on the weights of a GGUF file."""
+
+from __future__ import annotations
+
+from apex_native.quantization.device import DeviceUse, Gpu, list_gpus, start_driver
+from apex_native.quantization.dry_run import PredictedFile, dry_run
+from apex_native.quantization.manifest import QuantizeManifest, RoleError, TensorRecord
+from apex_native.quantization.progress import Progress
+from apex_native.quantization.run import DEFAULT_MAX_MEMORY, quantize_model
+
+__all__ = [
+    "DEFAULT_MAX_MEMORY",
+    "DeviceUse",
+    "Gpu",
+    "PredictedFile",
+    "Progress",
+    "QuantizeManifest",
+    "RoleError",
+    "TensorRecord",
+    "dry_run",
+    "list_gpus",
+    "quantize_model",
+    "start_driver",
+]
