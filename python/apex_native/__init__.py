@@ -19,6 +19,7 @@ from apex_native.api import LoadCheck, check_load, classify, evaluate, make_plan
 from apex_native.errors import (
     ApexError,
     Cancelled,
+    CorpusError,
     DataError,
     DeviceError,
     GgufError,
