@@ -62,7 +62,7 @@ FAILURES = [
     ("inspect T/nope.gguf", "No such file or directory"),
     ("inspect T", "not a regular file"),
     ("inspect T/text.gguf", "expected a GGUF file"),
-    ("inspect T/cut.gguf", "cut.gguf"),
+    ("quantize T/cut.gguf --type Q8_0 -o T/o.gguf", "cut.gguf: the file is truncated"),
     ("inspect T/header.gguf --stats", "header"),
     ("plan DEMO --tier quality --imatrix DEMO", "not an importance matrix"),
     ("plan DEMO --tier quality --imatrix T/nope", "cannot read importance matrix"),

@@ -96,6 +96,11 @@ class GgufFile:
         return self.facts.tensors
 
     @property
+    def missing_data(self) -> str | None:
+        """Which file holds no data or only some, as a sentence; None where all are whole."""
+        return self.native.missing_data or None
+
+    @property
     def shard_paths(self) -> tuple[Path, ...]:
         """The files this model is made of."""
         return tuple(Path(path) for path in self.native.shard_paths)
@@ -150,5 +155,5 @@ class GgufFile:
 
 
 def open_gguf(path: str | os.PathLike[str]) -> GgufFile:
-    """Open a GGUF model: a single file, any shard of a split one, or a header without data."""
+    """Open a GGUF model: a file, any shard of a split one, or a header without (all) data."""
     return GgufFile(path)

@@ -56,7 +56,7 @@ def inspect(
 ) -> None:
     """Show a model's facts and what its tensors weigh, by role and type.
 
-    A header without data can be inspected too.
+    A header without data, or a download that is not finished, can be inspected too.
     """
     from apex_native.classification import classify_tensors
     from apex_native.gguf import open_gguf
@@ -67,6 +67,7 @@ def inspect(
         classification = classify_tensors(source.facts)
         sizes = tuple(path.stat().st_size for path in source.shard_paths)
         facts = model_facts(classification, source.facts, file_bytes=sizes)
+        missing = source.missing_data
         rows = stored_rows(classification)
         statistics = _statistics(source, classification, threads) if stats else ()
         document = _document(source, classification, facts, rows, statistics)
@@ -75,6 +76,10 @@ def inspect(
     out.document(document)
     for label, value in _fact_lines(facts):
         out.text(f"{label:<14}{value}")
+    if missing is not None:
+        # Without the file's name, which the command has.
+        found = missing.rpartition(": ")[2]
+        out.text(f"{'note':<14}{found}: can be planned, not quantized")
     out.text()
     out.table(_stored_table(rows, facts))
     if stats:
@@ -88,7 +93,7 @@ def _statistics(
     from apex_native.reports import role_statistics
 
     # Tables of token ids (I32) are no weights.
-    tensors = [tensor for tensor in classification.tensors if tensor.info.type.is_target]
+    tensors = [t for t in classification.tensors if t.info.type.is_target and t.info.nbytes]
     found = source.statistics([tensor.name for tensor in tensors], n_threads=threads)
     return role_statistics(
         (tensor.role, values) for tensor, values in zip(tensors, found, strict=True)
@@ -101,7 +106,7 @@ def _fact_lines(facts: ModelFacts) -> list[tuple[str, str]]:
     if facts.n_expert:
         shared = f", {facts.n_shared_experts} shared" if facts.n_shared_experts else ""
         experts = f"{facts.n_expert} per layer, {facts.n_expert_used} used by a token{shared}"
-    lines = [
+    return [
         ("architecture", facts.architecture or "not stated"),
         ("name", facts.name or "not stated"),
         ("layers", f"{facts.n_layer}{mtp}"),
@@ -114,10 +119,6 @@ def _fact_lines(facts: ModelFacts) -> list[tuple[str, str]]:
         ("source types", ", ".join(f"{type} ×{n}" for type, n in facts.source_types)),
         ("alignment", f"{facts.alignment} bytes"),
     ]
-    if not facts.has_data:
-        on_disk = f"{sum(facts.file_bytes):,} bytes"
-        lines.append(("note", f"header only ({on_disk}): can be planned, not quantized"))
-    return lines
 
 
 def _or_unknown(count: int | None, unit: str) -> str:
@@ -141,7 +142,7 @@ def _stored_table(rows: tuple[StoredRow, ...], facts: ModelFacts) -> Table:
             str(row.n_tensors),
             f"{row.n_weights:,}",
             f"{row.nbytes:,}",
-            f"{row.nbytes / total:.1%}",
+            f"{row.nbytes / max(total, 1):.1%}",
         )
         for row in rows
     ]

@@ -154,7 +154,7 @@ class RoleSummary:
     @property
     def bpw(self) -> float:
         """Bits per weight."""
-        return 8 * self.nbytes / self.n_elements
+        return 8 * self.nbytes / self.n_elements if self.n_elements else 0.0
 
 
 @dataclass(frozen=True, slots=True)

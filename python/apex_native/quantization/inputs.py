@@ -33,10 +33,10 @@ def check_inputs(
     imatrix_follows: the plan is asked before its importance matrix is collected, and may lack it.
     """
     plan.check_source(source.facts)
-    if not source.facts.has_data:
+    if source.missing_data is not None:
         raise PlanError(
-            f"{source.path} holds the header only: it can be planned but there are no weights to "
-            "quantize; download the whole file"
+            f"{source.missing_data}; it can be inspected and planned, but not quantized: "
+            "download the whole file"
         )
     if plan.imatrix_sha256 != (imatrix.sha256 if imatrix else None):
         raise ImatrixError(

@@ -193,7 +193,7 @@ class _Run:
         tasks = []
         for shard in self.shards:
             for tensor, offset in zip(shard.tensors, shard.layout.offsets, strict=True):
-                if tensor.name not in self.finished:
+                if tensor.name not in self.finished and tensor.nbytes > 0:
                     position = shard.layout.header_bytes + offset
                     task = (
                         self.source.index(tensor.name),
@@ -204,6 +204,14 @@ class _Run:
                     )
                     tasks.append((tensor, task))
         return tasks
+
+    def _without_weights(self) -> list[FinishedTensor]:
+        """Tensors with a dimension of 0: there is nothing to do."""
+        return [
+            FinishedTensor(tensor.name, 0.0, 0.0)
+            for tensor in self.plan.tensors
+            if tensor.nbytes == 0 and tensor.name not in self.finished
+        ]
 
     def _imatrix_values(self, tensor: PlannedTensor) -> Any:
         wanted = tensor.imatrix in (ImatrixUse.REQUIRED, ImatrixUse.USED)
@@ -235,6 +243,7 @@ class _Run:
         try:
             assert self.journal is not None
             with Recorder(self.journal, self.shards, self.finished) as recorder:
+                recorder.add(self._without_weights())
                 while not job.finished:
                     news = job.wait(POLL_MS)
                     done = [
