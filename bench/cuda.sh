@@ -35,7 +35,7 @@ quantizers=$build/tests/cpp/cuda_quantizers
 scores=$build/tests/cpp/cuda_scores
 mkdir -p "$out" "$build"
 
-if ! ls "$build"/csrc/_core*.so > /dev/null 2>&1; then
+if ! ls "$build"/csrc/bind/_core*.so > /dev/null 2>&1; then
   echo "building in $build, see $out/build.log"
   cmake -S . -B "$build" -G Ninja -DAPEX_CUDA=ON -DAPEX_BUILD_TESTS=ON \
     -DAPEX_BUILD_REFERENCE_TOOLS=ON -DAPEX_LLAMA_CPP_DIR="$llama_cpp" \
@@ -44,7 +44,7 @@ if ! ls "$build"/csrc/_core*.so > /dev/null 2>&1; then
     cmake --build "$build" --target _core cuda_quantizers cuda_scores llama-quantize \
       llama-perplexity llama-imatrix >> "$out/build.log" || { tail -30 "$out/build.log"; exit 1; }
 fi
-cp "$build"/csrc/_core*.so python/apex_native/
+cp "$build"/csrc/bind/_core*.so python/apex_native/
 export PYTHONPATH="$PWD/python${PYTHONPATH:+:$PYTHONPATH}"
 
 failed=0

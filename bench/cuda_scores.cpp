@@ -11,13 +11,13 @@
 #include <cstring>
 #include <string>
 
-#include "core/device_logits.h"
-#include "core/squared_columns.h"
+#include "calibration/squared_columns.h"
 #include "cuda/runtime.h"
 #include "input_cases.h"
-#include "model/row_scores.h"
-#include "model/score_kernel.h"
 #include "score_cases.h"
+#include "scoring/device_logits.h"
+#include "scoring/row_scores.h"
+#include "scoring/score_kernel.h"
 
 namespace {
 

@@ -102,7 +102,7 @@ def test_the_kernels_algorithms_on_many_rows() -> None:
 @needs_nvcc
 def test_the_kernels_compile_and_keep_their_registers(tmp_path: Path) -> None:
     """For sm_90, with the build's own flags; a spill would show up as a slow kernel only."""
-    sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+    sources = sorted((ROOT / "csrc").rglob("*.cu"))
     assert len(sources) == 11
     llama = llama_cpp_source()
 

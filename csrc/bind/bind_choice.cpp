@@ -1,7 +1,7 @@
 #include "bind/engine.h"
 #include "core/error.h"
-#include "core/task_selection.h"
-#include "model/choice_score.h"
+#include "tasks/choice_score.h"
+#include "tasks/task_selection.h"
 
 namespace apex::bind {
 namespace {

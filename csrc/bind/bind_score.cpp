@@ -1,8 +1,8 @@
 #include "bind/arrays.h"
 #include "bind/engine.h"
-#include "model/base_file.h"
-#include "model/hidden_states.h"
-#include "model/scorer.h"
+#include "scoring/base_file.h"
+#include "scoring/hidden_states.h"
+#include "scoring/scorer.h"
 
 namespace apex::bind {
 namespace {

@@ -1,5 +1,5 @@
-// core/device_squares.h on CUDA.
-#include "core/device_squares.h"
+// calibration/device_squares.h on CUDA.
+#include "calibration/device_squares.h"
 
 #include <map>
 #include <vector>

@@ -1,9 +1,9 @@
-// The launches behind core/device_squares.h. All pointers are to the device's memory.
+// The launches behind calibration/device_squares.h. All pointers are to the device's memory.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
-#include "core/device_squares.h"
+#include "calibration/device_squares.h"
 
 namespace apex::cuda {
 

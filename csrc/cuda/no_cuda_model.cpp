@@ -1,8 +1,9 @@
-// What core/device_logits.h and core/device_squares.h promise, in a build without CUDA. Nothing
-// lies in a GPU's memory there, so none of it is asked for.
-#include "core/device_logits.h"
-#include "core/device_squares.h"
+// What scoring/device_logits.h and calibration/device_squares.h promise, in a build without CUDA.
+// Nothing lies in a GPU's memory there, so none of it is asked for.
+#include "calibration/device_squares.h"
+#include "core/device_memory.h"
 #include "core/error.h"
+#include "scoring/device_logits.h"
 
 namespace apex {
 namespace {

@@ -5,6 +5,7 @@
 #include "core/abort_guard.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "llama-ext.h"
 
 namespace apex {
 namespace {
@@ -141,6 +142,20 @@ void Context::decode(Batch& batch) {
     if (status != 0) {
         fail<ModelError>(model_->path(), ": llama_decode returned ", status, ": ", last_errors());
     }
+}
+
+ggml_cgraph* Context::largest_graph() {
+    const uint32_t n_seqs = std::min(options_.n_seq_max, options_.n_ubatch);
+    ggml_cgraph* graph = nullptr;
+    try {
+        guarded([&] {
+            graph =
+                llama_graph_reserve(context_.get(), options_.n_ubatch, n_seqs, options_.n_ubatch);
+        });
+    } catch (const GgmlAbort& abort) {
+        fail<ModelError>(model_->path(), ": llama.cpp cannot compute it: ", abort.what());
+    }
+    return graph;
 }
 
 void Context::clear_memory() {

@@ -57,6 +57,10 @@ class Context {
     // Row of the i-th token of the last batch, which must have been an output; n_vocab floats.
     const float* logits(int32_t i) const;
 
+    // The graph of a full batch whose tokens are all outputs, valid until the next call of this
+    // context's; null where llama.cpp makes none. Throws ModelError.
+    ggml_cgraph* largest_graph();
+
     const Model& model() const { return *model_; }
     const std::shared_ptr<Model>& shared_model() const { return model_; }
     const ContextOptions& options() const { return options_; }

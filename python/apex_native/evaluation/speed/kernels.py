@@ -1,7 +1,7 @@
 """How fast the kernels of each type are, beside what the memory of this machine gives.
 
 Input: types, thread counts, a device. Output: a `KernelSpeed` for each operation that a type has.
-Measured in `csrc/model/cpu_kernel_bench.cpp` and `csrc/cuda/kernel_bench.cpp`; every result is
+Measured in `csrc/bench/cpu_kernel_bench.cpp` and `csrc/bench/cuda_kernel_bench.cpp`; every result is
 compared with what it must be.
 """
 
@@ -71,7 +71,7 @@ for blocks the rate-distortion bound 2^-bpw of Gaussian weights and how near for
 class KernelSpeed:
     """One operation on one type: weights per second of each repetition.
 
-    bytes_per_weight: bytes moved (`csrc/core/kernel_bench.h`): stored + 4 for dequantizing and
+    bytes_per_weight: bytes moved (`csrc/bench/kernel_bench.h`): stored + 4 for dequantizing and
     quantizing (2 where the result is a half), stored for products (the activations stay in the
     cache), 8 for a copy and 4 for reading. n_threads: the host's, 1 for a GPU. n_weights: the
     working set. relative_error: of the tile's results, against the weights themselves
