@@ -217,5 +217,3 @@ def test_native_files_are_short(folder: str, limit: int) -> None:
     files = [path for path in (ROOT / folder).rglob("*") if path.suffix in NATIVE_SUFFIXES]
     assert files
     assert {str(p.relative_to(ROOT)): n_lines(p) for p in files if n_lines(p) > limit} == {}
-
-

@@ -1,8 +1,8 @@
 """How fast the kernels of each type are, beside what the memory of this machine gives.
 
 Input: types, thread counts, a device. Output: a `KernelSpeed` for each operation that a type has.
-Measured in `csrc/bench/cpu_kernel_bench.cpp` and `csrc/bench/cuda_kernel_bench.cpp`; every result is
-compared with what it must be.
+Measured in `csrc/bench/cpu_kernel_bench.cpp` and `csrc/bench/cuda_kernel_bench.cpp`; every result
+is compared with what it must be.
 """
 
 from __future__ import annotations
