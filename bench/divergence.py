@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import apex_native as apex
-from apex_native.evaluation.divergence.options import EvalOptions
-from apex_native.evaluation.divergence.run import EvalJob, run_job
-from apex_native.evaluation.divergence.text import Text
+from apex_native.evaluation import Text
 from apex_native.imatrix import read_text
 
 CTX = 512
@@ -36,13 +34,14 @@ def text_end(path: Path, n_bytes: int) -> str:
 
 def divergences(files: Sequence[Path], text: str, threads: int) -> list[Divergence]:
     """One row for each file; the first is what the others are compared with."""
-    results = run_job(
-        EvalJob(
-            reference=apex.demo_model(),
-            candidates=tuple(files),
-            text=Text("text", text),
-            options=EvalOptions(ctx=CTX, noise_chunks=0, router=False, load={"n_threads": threads}),
-        )
+    results = apex.evaluate(
+        apex.demo_model(),
+        files,
+        Text("text", text),
+        ctx=CTX,
+        noise_chunks=0,
+        router=False,
+        n_threads=threads,
     ).results
     rows = []
     first = results.candidates[0].name

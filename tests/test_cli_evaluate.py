@@ -109,7 +109,7 @@ def test_a_base_file_stands_for_the_reference(
         "-r", apex.demo_model(), models[1], "-f", text, *CHUNKS, "--save-base", base
     )  # fmt: skip
     assert base.stat().st_size > 4 * (CTX // 2 - 1) * 2 * 4096
-    read = document("--base", base, models[1], "--ctx", str(CTX), "--threads", "2")
+    read = document("-r", base, models[1], "--ctx", str(CTX), "--threads", "2")
     ours, coded = direct["candidates"][0], read["candidates"][0]
     assert coded["ppl"] == ours["ppl"]
     # A code is up to 16 / 65535 nats wide, of each of two log-probabilities.
@@ -137,14 +137,13 @@ def test_tasks_stand_beside_the_text(models: list[Path], text: Path, tmp_path: P
     [
         (("MODEL",), 2, "--text"),
         (("--text", "TEXT"), 2, "name a model"),
-        (("-r", "MODEL", "--base", "x.kld", "MODEL"), 2, "in the place of --reference"),
         (("MODEL", "-f", "SHORT"), 1, "tokens"),
         (("MODEL", "-f", "TEXT", "--ctx", "1000000"), 1, "longer than"),
         (("MODEL", "-f", "nowhere.txt"), 1, "nowhere.txt"),
         (("nowhere.gguf", "-f", "TEXT"), 1, "nowhere.gguf"),
         (("MODEL", "-f", "TEXT", "--gpu-layers", "-1"), 1, "no GPU"),
         (("MODEL", "--hellaswag", "SHORT"), 1, "expected 6 a task"),
-        (("--base", "SHORT", "MODEL"), 1, "SHORT"),
+        (("-r", "SHORT", "MODEL", "-f", "TEXT"), 1, "SHORT"),
     ],
 )
 def test_what_does_not_fit_gets_one_sentence(

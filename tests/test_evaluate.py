@@ -17,7 +17,7 @@ import apex_native as apex
 import tolerances
 from apex_native.demo_text import demo_text
 from apex_native.errors import DataError, ModelError
-from apex_native.evaluation.models import EvalResults
+from apex_native.evaluation import EvalResults
 from apex_native.results import Results
 from gguf_builder import ValueType, pair
 from tiny_models import ARCHITECTURES, write_tiny_model

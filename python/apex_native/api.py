@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apex_native._native import core, forward_log
 from apex_native.classification import classify_tensors
+from apex_native.interrupt import cancellable
 from apex_native.plan import Edges, Plan
 from apex_native.plan import make_plan as make_plan_from_facts
 from apex_native.types import Classification, GgmlType, GgufFacts, MetadataValue
 
 if TYPE_CHECKING:
-    from apex_native.evaluation.models import EvalResults, Text
+    from apex_native.engine import Placement
+    from apex_native.evaluation import AnyModel, EvalResults, EvaluateProgress, Text
+    from apex_native.evaluation.speed import SpeedSettings
+    from apex_native.evaluation.tasks import TaskSpec
     from apex_native.gguf import GgufFile
     from apex_native.imatrix import Imatrix
     from apex_native.plan.request import Semantics
+    from apex_native.results import Results
 
 __all__ = ["LoadCheck", "check_load", "classify", "evaluate", "make_plan"]
 
@@ -111,19 +118,111 @@ def check_load(
 
 
 def evaluate(
-    reference: str | os.PathLike[str] | None,
-    candidates: Sequence[str | os.PathLike[str]],
+    reference: AnyModel | None,
+    candidates: Sequence[AnyModel] = (),
     text: str | os.PathLike[str] | Text | None = None,
-    **settings: Any,
+    *,
+    ctx: int = 512,
+    chunks: int | None = None,
+    parse_special: bool = False,
+    noise_chunks: int = 8,
+    router: bool = True,
+    two_pass: bool = False,
+    save_base: str | os.PathLike[str] | None = None,
+    tasks: Sequence[TaskSpec] = (),
+    n_tasks: int | None = 400,
+    compat: bool = False,
+    speed: Sequence[SpeedSettings] = (),
+    type_k: str | GgmlType = "f16",
+    type_v: str | GgmlType = "f16",
+    placement: Placement | None = None,
+    n_threads: int | None = None,
+    n_ubatch: int | None = None,
+    check_memory: bool = True,
+    known: Results | None = None,
+    output: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Callable[[EvaluateProgress], None] | None = None,
+    cancel: threading.Event | None = None,
 ) -> EvalResults:
-    """Perplexity of models, and how far candidates diverge from a reference, in one pass.
+    """Perplexity of models, how far they diverge from a reference, what they know, how fast.
 
         found = apex.evaluate("model-bf16.gguf", ["quality.gguf", "mini.gguf"], "wiki.txt")
         found.results.candidates[0].kld_mean
 
-    Settings (ctx, chunks, type_k, known, checkpoint, n_threads, ...), units and errors are those
-    of `apex_native.evaluation.models.evaluate_models`.
-    """
-    from apex_native.evaluation.models import evaluate_models
+    All models compute a text in one pass, by llama-perplexity's definitions; tasks and speed tests
+    come after it, one model after the other. At least one of text, tasks and speed is given.
 
-    return evaluate_models(reference, candidates, text, **settings)
+    Args:
+        reference: what candidates diverge from: a path, a `ModelUnderTest`, a `ModelSource`, or a
+            base file of llama-perplexity (it brings its text); None: perplexity alone.
+        candidates: paths, or models that say more: a `ModelUnderTest` has a KV cache, a label and
+            if need be a placement of its own, a `PlannedModel` exists in memory only.
+        text: a UTF-8 file, or a `Text`.
+        ctx: tokens of a chunk; its second half is scored.
+        chunks: so many of the first chunks, default all.
+        parse_special: text that spells a special token is that token.
+        noise_chunks: so many chunks the reference is compared with itself, 0: none.
+        router: count how often the routers of a MoE agree with the reference's.
+        two_pass: never hold two models in memory at once.
+        save_base: write the reference as a base file for llama-perplexity.
+        tasks: task files.
+        n_tasks: items of each, drawn as llama-perplexity draws them; None for all.
+        compat: reproduce llama-perplexity's bugs in tasks.
+        speed: tests to time, each with the model's own KV cache types.
+        type_k: type of the candidates' cached keys, of those given as path or source; the
+            reference computes with F16.
+        type_v: the same of cached values.
+        placement: threads and GPUs of all models that have none of their own.
+        n_threads: threads without a placement, default all.
+        n_ubatch: tokens of a text computed at once.
+        check_memory: refuse what the free memory will not hold.
+        known: results to add to; what they hold of the text is not computed again.
+        output: a results file, written whenever a part is finished.
+        checkpoint: where finished chunks are kept if the run is interrupted; the same call goes on
+            from there.
+        progress: called about ten times a second.
+        cancel: stops the run with Cancelled once it is set.
+
+    Raises:
+        DataError: a text that is too short, a damaged task file, another tokenizer, or results of
+            another evaluation in known.
+        ModelError: a model cannot be loaded or memory is short.
+        GgufError: a damaged model file. OutputError: a file cannot be written.
+        ValueError: arguments out of range, or that do not belong together.
+    """
+    from apex_native.engine import Placement
+    from apex_native.evaluation import (
+        Evaluation,
+        EvaluationRequest,
+        Text,
+        TextOptions,
+        as_models,
+        as_reference,
+        read_text,
+    )
+
+    where = placement if placement is not None else Placement(n_threads=n_threads)
+    request = EvaluationRequest(
+        reference=as_reference(reference, where),
+        candidates=as_models(candidates, type_k=type_k, type_v=type_v, placement=where),
+        text=text if text is None or isinstance(text, Text) else read_text(text),
+        text_options=TextOptions(
+            ctx, chunks, parse_special, n_ubatch, noise_chunks, router, two_pass, check_memory
+        ),
+        tasks=tuple(tasks),
+        n_tasks=n_tasks,
+        compat=compat,
+        speed=tuple(speed),
+        known=known,
+        output=_path(output),
+        save_base=_path(save_base),
+        checkpoint=_path(checkpoint),
+        progress=progress,
+    )
+    with cancellable(cancel):
+        return Evaluation(request).run()
+
+
+def _path(path: str | os.PathLike[str] | None) -> Path | None:
+    return None if path is None else Path(path)

@@ -15,7 +15,7 @@ from apex_native.demo import demo_model
 from apex_native.demo_text import SANITY_SEED, demo_text
 from apex_native.engine import load_model
 from apex_native.errors import OutputError
-from apex_native.evaluation.models import Text
+from apex_native.evaluation import Text
 from apex_native.gguf import GgufFile, open_gguf
 from apex_native.imatrix import DEFAULT_PRIOR, Imatrix, collect_imatrix, with_prior
 from apex_native.plan import Plan

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from apex_native._native import core, forward_log
 from apex_native.interrupt import run_interruptible
 
-__all__ = ["GPU_UBATCH", "UBATCH", "Model", "SplitMode", "Tokens", "load_model"]
+__all__ = ["GPU_UBATCH", "UBATCH", "Model", "Placement", "SplitMode", "Tokens", "load_model"]
 
 UBATCH = 512
 """Tokens computed at once, llama.cpp's default (common/common.h)."""
@@ -76,6 +77,39 @@ def load_model(
     )
     forward_log()
     return Model(native, n_threads or os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a model lies and what computes it; fields and defaults are `load_model`'s."""
+
+    n_threads: int | None = None
+    n_gpu_layers: int = 0
+    devices: tuple[str, ...] = ()
+    main_gpu: int = 0
+    split_mode: SplitMode = "layer"
+    tensor_split: tuple[float, ...] = ()
+    use_mmap: bool = True
+    repack: bool = True
+
+    @property
+    def on_gpu(self) -> bool:
+        """Layers are on a GPU."""
+        return self.n_gpu_layers != 0
+
+    def load(self, path: str | os.PathLike[str]) -> Model:
+        """Load a model there; errors are `load_model`'s."""
+        return load_model(
+            path,
+            n_threads=self.n_threads,
+            n_gpu_layers=self.n_gpu_layers,
+            devices=self.devices,
+            main_gpu=self.main_gpu,
+            split_mode=self.split_mode,
+            tensor_split=self.tensor_split,
+            use_mmap=self.use_mmap,
+            repack=self.repack,
+        )
 
 
 class Model:

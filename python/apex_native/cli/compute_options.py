@@ -12,7 +12,7 @@ import typer
 from apex_native.cli.options import RUN
 
 if TYPE_CHECKING:
-    from apex_native.engine import Model
+    from apex_native.engine import Model, Placement
 
 __all__ = ["ComputeChoices", "DeviceChoices", "SplitChoice"]
 
@@ -94,7 +94,9 @@ class DeviceChoices:
             "n_gpu_layers": self.gpu_layers,
             "devices": tuple(self.gpu or ()),
             "split_mode": self.split_mode.value,
-            "tensor_split": () if self.tensor_split is None else _parse_shares(self.tensor_split),
+            "tensor_split": ()
+            if self.tensor_split is None
+            else tuple(_parse_shares(self.tensor_split)),
             "main_gpu": self.main_gpu,
         }
 
@@ -117,3 +119,10 @@ class ComputeChoices(DeviceChoices):
     def settings(self) -> dict[str, Any]:
         """Keyword arguments of `load_model`."""
         return {"n_threads": self.threads, **super().settings()}
+
+    @property
+    def placement(self) -> Placement:
+        """The same as a value."""
+        from apex_native.engine import Placement
+
+        return Placement(**self.settings())

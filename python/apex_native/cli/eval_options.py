@@ -40,16 +40,6 @@ class TextChoices:
             "--text", "-f", metavar="FILE", rich_help_panel=TEXT, help="UTF-8 text to score."
         ),
     ] = None
-    base: Annotated[
-        Path | None,
-        typer.Option(
-            "--base",
-            metavar="FILE",
-            rich_help_panel=TEXT,
-            help="Log-probabilities that llama-perplexity or --save-base wrote, in the place of "
-            "a reference and a text.",
-        ),
-    ] = None
     ctx: Annotated[
         int,
         typer.Option("--ctx", "-c", min=4, metavar="N", rich_help_panel=TEXT,
@@ -104,13 +94,8 @@ class TextChoices:
                      help="Load whatever the free memory says."),
     ] = False  # fmt: skip
 
-    @property
-    def wanted(self) -> bool:
-        """Text metrics were asked for."""
-        return self.text is not None or self.base is not None
-
     def settings(self) -> dict[str, Any]:
-        """Keyword arguments of `evaluate_models`."""
+        """Keyword arguments of `apex_native.evaluate`."""
         return {
             "ctx": self.ctx,
             "chunks": self.chunks,

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from apex_native.cli.output import Output
 
@@ -27,8 +27,12 @@ PLAIN_EVERY_S = 5.0
 """Seconds between lines in a log: often enough to see that it lives."""
 
 
-ShowShare = Callable[[int, int, str], None]
-"""Takes what is done, of how much, and a few words on the state."""
+class ShowShare(Protocol):
+    """Takes what is done, of how much, a few words on the state, and another label if need be."""
+
+    def __call__(self, done: int, total: int, state: str, label: str | None = None) -> None:
+        """Show it."""
+        ...
 
 
 @contextmanager
@@ -81,21 +85,22 @@ def _bar(label: str) -> Iterator[ShowShare]:
     with Bar(*columns, console=Console(file=sys.stderr), transient=True) as bar:
         task = bar.add_task(label, total=None, state="")
 
-        def show(done: int, total: int, state: str) -> None:
-            bar.update(task, total=total, completed=done, state=state)
+        def show(done: int, total: int, state: str, label: str | None = None) -> None:
+            # rich leaves a description of None as it is.
+            bar.update(task, total=total, completed=done, state=state, description=label)
 
         yield show
 
 
-def _lines(out: Output, label: str) -> ShowShare:
+def _lines(out: Output, first_label: str) -> ShowShare:
     last = time.monotonic()
 
-    def show(done: int, total: int, state: str) -> None:
+    def show(done: int, total: int, state: str, label: str | None = None) -> None:
         nonlocal last
         if time.monotonic() - last < PLAIN_EVERY_S:
             return
         last = time.monotonic()
-        out.note(f"{label}: {done / total if total else 1.0:.0%}, {state}")
+        out.note(f"{label or first_label}: {done / total if total else 1.0:.0%}, {state}")
 
     return show
 

@@ -1,12 +1,11 @@
-"""Tasks on the command line: their options, their progress, and the table of their scores."""
+"""Tasks on the command line: their options, and the table of their scores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,15 +13,12 @@ from apex_native.cli.tables import Column, Table
 
 if TYPE_CHECKING:
     from apex_native.cli.output import Output
-    from apex_native.evaluation.tasks import TaskProgress, TaskSpec
+    from apex_native.evaluation.tasks import TaskSpec
     from apex_native.results import McNemar, TaskScore
 
-__all__ = ["CompatChoice", "TaskChoices", "show_tasks", "task_progress"]
+__all__ = ["CompatChoice", "TaskChoices", "show_tasks"]
 
 TASKS = "Tasks"
-
-_STEPS = 1000
-"""Of a progress that is known as a share only."""
 
 
 class CompatChoice(StrEnum):
@@ -81,9 +77,17 @@ class TaskChoices:
         ),
     ] = None
 
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments of `apex_native.evaluate`."""
+        return {
+            "tasks": self.specs,
+            "n_tasks": self.tasks_limit,
+            "compat": self.compat is CompatChoice.UPSTREAM,
+        }
+
     @property
     def specs(self) -> list[TaskSpec]:
-        """What `evaluate_tasks` takes; empty where no task was asked for."""
+        """The tasks that were asked for; empty where no task was asked for."""
         from apex_native.evaluation.tasks import TaskKind, TaskSpec
 
         groups = (
@@ -92,23 +96,6 @@ class TaskChoices:
             (TaskKind.MULTIPLE_CHOICE, self.multiple_choice),
         )
         return [TaskSpec.parse(kind, text) for kind, texts in groups for text in texts or ()]
-
-
-@contextmanager
-def task_progress(out: Output) -> Iterator[Callable[[TaskProgress], None] | None]:
-    """The callback for `evaluate_tasks`, None when quiet."""
-    from apex_native.cli.progress import eta_text, show_share
-
-    with show_share(out, "tasks") as show:
-        if show is None:
-            yield None
-            return
-
-        def update(progress: TaskProgress) -> None:
-            state = f"{progress.model}: {progress.task}, {eta_text(progress.eta_s)}"
-            show(round(progress.done * _STEPS), _STEPS, state)
-
-        yield update
 
 
 def show_tasks(out: Output, scores: Mapping[str, tuple[TaskScore, ...]]) -> None:

@@ -18,7 +18,7 @@ from apex_native.results.model import (
     RouterLayer,
     SpeedTest,
 )
-from apex_native.results.same_model import same_model
+from apex_native.results.same_model import same_model, same_run
 from apex_native.results.settings import Build, NoiseFloor, Settings, TextData
 from apex_native.results.tasks import McNemar, TaskScore, pack_items, unpack_items
 from apex_native.results.verdict import Comparison, Verdict
@@ -44,5 +44,6 @@ __all__ = [
     "merge_results",
     "pack_items",
     "same_model",
+    "same_run",
     "unpack_items",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from apex_native.errors import ModelError
 from apex_native.evaluation.divergence.shape import LOGITS_BYTES
-from apex_native.evaluation.divergence.subject import Subject
+from apex_native.evaluation.model_source import ModelSource
 from apex_native.machine import free_memory
 
 __all__ = ["require_memory"]
@@ -15,12 +15,12 @@ WORKSPACE_BYTES = 2 * LOGITS_BYTES
 """Logits, KV caches and compute buffers beside the models."""
 
 
-def require_memory(subjects: Sequence[Subject], *, two_pass: bool) -> None:
+def require_memory(models: Sequence[ModelSource], *, two_pass: bool) -> None:
     """Raise ModelError where the models that are loaded together exceed the free memory."""
     available = free_memory()
-    if available is None or not subjects:
+    if available is None or not models:
         return
-    sizes = [subject.bytes for subject in subjects]
+    sizes = [model.nbytes for model in models]
     needed = (max(sizes) if two_pass else sum(sizes)) + WORKSPACE_BYTES
     if needed <= available:
         return

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from apex_native.engine import GPU_UBATCH, UBATCH
 
-__all__ = ["LOGITS_BYTES", "ChunkShape", "Workload", "choose_shape"]
+__all__ = ["LOGITS_BYTES", "ScoreShape", "Workload", "choose_shape"]
 
 LOGITS_BYTES = 1 << 30
 """Logits of all models in all lanes at most: with compute buffers an evaluation stays below 2 GiB
@@ -28,7 +28,7 @@ MIN_POSITIONS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkShape:
+class ScoreShape:
     """n_lanes lanes of n_threads threads, each with n_sequences chunks, n_positions at a time."""
 
     n_lanes: int
@@ -54,7 +54,7 @@ class Workload:
     on_gpu: bool
 
 
-def choose_shape(work: Workload, n_ubatch: int | None = None) -> ChunkShape:
+def choose_shape(work: Workload, n_ubatch: int | None = None) -> ScoreShape:
     """The shape for one evaluation; n_ubatch overrides the tokens computed at once.
 
     A lane a thread, where memory allows: single threads do not wait for each other.
@@ -81,4 +81,4 @@ def choose_shape(work: Workload, n_ubatch: int | None = None) -> ChunkShape:
             positions //= 2
         else:
             break
-    return ChunkShape(lanes, max(1, work.n_threads // lanes), sequences, positions)
+    return ScoreShape(lanes, max(1, work.n_threads // lanes), sequences, positions)

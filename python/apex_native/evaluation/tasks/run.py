@@ -6,10 +6,11 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from apex_native.engine import Model, load_model
+from apex_native.engine import Model
 from apex_native.errors import DataError
+from apex_native.evaluation.model_pool import ModelPool
+from apex_native.evaluation.model_under_test import ModelUnderTest
 from apex_native.evaluation.tasks.items import ChoiceItem, Item, TaskFile, chance_level
 from apex_native.evaluation.tasks.open import TaskSpec, open_task
 from apex_native.evaluation.tasks.prepare import prepare_items
@@ -19,7 +20,7 @@ from apex_native.evaluation.tasks.statistics import compare_scores, score_statis
 from apex_native.evaluation.tasks.upstream import prepare_upstream
 from apex_native.results import TaskScore, pack_items
 
-__all__ = ["UPSTREAM", "TaskProgress", "evaluate_tasks", "score_task"]
+__all__ = ["UPSTREAM", "OpenTask", "TaskProgress", "evaluate_tasks", "open_tasks", "score_task"]
 
 UPSTREAM = "upstream"
 """What results say in ``compat`` where llama-perplexity's bugs were reproduced."""
@@ -42,7 +43,9 @@ class TaskProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class _OpenTask:
+class OpenTask:
+    """A task file and the items of it that are asked."""
+
     file: TaskFile
     selection: Selection
 
@@ -79,38 +82,55 @@ class _Progress:
         self._finished += weight
 
 
+def open_tasks(
+    tasks: Sequence[TaskSpec], n_tasks: int | None = 400, *, compat: bool = False
+) -> tuple[OpenTask, ...]:
+    """Read all files and choose their items, before any model is loaded.
+
+    n_tasks: items of each file, drawn as llama-perplexity draws them; None or 0 for all. compat:
+    read them as llama-perplexity does, bugs included. Raises DataError for a task file, naming the
+    place, or for names that are used twice.
+    """
+    opened: list[OpenTask] = []
+    for spec in tasks:
+        file = open_task(spec, upstream=compat)
+        if any(task.file.name == file.name for task in opened):
+            raise DataError(
+                f"two tasks have the name '{file.name}'; name one of them: name={spec.source}"
+            )
+        opened.append(OpenTask(file, select_items(file, n_tasks)))
+    return tuple(opened)
+
+
 def evaluate_tasks(
-    models: Mapping[str, str | Path],
-    tasks: Sequence[TaskSpec],
+    models: Mapping[str, ModelUnderTest],
+    tasks: Sequence[OpenTask],
     *,
-    n_tasks: int | None = 400,
     compat: bool = False,
-    options: ScoringOptions | None = None,
-    load: Callable[[Path], Model] = load_model,
+    pool: ModelPool | None = None,
     progress: Callable[[TaskProgress], None] | None = None,
     finished: Callable[[str, tuple[TaskScore, ...]], None] | None = None,
 ) -> dict[str, tuple[TaskScore, ...]]:
-    """Score models, {name: path}, in tasks; one entry a model, one score a task, in order.
+    """Score models in tasks; one entry a model, one score a task, in order.
 
-    n_tasks: items of each file, drawn as llama-perplexity draws them; None or 0 for all. compat:
-    reproduce llama-perplexity's bugs (`upstream` lists them). load: how to load a model, for
-    threads and GPUs. All files are read before the first model is loaded; a model is loaded once
-    and freed before the next. finished is called with each model's name and scores as soon as it
-    is done, so that a caller that is interrupted keeps them; the result also has McNemar's tests
-    of every model against every other.
+    Each model answers with its own KV cache. compat: reproduce llama-perplexity's bugs (`upstream`
+    lists them). A model is taken from the pool, or loaded, and freed before the next. finished is
+    called with each model's name and scores as soon as it is done, so that a caller that is
+    interrupted keeps them; the result also has McNemar's tests of every model against every other.
 
-    Raises DataError for a task file, naming the place, or for names that are used twice;
-    ModelError and GgufError for a model.
+    Raises ModelError and GgufError for a model.
     """
-    opened = _open_tasks(tasks, n_tasks, upstream=compat)
-    weight = sum(task.weight for task in opened)
+    weight = sum(task.weight for task in tasks)
     shown = _Progress(weight * len(models), progress)
     scores: dict[str, tuple[TaskScore, ...]] = {}
-    for name, path in models.items():
+    pool = pool if pool is not None else ModelPool()
+    for name, tested in models.items():
         own: list[TaskScore] = []
         shown.at(name, "loading", 0, 0.0)
-        with load(Path(path)) as model:
-            for task in opened:
+        try:
+            model = pool.load(tested)
+            options = ScoringOptions(type_k=tested.type_k, type_v=tested.type_v)
+            for task in tasks:
                 own.append(
                     score_task(
                         model,
@@ -124,24 +144,12 @@ def evaluate_tasks(
                     )
                 )
                 shown.finish(task.weight)
+        finally:
+            pool.release(tested)
         scores[name] = tuple(own)
         if finished is not None:
             finished(name, scores[name])
     return compare_scores(scores)
-
-
-def _open_tasks(
-    tasks: Sequence[TaskSpec], n_tasks: int | None, *, upstream: bool
-) -> list[_OpenTask]:
-    opened: list[_OpenTask] = []
-    for spec in tasks:
-        file = open_task(spec, upstream=upstream)
-        if any(task.file.name == file.name for task in opened):
-            raise DataError(
-                f"two tasks have the name '{file.name}'; name one of them: name={spec.source}"
-            )
-        opened.append(_OpenTask(file, select_items(file, n_tasks)))
-    return opened
 
 
 def score_task(
