@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from apex_native.engine import Model, load_model
     from apex_native.imatrix import (
         Imatrix,
+        calibrate,
         collect_imatrix,
         load_imatrix,
         merge_imatrices,
@@ -88,6 +89,7 @@ __all__ = [
     "Role",
     "TensorInfo",
     "build_corpus",
+    "calibrate",
     "check_load",
     "classify",
     "collect_imatrix",
@@ -113,6 +115,7 @@ _LAZY = {
     "Imatrix": "apex_native.imatrix",
     "Model": "apex_native.engine",
     "build_corpus": "apex_native.corpus",
+    "calibrate": "apex_native.imatrix",
     "collect_imatrix": "apex_native.imatrix",
     "demo_imatrix": "apex_native.demo",
     "demo_model": "apex_native.demo",

@@ -97,10 +97,18 @@ class Placement:
         """Layers are on a GPU."""
         return self.n_gpu_layers != 0
 
-    def load(self, path: str | os.PathLike[str]) -> Model:
+    def load(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        load_mtp: bool = False,
+        expert_used_count: int | None = None,
+    ) -> Model:
         """Load a model there; errors are `load_model`'s."""
         return load_model(
             path,
+            load_mtp=load_mtp,
+            expert_used_count=expert_used_count,
             n_threads=self.n_threads,
             n_gpu_layers=self.n_gpu_layers,
             devices=self.devices,

@@ -11,8 +11,12 @@ from apex_native.cli.tables import Column, Table
 
 if TYPE_CHECKING:
     from apex_native.imatrix import Coverage, Imatrix, MissingData, TensorStatistics
+    from apex_native.types import GgufFacts
 
-__all__ = ["show_matrix"]
+__all__ = ["show_matrix", "warn_of_missing"]
+
+MOST_NAMED = 8
+"""Missing tensors that are named one by one; the rest is counted."""
 
 MOST_LISTED = 12
 """Experts listed by name; JSON has all of them."""
@@ -159,3 +163,15 @@ def _tensor_table(rows: Sequence[TensorStatistics]) -> Table:
         for row in rows
     ]
     return Table(columns, cells)
+
+
+def warn_of_missing(out: Output, imatrix: Imatrix, facts: GgufFacts) -> list[MissingData]:
+    """Name what the matrix says nothing about."""
+    from apex_native.imatrix import missing_data
+
+    missing = missing_data(imatrix, facts)
+    for item in missing[:MOST_NAMED]:
+        out.warning(f"no data for {item.tensor}: {item.reason}")
+    if len(missing) > MOST_NAMED:
+        out.warning(f"no data for {len(missing) - MOST_NAMED} more; --json lists them")
+    return missing

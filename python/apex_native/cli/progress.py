@@ -58,14 +58,17 @@ def quantize_progress(out: Output, label: str) -> Iterator[Callable[[Progress], 
 
 
 @contextmanager
-def imatrix_progress(out: Output, label: str) -> Iterator[Callable[[ImatrixProgress], None] | None]:
-    """The callback for `collect_imatrix`, None when quiet."""
-    with show_share(out, label) as show:
+def imatrix_progress(out: Output) -> Iterator[Callable[[ImatrixProgress], None] | None]:
+    """The callback for `calibrate`, None when quiet."""
+    with show_share(out, "calibrating") as show:
         if show is None:
             yield None
         else:
             yield lambda progress: show(
-                progress.chunks_done, progress.n_chunks, _imatrix_state(progress)
+                progress.chunks_done,
+                progress.n_chunks,
+                _imatrix_state(progress),
+                "calibrating all experts" if progress.all_experts else None,
             )
 
 

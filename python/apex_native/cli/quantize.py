@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apex_native.cli.calibrating import CalibrationChoices
+from apex_native.cli.calibration_options import CalibrationChoices, matrix_path
 from apex_native.cli.compute_options import ComputeChoices
 from apex_native.cli.options import (
     RUN,
@@ -249,13 +249,28 @@ def _calibrated(
     compute: ComputeChoices,
 ) -> _Job:
     """The job with an importance matrix, collected once everything else is known to be right."""
-    from apex_native.cli.calibrating import calibrate
+    from apex_native.cli.imatrix_report import warn_of_missing
     from apex_native.cli.planning import Planner
+    from apex_native.cli.progress import imatrix_progress
+    from apex_native.imatrix import calibrate
 
     _dry_run(source, job, run, imatrix_follows=True)
-    path = calibrate(
-        out, source, job.output, calibration, compute, resume=run.resume, force=run.force
-    )
+    assert calibration.calibration is not None
+    path = matrix_path(job.output)
+    with imatrix_progress(out) as progress:
+        matrix = calibrate(
+            source.path,
+            calibration.calibration,
+            max_chunks=calibration.calibration_chunks,
+            parse_special=calibration.parse_special,
+            placement=compute.placement,
+            output=path,
+            resume=run.resume,
+            force=run.force,
+            progress=progress,
+        )
+    warn_of_missing(out, matrix, source.facts)
+    out.note(f"wrote {path}")
     planned = Planner(source, replace(choices, imatrix=path)).planned()
     return replace(job, plan=planned.plan, imatrix=planned.imatrix)
 

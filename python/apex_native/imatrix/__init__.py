@@ -1,12 +1,14 @@
 """Importance matrices: collected here, read, written, merged, judged and put to use.
 
-Input: a loaded model and text, or files of llama.cpp's formats. Output: an `Imatrix`, mean squared
+Input: a model and text, or files of llama.cpp's formats. Output: an `Imatrix`, mean squared
 activations per weight column and expert, float32, ready for the quantizers.
 """
 
 from __future__ import annotations
 
 from apex_native.imatrix.all_experts import with_all_experts
+from apex_native.imatrix.calibration import calibrate
+from apex_native.imatrix.calibration_text import CalibrationText
 from apex_native.imatrix.collect import (
     DEFAULT_BATCH,
     DEFAULT_CONTEXT,
@@ -34,6 +36,7 @@ __all__ = [
     "DEFAULT_CONTEXT",
     "DEFAULT_PRIOR",
     "DEFAULT_UBATCH",
+    "CalibrationText",
     "Coverage",
     "Imatrix",
     "ImatrixEntry",
@@ -43,6 +46,7 @@ __all__ = [
     "Prior",
     "RouterCoverage",
     "TensorStatistics",
+    "calibrate",
     "collect_imatrix",
     "expert_coverage",
     "layer_statistics",

@@ -19,6 +19,8 @@ class ImatrixProgress:
     chunks_resumed: int
     chunk_size: int
     elapsed_s: float
+    all_experts: bool = False
+    """It is the second pass, in which every expert is active."""
 
     @property
     def tokens_per_s(self) -> float:
