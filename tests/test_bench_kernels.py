@@ -20,7 +20,7 @@ from apex_native.evaluation.speed import (
     OPERATIONS,
     KernelProgress,
     KernelSpeed,
-    bench_kernels,
+    measure_kernels,
     kernel_record,
     working_set_bytes,
 )
@@ -35,7 +35,7 @@ QUICK = {"repetitions": 2, "sample_seconds": 0.001, "working_set": 1}
 
 
 def quick(types: Sequence[GgmlType], **changes: object) -> list[KernelSpeed]:
-    return list(bench_kernels(types, **{**QUICK, **changes}))  # type: ignore[arg-type]
+    return list(measure_kernels(types, **{**QUICK, **changes}))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

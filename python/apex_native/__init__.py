@@ -15,7 +15,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from apex_native import errors
-from apex_native.api import LoadCheck, check_load, classify, evaluate, make_plan
+from apex_native.api import (
+    LoadCheck,
+    bench,
+    bench_kernels,
+    check_load,
+    classify,
+    evaluate,
+    make_plan,
+    report,
+)
 from apex_native.errors import (
     ApexError,
     Cancelled,
@@ -88,6 +97,8 @@ __all__ = [
     "ResultsError",
     "Role",
     "TensorInfo",
+    "bench",
+    "bench_kernels",
     "build_corpus",
     "calibrate",
     "check_load",
@@ -105,6 +116,7 @@ __all__ = [
     "open_gguf",
     "quantize",
     "recipe_names",
+    "report",
     "save_imatrix",
     "tier_names",
 ]

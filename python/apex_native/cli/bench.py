@@ -13,7 +13,6 @@ from apex_native.cli import bench_kernels
 from apex_native.cli.bench_options import number_list, pair_list, settings_errors, type_list
 from apex_native.cli.bench_progress import Show, bench_progress
 from apex_native.cli.compute_options import DeviceChoices
-from apex_native.cli.json_lines import JsonLines
 from apex_native.cli.options import RUN, ForceOption, JsonOption, QuietOption, examples, spread
 from apex_native.cli.output import Output
 from apex_native.cli.tables import Column, Table
@@ -172,39 +171,39 @@ def bench(
 
     `apex-native bench kernels` measures the types instead of models.
     """
+    import apex_native
     from apex_native.engine import Placement
-    from apex_native.evaluation import as_models
-    from apex_native.evaluation.model_under_test import names_of
-    from apex_native.evaluation.speed import measure_models, speed_record
+    from apex_native.evaluation.speed import speed_record
 
     out = Output(json_mode=json_mode, quiet=quiet)
     settings = tests.settings()
-    _require_free(outputs)
-    where = Placement(n_threads=settings[0].n_threads, repack=not no_repack, **devices.settings())
+    placement = Placement(
+        n_threads=settings[0].n_threads, repack=not no_repack, **devices.settings()
+    )
     finished: dict[str, ModelSpeed] = {}
-    records = JsonLines(outputs.jsonl)
 
     def keep(speed: ModelSpeed) -> None:
         finished[speed.name] = speed
-        records.append(speed_record(speed, speed.results[-1]))
 
     try:
-        with records, bench_progress(out) as show, settings_errors():
-            measure_models(
-                names_of(as_models(models, placement=where)),
+        with bench_progress(out) as show, settings_errors():
+            apex_native.bench(
+                models,
                 settings,
+                placement=placement,
+                jsonl=outputs.jsonl,
+                results=outputs.results,
+                force=outputs.force,
                 progress=_progress(show),
                 finished=keep,
             )
-    except KeyboardInterrupt as stop:
-        if outputs.jsonl is not None and records.n_lines:
-            stop.add_note(f"the {records.n_lines} finished tests are in {outputs.jsonl}")
-        raise
     finally:
         if finished:
             out.table(_table(list(finished.values())))
-    out.document({"tests": records.values})
-    _write_results(out, outputs.results, list(finished.values()))
+    records = [speed_record(speed, r) for speed in finished.values() for r in speed.results]
+    out.document({"tests": records})
+    if outputs.results is not None:
+        out.text(f"wrote {outputs.results}")
 
 
 def _progress(show: Show | None) -> Callable[[ModelSpeedProgress], None] | None:
@@ -216,22 +215,6 @@ def _progress(show: Show | None) -> Callable[[ModelSpeedProgress], None] | None:
         show(label, state.test.tokens_done / max(state.test.n_tokens, 1), state.test.eta_s)
 
     return progress
-
-
-def _require_free(outputs: OutputChoices) -> None:
-    from apex_native.errors import OutputError
-
-    if outputs.results is not None and outputs.results.exists() and not outputs.force:
-        raise OutputError(f"{outputs.results} exists; choose another place or add --force")
-
-
-def _write_results(out: Output, path: Path | None, finished: Sequence[ModelSpeed]) -> None:
-    if path is None:
-        return
-    from apex_native.evaluation.speed import speed_results
-
-    speed_results(finished).save(path)
-    out.text(f"wrote {path}")
 
 
 def _table(finished: Sequence[ModelSpeed]) -> Table:

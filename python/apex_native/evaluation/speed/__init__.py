@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from apex_native.evaluation.speed.json_lines import JsonLines
 from apex_native.evaluation.speed.kernels import (
     GPU_OPERATIONS,
     OPERATIONS,
     ROOFLINES,
     KernelProgress,
     KernelSpeed,
-    bench_kernels,
+    measure_kernels,
     working_set_bytes,
 )
 from apex_native.evaluation.speed.models import ModelSpeed, ModelSpeedProgress, measure_models
@@ -31,6 +32,7 @@ __all__ = [
     "GPU_OPERATIONS",
     "OPERATIONS",
     "ROOFLINES",
+    "JsonLines",
     "KernelProgress",
     "KernelSpeed",
     "ModelSpeed",
@@ -38,8 +40,8 @@ __all__ = [
     "SpeedProgress",
     "SpeedResult",
     "SpeedSettings",
-    "bench_kernels",
     "kernel_record",
+    "measure_kernels",
     "measure_models",
     "measure_speed",
     "median_of",

@@ -28,7 +28,7 @@ __all__ = [
     "ROOFLINES",
     "KernelProgress",
     "KernelSpeed",
-    "bench_kernels",
+    "measure_kernels",
     "working_set_bytes",
 ]
 
@@ -141,7 +141,7 @@ def working_set_bytes() -> int:
     return max(2 * (cache_bytes() or ASSUMED_CACHE), MIN_WORKING_SET)
 
 
-def bench_kernels(
+def measure_kernels(
     types: Sequence[GgmlType] | None = None,
     *,
     device: str = "cpu",
