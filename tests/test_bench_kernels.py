@@ -20,8 +20,8 @@ from apex_native.evaluation.speed import (
     OPERATIONS,
     KernelProgress,
     KernelSpeed,
-    measure_kernels,
     kernel_record,
+    measure_kernels,
     working_set_bytes,
 )
 from apex_native.evaluation.speed import kernels as kernels_module
