@@ -20,6 +20,7 @@ from apex_native.evaluation.tasks import (
     OpenTask,
     ScoredItem,
     TaskKind,
+    TaskOptions,
     TaskProgress,
     TaskSpec,
     evaluate_tasks,
@@ -49,8 +50,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tasks_of(
     files: dict[TaskKind, Path], n_tasks: int | None = None, *, compat: bool = False
 ) -> tuple[OpenTask, ...]:
-    specs = [TaskSpec(kind, str(path)) for kind, path in files.items()]
-    return open_tasks(specs, n_tasks, compat=compat)
+    specs = tuple(TaskSpec(kind, str(path)) for kind, path in files.items())
+    return open_tasks(TaskOptions(specs, n_tasks, compat))
 
 
 def model(path: Path, **settings: Any) -> ModelUnderTest:
@@ -129,8 +130,8 @@ def test_a_cache_has_not_every_type(tiny: Path) -> None:
 def test_what_is_wrong_with_task_files_is_said_at_once(files: dict[TaskKind, Path]) -> None:
     broken = files[TaskKind.WINOGRANDE]
     with pytest.raises(DataError, match=r"number of tasks|table of"):
-        open_tasks([TaskSpec(TaskKind.MULTIPLE_CHOICE, str(broken))])
-    twice = [TaskSpec(TaskKind.WINOGRANDE, str(broken))] * 2
+        open_tasks(TaskOptions((TaskSpec(TaskKind.MULTIPLE_CHOICE, str(broken)),)))
+    twice = TaskOptions((TaskSpec(TaskKind.WINOGRANDE, str(broken)),) * 2)
     with pytest.raises(DataError, match="two tasks have the name 'winogrande'; name one of them"):
         open_tasks(twice)
 

@@ -244,13 +244,19 @@ class ClassifiedTensor:
 class Classification:
     """All tensors of a model, classified, in file order.
 
-    n_layer is the trunk depth: MTP layers are not counted. n_layer_all counts them too.
+    facts is what was classified, of which everything here was found. n_layer is the trunk depth:
+    MTP layers are not counted. n_layer_all counts them too.
     """
 
-    architecture: str
+    facts: GgufFacts
     n_layer: int
     n_layer_all: int
     tensors: tuple[ClassifiedTensor, ...]
     n_expert: int = 0
     n_expert_used: int = 0
     warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def architecture(self) -> str:
+        """The facts' architecture."""
+        return self.facts.architecture

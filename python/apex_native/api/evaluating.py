@@ -95,28 +95,19 @@ def evaluate(
         GgufError: a damaged model file. OutputError: a file cannot be written.
         ValueError: arguments out of range, or that do not belong together.
     """
-    from apex_native.engine import Placement
-    from apex_native.evaluation import (
-        Evaluation,
-        EvaluationRequest,
-        Text,
-        TextOptions,
-        as_models,
-        as_reference,
-        read_text,
-    )
+    from apex_native.evaluation import Evaluation, Placement, TaskOptions, TextOptions, as_request
 
-    where = placement if placement is not None else Placement(n_threads=n_threads)
-    request = EvaluationRequest(
-        reference=as_reference(reference, where),
-        candidates=as_models(candidates, type_k=type_k, type_v=type_v, placement=where),
-        text=text if text is None or isinstance(text, Text) else read_text(text),
-        text_options=TextOptions(
+    request = as_request(
+        reference,
+        candidates,
+        text,
+        TextOptions(
             ctx, chunks, parse_special, n_ubatch, noise_chunks, router, two_pass, check_memory
         ),
-        tasks=tuple(tasks),
-        n_tasks=n_tasks,
-        compat=compat,
+        type_k=type_k,
+        type_v=type_v,
+        placement=placement if placement is not None else Placement(n_threads=n_threads),
+        tasks=TaskOptions(tuple(tasks), n_tasks, compat),
         speed=tuple(speed),
         known=known,
         output=_path(output),

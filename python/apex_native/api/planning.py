@@ -35,6 +35,8 @@ def make_plan(
     tier: str | None = None,
     ftype: str | None = None,
     like: GgufFile | Mapping[str, GgmlType] | None = None,
+    types: Mapping[str, GgmlType] | None = None,
+    reason: str = "",
     semantics: Semantics = "published",
     edges: Edges | None = None,
     tensor_types: Sequence[str] = (),
@@ -48,18 +50,20 @@ def make_plan(
     """Decide every tensor's type and the exact size of the output, before a byte is written.
 
     Exactly one base: a tier ("quality", "i-compact", a path to a tier's .toml), an ftype of
-    llama-quantize ("Q4_K_M"), or like, another open file whose types are taken over. Everything
-    else is as in `apex_native.plan.make_plan`; the plan also records this package's version.
-    Works on a header without data. Raises PlanError; with strict also for every audit warning.
+    llama-quantize ("Q4_K_M"), like, another open file whose types are taken over, or types, a name
+    → type map with the reason for it. Everything else is as in `apex_native.plan.make_plan`; the
+    plan also records this package's version. Works on a header without data. Raises PlanError; with
+    strict also for every audit warning.
     """
     if like is not None and not isinstance(like, Mapping):
         like = {tensor.name: tensor.type for tensor in like.tensors}
     return make_plan_from_facts(
         classify(source),
-        source.facts,
         tier=tier,
         ftype=ftype,
         like=like,
+        types=types,
+        reason=reason,
         semantics=semantics,
         edges=edges,
         tensor_types=tensor_types,

@@ -171,7 +171,7 @@ def bench(
 
     `apex-native bench kernels` measures the types instead of models.
     """
-    import apex_native
+    from apex_native import api
     from apex_native.engine import Placement
     from apex_native.evaluation.speed import speed_record
 
@@ -187,7 +187,7 @@ def bench(
 
     try:
         with bench_progress(out) as show, settings_errors():
-            apex_native.bench(
+            api.bench(
                 models,
                 settings,
                 placement=placement,

@@ -137,12 +137,12 @@ def kernels(
 
     All results are checked. A sentence below the table says which types cost speed here.
     """
-    import apex_native
+    from apex_native import api
     from apex_native.evaluation.speed import kernel_record
 
     out = Output(json_mode=json_mode, quiet=quiet)
     with bench_progress(out) as show, settings_errors():
-        rows = apex_native.bench_kernels(
+        rows = api.bench_kernels(
             **choices.settings(),
             jsonl=outputs.jsonl,
             png=outputs.png,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,6 +39,10 @@ class CalibrationChoices:
             help="In a TEXT, what spells a special token becomes it; a recipe says so itself.",
         ),
     ] = False  # fmt: skip
+
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments of `apex_native.calibrate`."""
+        return {"max_chunks": self.calibration_chunks, "parse_special": self.parse_special}
 
 
 def matrix_path(output: Path) -> Path:

@@ -87,12 +87,12 @@ def evaluate(
     Chunks, scored positions and statistics are llama-perplexity's. Every KLD stands beside the
     noise floor, and differences between candidates come with intervals and a verdict.
     """
-    import apex_native
+    from apex_native import api
 
     out = Output(json_mode=json_mode, quiet=quiet)
     _require_request(text, tasks, candidates, reference)
     with _progress(out) as progress, settings_errors():
-        found = apex_native.evaluate(
+        found = api.evaluate(
             reference,
             candidates or [],
             text.text,

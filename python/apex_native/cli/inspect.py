@@ -66,7 +66,7 @@ def inspect(
     with open_gguf(file) as source:
         classification = classify_tensors(source.facts)
         sizes = tuple(path.stat().st_size for path in source.shard_paths)
-        facts = model_facts(classification, source.facts, file_bytes=sizes)
+        facts = model_facts(classification, file_bytes=sizes)
         missing = source.missing_data
         rows = stored_rows(classification)
         statistics = _statistics(source, classification, threads) if stats else ()

@@ -254,15 +254,14 @@ def _calibrated(
     from apex_native.cli.progress import imatrix_progress
     from apex_native.imatrix import calibrate
 
-    _dry_run(source, job, run, imatrix_follows=True)
     assert calibration.calibration is not None
+    _dry_run(source, job, run, imatrix_follows=True)
     path = matrix_path(job.output)
     with imatrix_progress(out) as progress:
         matrix = calibrate(
             source.path,
             calibration.calibration,
-            max_chunks=calibration.calibration_chunks,
-            parse_special=calibration.parse_special,
+            **calibration.settings(),
             placement=compute.placement,
             output=path,
             resume=run.resume,

@@ -63,13 +63,13 @@ def report(
 
     A score that guessing could have given is marked (chance) wherever it stands.
     """
-    import apex_native
+    from apex_native import api
     from apex_native.results import Results, merge_results
 
     formats = _formats(format)
     out = Output(json_mode=json_mode, quiet=quiet)
     merged = merge_results([Results.load(path) for path in results])
-    written = apex_native.report(merged, output, title=title, formats=formats, force=force)
+    written = api.report(merged, output, title=title, formats=formats, force=force)
     out.document(
         {
             "folder": str(written.folder),

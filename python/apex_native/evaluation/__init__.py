@@ -8,6 +8,7 @@ Input: models under test, of files or in memory, and a text, tasks or speed test
 
 from __future__ import annotations
 
+from apex_native.engine import Placement
 from apex_native.evaluation.divergence.options import TextOptions
 from apex_native.evaluation.divergence.reference import is_base_file
 from apex_native.evaluation.divergence.scores import TokenScores
@@ -22,7 +23,9 @@ from apex_native.evaluation.request import (
     as_model,
     as_models,
     as_reference,
+    as_request,
 )
+from apex_native.evaluation.tasks import TaskOptions
 from apex_native.evaluation.text_scorer import TextScorer
 
 __all__ = [
@@ -34,7 +37,9 @@ __all__ = [
     "ModelFile",
     "ModelSource",
     "ModelUnderTest",
+    "Placement",
     "PlannedModel",
+    "TaskOptions",
     "Text",
     "TextOptions",
     "TextScorer",
@@ -42,6 +47,7 @@ __all__ = [
     "as_model",
     "as_models",
     "as_reference",
+    "as_request",
     "is_base_file",
     "read_text",
 ]

@@ -52,7 +52,7 @@ class Evaluation:
         self.request = request
         reference = request.reference
         self.reference = reference if isinstance(reference, ModelUnderTest) else None
-        self.tasks = open_tasks(request.tasks, request.n_tasks, compat=request.compat)
+        self.tasks = open_tasks(request.tasks)
         self.candidates = self._named()
         self.results = request.known
 
@@ -137,7 +137,7 @@ class Evaluation:
         scores = evaluate_tasks(
             self.models,
             self.tasks,
-            compat=self.request.compat,
+            compat=self.request.tasks.compat,
             pool=pool,
             progress=self._show_tasks,
             finished=keep,

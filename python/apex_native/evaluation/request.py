@@ -6,19 +6,20 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from apex_native.engine import Placement
 from apex_native.evaluation.divergence.options import TextOptions
 from apex_native.evaluation.divergence.reference import AnyReference, is_base_file
-from apex_native.evaluation.divergence.text import Text
+from apex_native.evaluation.divergence.text import Text, read_text
 from apex_native.evaluation.model_under_test import AnyModel, ModelUnderTest
 from apex_native.evaluation.progress import ShowProgress
 from apex_native.evaluation.speed import SpeedSettings
-from apex_native.evaluation.tasks import TaskSpec
+from apex_native.evaluation.tasks import TaskOptions
 from apex_native.results import Results
 from apex_native.types import GgmlType
 
-__all__ = ["EvaluationRequest", "as_model", "as_models", "as_reference"]
+__all__ = ["EvaluationRequest", "as_model", "as_models", "as_reference", "as_request"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,7 @@ class EvaluationRequest:
     candidates: tuple[ModelUnderTest, ...]
     text: Text | None = None
     text_options: TextOptions = field(default_factory=TextOptions)
-    tasks: tuple[TaskSpec, ...] = ()
-    n_tasks: int | None = 400
-    compat: bool = False
+    tasks: TaskOptions = field(default_factory=TaskOptions)
     speed: tuple[SpeedSettings, ...] = ()
     known: Results | None = None
     output: Path | None = None
@@ -48,7 +47,7 @@ class EvaluationRequest:
         """Check what belongs together."""
         if not self.candidates and not isinstance(self.reference, ModelUnderTest):
             raise ValueError("an evaluation needs at least one model")
-        if not (self.wants_text or self.tasks or self.speed):
+        if not (self.wants_text or self.tasks.specs or self.speed):
             raise ValueError("an evaluation needs a text, a task or a speed test")
         if self.save_base is not None and (self.reference is None or not self.wants_text):
             raise ValueError("save_base needs a reference and a text")
@@ -96,4 +95,28 @@ def as_models(
     """Several of them."""
     return tuple(
         as_model(model, type_k=type_k, type_v=type_v, placement=placement) for model in models
+    )
+
+
+def as_request(
+    reference: AnyModel | None,
+    candidates: Sequence[AnyModel],
+    text: str | os.PathLike[str] | Text | None,
+    text_options: TextOptions,
+    *,
+    type_k: str | GgmlType,
+    type_v: str | GgmlType,
+    placement: Placement,
+    **rest: Any,
+) -> EvaluationRequest:
+    """A request from what users give: paths, names, sources. Raises what looking at them raises.
+
+    rest: further fields of the request.
+    """
+    return EvaluationRequest(
+        reference=as_reference(reference, placement),
+        candidates=as_models(candidates, type_k=type_k, type_v=type_v, placement=placement),
+        text=text if text is None or isinstance(text, Text) else read_text(text),
+        text_options=text_options,
+        **rest,
     )

@@ -61,13 +61,8 @@ def calibrate(
     Raises DataError and CorpusError for the text, and what `load_model` and `collect_imatrix`
     raise.
     """
-    path = None if output is None else Path(output)
-    kind: ImatrixFormat = format or (
-        "dat" if path is not None and path.suffix == ".dat" else "gguf"
-    )
-    is_final = kind == "gguf" and not added
-    if path is not None and not is_final:
-        _require_fresh(path, force=force)
+    target = _Target.of(output, format, added)
+    target.require_fresh(force=force)
     options = {
         "ctx": ctx,
         "batch": batch,
@@ -80,25 +75,59 @@ def calibrate(
         "resume": resume,
         "force": force,
     }
+    chosen = open_text(text, parse_special=parse_special)
+    where = placement or Placement()
     with cancellable(cancel):
-        run = _Calibration(
-            Path(model),
-            open_text(text, parse_special=parse_special),
-            placement or Placement(),
-            options,
-            progress,
-            cancel,
-        )
-        own = path if path is None or is_final else path.with_name(path.name + ".collected.gguf")
-        matrix = run.both_passes(own) if all_experts else run.one_pass(own)
-    if is_final:
-        return matrix
-    merged = merge_imatrices([*added, matrix]) if added else matrix
-    if path is None or own is None:
-        return merged
-    saved = save_imatrix(merged, path, format=kind)
-    own.unlink()
-    return saved
+        run = _Calibration(Path(model), chosen, where, options, progress, cancel)
+        own = run.both_passes(target.collected) if all_experts else run.one_pass(target.collected)
+    return target.completed(own)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """The file that is asked for, and what else goes into it."""
+
+    path: Path | None
+    format: ImatrixFormat
+    added: Sequence[Imatrix]
+
+    @classmethod
+    def of(
+        cls,
+        output: str | os.PathLike[str] | None,
+        format: ImatrixFormat | None,
+        added: Sequence[Imatrix],
+    ) -> _Target:
+        path = None if output is None else Path(output)
+        is_legacy = path is not None and path.suffix == ".dat"
+        return cls(path, format or ("dat" if is_legacy else "gguf"), added)
+
+    @property
+    def is_what_is_collected(self) -> bool:
+        return self.format == "gguf" and not self.added
+
+    @property
+    def collected(self) -> Path | None:
+        """Where the new matrix goes: the file itself, unless something is made of it."""
+        if self.path is None or self.is_what_is_collected:
+            return self.path
+        return self.path.with_name(self.path.name + ".collected.gguf")
+
+    def require_fresh(self, *, force: bool) -> None:
+        """What is collected into the file itself is checked where it is written."""
+        if self.path is not None and not self.is_what_is_collected:
+            _require_fresh(self.path, force=force)
+
+    def completed(self, own: Imatrix) -> Imatrix:
+        """The new matrix merged and written as it was asked for."""
+        if self.is_what_is_collected:
+            return own
+        merged = merge_imatrices([*self.added, own]) if self.added else own
+        if self.path is None or self.collected is None:
+            return merged
+        saved = save_imatrix(merged, self.path, format=self.format)
+        self.collected.unlink()
+        return saved
 
 
 def _require_fresh(path: Path, *, force: bool) -> None:

@@ -29,7 +29,7 @@ def audit(
     """All findings about a plan, in the order of the checks and of the tensors."""
     return (
         *_rules_without_effect(request, decisions),
-        *_other_file(request, tensors),
+        *_given_types(request, tensors),
         *_unclaimed(request, tensors, decisions),
         *_roles_absent(request, tensors),
         *_fallbacks(tensors),
@@ -57,25 +57,25 @@ def _rules_without_effect(
             )
 
 
-def _other_file(request: PlanRequest, tensors: Sequence[PlannedTensor]) -> Iterator[Finding]:
-    if request.like is None:
+def _given_types(request: PlanRequest, tensors: Sequence[PlannedTensor]) -> Iterator[Finding]:
+    if request.types is None:
         return
+    whose = "the other file has" if request.is_like else "the types name"
     names = {tensor.name for tensor in tensors}
-    strangers = [name for name in request.like if name not in names]
+    strangers = [name for name in request.types if name not in names]
     if strangers:
         yield Finding(
             FindingKind.RULE_WITHOUT_EFFECT,
             "",
-            f"the other file has {len(strangers)} tensors this model lacks, the first is "
-            f"{strangers[0]}",
+            f"{whose} {len(strangers)} tensors this model lacks, the first is {strangers[0]}",
         )
     for tensor in tensors:
-        other = request.like.get(tensor.name, tensor.type)
+        other = request.types.get(tensor.name, tensor.type)
         if tensor.decided_by is DecidedBy.KEPT and other is not tensor.type:
             yield Finding(
                 FindingKind.LIKE_NOT_FOLLOWED,
                 tensor.name,
-                f"the other file has {other}; kept as {tensor.type} ({tensor.reason})",
+                f"{whose} {other}; kept as {tensor.type} ({tensor.reason})",
             )
 
 
@@ -87,8 +87,9 @@ def _unclaimed(
     unclaimed = [tensor for tensor in tensors if not decisions[tensor.name].claimed]
     followers: Counter[Role] = Counter()
     for tensor in unclaimed:
-        if request.like is not None:
-            message = f"not in the other file: left as {tensor.type}"
+        if request.types is not None:
+            where = "in the other file" if request.is_like else "among the types"
+            message = f"not {where}: left as {tensor.type}"
         elif tensor.role in _MATTERS_UNCLAIMED:
             message = f"no rule of the tier names {tensor.role.value}: {tensor.reason}"
         else:

@@ -30,7 +30,6 @@ _FINDINGS_SHOWN = 8
 
 def make_plan(
     classification: Classification,
-    facts: GgufFacts,
     *,
     tier: str | None = None,
     ftype: str | None = None,
@@ -38,6 +37,8 @@ def make_plan(
     edges: Edges | None = None,
     tensor_types: Sequence[str] = (),
     like: Mapping[str, GgmlType] | None = None,
+    types: Mapping[str, GgmlType] | None = None,
+    reason: str = "",
     output_tensor_type: GgmlType | None = None,
     token_embedding_type: GgmlType | None = None,
     leave_output_tensor: bool = False,
@@ -49,21 +50,23 @@ def make_plan(
     """Decide the type of every tensor and the exact size of the output.
 
     Exactly one base is given: a tier (name, ``i-`` name or ``.toml`` path), an ftype (one of
-    llama-quantize's, decided as it would), or like (another file's name → type map). Options
+    llama-quantize's, decided as it would), like (another file's name → type map), or types (a name
+    → type map of any origin, as a search finds one). Options
     come before tensor_types ("REGEX=TYPE", first match wins), these before the tier's rules,
     these before the base mix; the shape fallback comes last. A plan that lacks an imatrix it
     needs is still made, so that sizes are known first: see ``Plan.blocking_findings``.
 
     Args:
-        classification: the model's tensors with their roles.
-        facts: metadata and tensor table of the same file.
+        classification: the model's tensors with their roles, and the facts they come from.
         tier: recipe; its base mix decides what its rules do not name.
         ftype: name, alias or number of a file type.
         semantics: "published" leaves a tier's type to the base mix where it equals the mix's
             default type, as in the published files; "declared" applies every rule.
         edges: layer widths for a tier, instead of those for the model's depth.
         tensor_types: rules that override the base.
-        like: name → type map.
+        like: name → type map of another file.
+        types: name → type map; tensors it lacks stay as they are.
+        reason: why types are as they are; it stands with every tensor they decide.
         output_tensor_type: type of ``output.weight`` (or of tied embeddings).
         token_embedding_type: type of the token embeddings.
         leave_output_tensor: keep ``output.weight`` in its source type.
@@ -76,7 +79,6 @@ def make_plan(
         PlanError: the request is not valid, a tensor cannot be given a type, or strict found
             something.
     """
-    _check_same_file(classification, facts)
     options = PlanOptions(
         tensor_types=as_rule_texts(tensor_types),
         output_tensor_type=output_tensor_type,
@@ -89,12 +91,14 @@ def make_plan(
         tier=tier,
         ftype=ftype,
         like=like,
+        types=types,
+        reason=reason,
         semantics=semantics,
         edges=edges,
         options=options,
         imatrix=imatrix,
     )
-    plan = _assemble(request, classification, facts, extra_metadata or {})
+    plan = _assemble(request, classification, extra_metadata or {})
     if strict:
         _check_findings(plan.findings)
     return plan
@@ -103,11 +107,11 @@ def make_plan(
 def _assemble(
     request: PlanRequest,
     classification: Classification,
-    facts: GgufFacts,
     extra_metadata: Mapping[str, MetadataValue],
 ) -> Plan:
-    decisions = resolve_types(request, classification, facts, request.semantics)
-    notes = _differences_between_semantics(request, classification, facts, decisions)
+    facts = classification.facts
+    decisions = resolve_types(request, classification, request.semantics)
+    notes = _differences_between_semantics(request, classification, decisions)
     tensors = _planned_tensors(request, classification, decisions, notes)
     file_type = _file_type_number(request, facts, tensors)
     digest = rules_sha256((tensor.name, tensor.type) for tensor in tensors)
@@ -168,7 +172,6 @@ def _planned_tensors(
 def _differences_between_semantics(
     request: PlanRequest,
     classification: Classification,
-    facts: GgufFacts,
     decisions: Mapping[str, Decision],
 ) -> dict[str, str]:
     """For each tensor the other semantics would store differently, how and why.
@@ -180,7 +183,7 @@ def _differences_between_semantics(
         return {}
     other: Semantics = "declared" if request.semantics == "published" else "published"
     notes = {}
-    for name, there in resolve_types(request, classification, facts, other).items():
+    for name, there in resolve_types(request, classification, other).items():
         if there.type is not decisions[name].type:
             notes[name] = f"{other} semantics give {there.type}: {there.reason}"
     return notes
@@ -195,15 +198,6 @@ def _file_type_number(
         in_order = sorted(facts.tensors, key=lambda tensor: weights_map_key(tensor.name))
         return copied_file_type(facts, in_order)
     return request.file_type.number
-
-
-def _check_same_file(classification: Classification, facts: GgufFacts) -> None:
-    classified = tuple(tensor.info for tensor in classification.tensors)
-    if classified != facts.tensors:
-        raise PlanError(
-            f"classification ({len(classified)} tensors) and facts ({len(facts.tensors)} tensors) "
-            "are not of the same file; classify the facts that are planned"
-        )
 
 
 def _check_findings(findings: Sequence[Finding]) -> None:

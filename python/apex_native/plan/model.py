@@ -34,10 +34,10 @@ SCHEMA_VERSION = 1
 class Plan:
     """A complete, checked decision about an output file; tensors are in the source's order.
 
-    base says which of tier, ftype or another file's types ("like") it was made from; ftype is
-    the base mix ('' for "like"); edges and edges_rule are None and '' without a tier. kv_bytes
-    is the encoded size of all key-value pairs of the output; metadata lists those that are
-    written anew, metadata_removed the source's keys that are not copied.
+    base says which of tier, ftype, another file's types ("like") or a map of types ("types") it
+    was made from; ftype is the base mix ('' for the last two); edges and edges_rule are None and ''
+    without a tier. kv_bytes is the encoded size of all key-value pairs of the output; metadata
+    lists those that are written anew, metadata_removed the source's keys that are not copied.
     """
 
     base: str

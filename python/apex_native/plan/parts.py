@@ -32,6 +32,7 @@ class DecidedBy(StrEnum):
     RULE = "rule"
     TIER = "tier"
     LIKE = "like"
+    TYPES = "types"
     BASE = "base"
 
 

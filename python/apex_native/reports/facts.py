@@ -38,10 +38,9 @@ class ModelFacts:
     total_bytes: int
 
 
-def model_facts(
-    classification: Classification, facts: GgufFacts, *, file_bytes: tuple[int, ...]
-) -> ModelFacts:
+def model_facts(classification: Classification, *, file_bytes: tuple[int, ...]) -> ModelFacts:
     """Collect the facts; file_bytes are the sizes of the model's files on disk, in order."""
+    facts = classification.facts
     types = Counter(tensor.type.name for tensor in facts.tensors)
     return ModelFacts(
         architecture=classification.architecture,

@@ -1,6 +1,6 @@
 """HellaSwag, Winogrande and multiple choice: what a model still knows, with how sure that is.
 
-    tasks = open_tasks([TaskSpec(TaskKind.HELLASWAG, "hellaswag_val_full.txt")])
+    tasks = open_tasks(TaskOptions((TaskSpec(TaskKind.HELLASWAG, "hellaswag_val_full.txt"),)))
     scores = evaluate_tasks({"mini": ModelUnderTest("mini.gguf")}, tasks)
 
 Input: models and task files in llama-perplexity's formats, JSONL or parquet. Output: `TaskScore`
@@ -21,6 +21,7 @@ from apex_native.evaluation.tasks.items import ChoiceItem, GapItem, Item, TaskFi
 from apex_native.evaluation.tasks.open import TaskSpec, open_task
 from apex_native.evaluation.tasks.run import (
     OpenTask,
+    TaskOptions,
     TaskProgress,
     evaluate_tasks,
     open_tasks,
@@ -43,6 +44,7 @@ __all__ = [
     "Selection",
     "TaskFile",
     "TaskKind",
+    "TaskOptions",
     "TaskProgress",
     "TaskSpec",
     "compare_scores",

@@ -20,7 +20,15 @@ from apex_native.evaluation.tasks.statistics import compare_scores, score_statis
 from apex_native.evaluation.tasks.upstream import prepare_upstream
 from apex_native.results import TaskScore, pack_items
 
-__all__ = ["UPSTREAM", "OpenTask", "TaskProgress", "evaluate_tasks", "open_tasks", "score_task"]
+__all__ = [
+    "UPSTREAM",
+    "OpenTask",
+    "TaskOptions",
+    "TaskProgress",
+    "evaluate_tasks",
+    "open_tasks",
+    "score_task",
+]
 
 UPSTREAM = "upstream"
 """What results say in ``compat`` where llama-perplexity's bugs were reproduced."""
@@ -82,23 +90,32 @@ class _Progress:
         self._finished += weight
 
 
-def open_tasks(
-    tasks: Sequence[TaskSpec], n_tasks: int | None = 400, *, compat: bool = False
-) -> tuple[OpenTask, ...]:
-    """Read all files and choose their items, before any model is loaded.
+@dataclass(frozen=True, slots=True)
+class TaskOptions:
+    """Task files, how many items of each, and whether as llama-perplexity does, bugs included.
 
     n_tasks: items of each file, drawn as llama-perplexity draws them; None or 0 for all. compat:
-    read them as llama-perplexity does, bugs included. Raises DataError for a task file, naming the
-    place, or for names that are used twice.
+    `upstream` lists the bugs.
+    """
+
+    specs: tuple[TaskSpec, ...] = ()
+    n_tasks: int | None = 400
+    compat: bool = False
+
+
+def open_tasks(options: TaskOptions) -> tuple[OpenTask, ...]:
+    """Read all files and choose their items, before any model is loaded.
+
+    Raises DataError for a task file, naming the place, or for names that are used twice.
     """
     opened: list[OpenTask] = []
-    for spec in tasks:
-        file = open_task(spec, upstream=compat)
+    for spec in options.specs:
+        file = open_task(spec, upstream=options.compat)
         if any(task.file.name == file.name for task in opened):
             raise DataError(
                 f"two tasks have the name '{file.name}'; name one of them: name={spec.source}"
             )
-        opened.append(OpenTask(file, select_items(file, n_tasks)))
+        opened.append(OpenTask(file, select_items(file, options.n_tasks)))
     return tuple(opened)
 
 
