@@ -21,7 +21,7 @@ from apex_native.imatrix import DEFAULT_PRIOR, Imatrix, collect_imatrix, with_pr
 from apex_native.plan import Plan
 from apex_native.quantization import quantize_model
 from apex_native.reports import default_output_name, grouped_errors
-from apex_native.results import Candidate, Reference, Results
+from apex_native.results import Candidate, MeasuredModel, Results
 
 __all__ = ["DEMO_RECIPES", "Demo", "DemoRow", "run_demo"]
 
@@ -68,14 +68,14 @@ class DemoRow:
     kld_mean: float | None = None
     kld_se: float | None = None
 
-    def measured(self, found: Candidate | Reference) -> DemoRow:
+    def measured(self, found: MeasuredModel) -> DemoRow:
         """The same row with what the evaluation found."""
         return replace(
             self,
             ppl=found.ppl,
             ppl_se=found.ppl_se,
-            kld_mean=getattr(found, "kld_mean", None),
-            kld_se=getattr(found, "kld_se", None),
+            kld_mean=found.kld_mean if isinstance(found, Candidate) else None,
+            kld_se=found.kld_se if isinstance(found, Candidate) else None,
         )
 
 
@@ -115,7 +115,7 @@ def run_demo(
             for name, _, _ in jobs:
                 (scratch / name).replace(folder / name)
     assert results.reference is not None
-    found: list[Candidate | Reference] = [results.reference, *results.candidates]
+    found: list[MeasuredModel] = [results.reference, *results.candidates]
     return Demo(tuple(row.measured(m) for row, m in zip(rows, found, strict=True)), results)
 
 

@@ -213,6 +213,14 @@ class GgufFacts:
     alignment: int = 32
     has_data: bool = True
 
+    def __repr__(self) -> str:
+        n_bytes = sum(tensor.nbytes for tensor in self.tensors)
+        data = "" if self.has_data else ", header only"
+        return (
+            f"GgufFacts({self.architecture!r}, {len(self.tensors)} tensors of {n_bytes:,} bytes, "
+            f"{len(self.kv_sizes)} keys{data})"
+        )
+
     @property
     def architecture(self) -> str:
         """``general.architecture``, or '' where the file has none."""
@@ -255,6 +263,14 @@ class Classification:
     n_expert: int = 0
     n_expert_used: int = 0
     warnings: tuple[str, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        experts = f", {self.n_expert} experts" if self.n_expert else ""
+        warnings = f", {len(self.warnings)} warnings" if self.warnings else ""
+        return (
+            f"Classification({self.architecture!r}, {self.n_layer} layers{experts}, "
+            f"{len(self.tensors)} tensors{warnings})"
+        )
 
     @property
     def architecture(self) -> str:

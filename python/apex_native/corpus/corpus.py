@@ -32,6 +32,9 @@ class Corpus:
     text: str
     manifest: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        return f"Corpus({self.n_tokens:,} tokens, recipe {self.manifest['recipe']['name']!r})"
+
     @property
     def n_tokens(self) -> int:
         """Tokens as the model counted them when the text was built."""

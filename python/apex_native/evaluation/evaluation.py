@@ -39,6 +39,12 @@ class EvalResults:
     tasks: Mapping[str, tuple[TaskScore, ...]] = field(default_factory=dict)
     speed: tuple[ModelSpeed, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"EvalResults({self.results!r})"
+
+    def _repr_html_(self) -> str:
+        return self.results._repr_html_()
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the results as JSON; OutputError."""
         self.results.save(Path(path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from apex_native.corpus import Corpus, build_corpus, load_recipe
@@ -20,7 +20,7 @@ RECIPE_SUFFIX = ".toml"
 class CalibrationText:
     """A text, what the matrix file calls it, and whether special tokens it spells become tokens."""
 
-    text: str
+    text: str = field(repr=False)
     dataset: str = ""
     parse_special: bool = False
 

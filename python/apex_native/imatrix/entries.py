@@ -55,6 +55,10 @@ class ImatrixEntry:
         """The entry whose values are means(sums, counts)."""
         return cls(sums, counts, means(sums, counts), all_experts)
 
+    def __repr__(self) -> str:
+        n_slices, n_per_row = self.values.shape
+        return f"ImatrixEntry({n_slices} x {n_per_row}, {self.counts.sum():,.0f} tokens)"
+
     @property
     def is_routed(self) -> bool:
         """Each expert has a count of its own."""
@@ -78,6 +82,14 @@ class Imatrix:
     chunk_size: int = 0
     settings: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
     prior: str | None = None
+
+    def __repr__(self) -> str:
+        size = f" of {self.chunk_size} tokens" if self.chunk_size else ""
+        prior = f", prior {self.prior}" if self.prior else ""
+        return (
+            f"Imatrix({str(self.path)!r}, {len(self.entries)} entries, {self.chunk_count} chunks"
+            f"{size}{prior})"
+        )
 
     def summary(self) -> ImatrixSummary:
         """What planning needs: names and sizes, no values."""

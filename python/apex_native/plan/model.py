@@ -59,6 +59,14 @@ class Plan:
     kv_bytes: int
     findings: tuple[Finding, ...]
 
+    def __repr__(self) -> str:
+        recipe = self.tier or self.ftype or self.base
+        findings = f", {len(self.findings)} findings" if self.findings else ""
+        return (
+            f"Plan({recipe!r}, {len(self.tensors)} tensors, {self.total_bytes:,} bytes, "
+            f"{self.bpw:.3f} bpw{findings})"
+        )
+
     @cached_property
     def layout(self) -> FileLayout:
         """Where everything lies if the output is one file."""

@@ -72,6 +72,13 @@ class QuantizeManifest:
     """Rows quantized on GPUs, and how many of them the CPU compared."""
     verified_rows: int = 0
 
+    def __repr__(self) -> str:
+        more = f" and {len(self.files) - 1} more" if len(self.files) > 1 else ""
+        return (
+            f"QuantizeManifest({str(self.files[0])!r}{more}, {len(self.tensors)} tensors, "
+            f"{self.total_bytes:,} bytes, {self.bpw:.3f} bpw, {self.elapsed_s:.1f} s)"
+        )
+
     def errors_by_role(self) -> tuple[RoleError, ...]:
         """Relative RMSE of each role that has quantized tensors, in the order of ``Role``."""
         rows = []

@@ -24,7 +24,18 @@ __all__ = ["csv_text"]
 
 _NESTED = {"chunks", "kld_by_confidence", "router_agreement", "tasks", "speed", "path"}
 
-_METRICS = [f.name for f in dataclasses.fields(Candidate) if f.name not in _NESTED]
+_FIRST = ("name", "bytes", "bpw", "sha256", "fingerprint", "type_k", "type_v", "ppl", "ppl_se")
+_LAST = ("n_positions", "n_not_finite")
+
+_METRICS = (
+    *_FIRST,
+    *(
+        field.name
+        for field in dataclasses.fields(Candidate)
+        if field.name not in (*_NESTED, *_FIRST, *_LAST)
+    ),
+    *_LAST,
+)
 
 
 def csv_text(results: Results) -> str:

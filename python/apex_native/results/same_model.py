@@ -8,14 +8,14 @@ from typing import TypeVar
 
 from apex_native.results.document import Results
 from apex_native.results.join import join_measurements
-from apex_native.results.model import Candidate, Reference
+from apex_native.results.model import Candidate, MeasuredModel, Reference
 
 __all__ = ["fold_reference", "same_model", "same_run", "with_names_of"]
 
 _Model = TypeVar("_Model", Candidate, Reference)
 
 
-def same_model(first: Candidate | Reference, second: Candidate | Reference) -> bool:
+def same_model(first: MeasuredModel, second: MeasuredModel) -> bool:
     """True if both are the same file: by hash, else by fingerprint, else by name and bytes."""
     for key in ("sha256", "fingerprint"):
         ours, theirs = getattr(first, key), getattr(second, key)

@@ -46,6 +46,10 @@ class TokenScores:
     router: Mapping[int, tuple[int, int, int]] = field(default_factory=dict)
     """By layer: tokens, those with the reference's set of experts, those with its first one."""
 
+    def __repr__(self) -> str:
+        kld = f", mean KLD {self.kld.mean():.6f}" if self.kld.size else ""
+        return f"TokenScores({self.n:,} positions{kld})"
+
     @property
     def n(self) -> int:
         """Scored positions."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ class Text:
     """A text and the name results give it."""
 
     name: str
-    content: str
+    content: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
