@@ -1,4 +1,4 @@
-"""The one-way flow of the stages, what imports without the native core, and the size of files."""
+"""The one-way flow of stages and files, what imports without the native core, sizes of files."""
 
 from __future__ import annotations
 
@@ -101,6 +101,50 @@ def test_imports_come_from_the_left(unit: str) -> None:
     for path in source_files():
         if unit_of(path) == unit:
             assert units_imported(path) <= left | {unit}, path
+
+
+def import_graph() -> dict[str, set[str]]:
+    """The files of the package that each of them imports, by the names of their modules."""
+    paths = {module_of(path): path for path in source_files()}
+    graph = {}
+    for module, path in paths.items():
+        # `from package import submodule` imports the submodule.
+        members = {
+            f"{node.module}.{alias.name}": node.module
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom) and node.module is not None
+            for alias in node.names
+        }
+        values = {owner for member, owner in members.items() if member not in paths}
+        names = {name for name in imports_of(path) if name not in members.values()}
+        graph[module] = ((names | values | set(members)) & paths.keys()) - {module}
+    return graph
+
+
+def module_of(path: Path) -> str:
+    parts = ["apex_native", *path.relative_to(PACKAGE).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def cycle_in(graph: dict[str, set[str]]) -> list[str]:
+    """Nodes of a cycle, or nothing: what is left after taking away all that depends on nothing."""
+    left = {node: set(others) for node, others in graph.items()}
+    while free := [node for node, others in left.items() if not others & left.keys()]:
+        for node in free:
+            del left[node]
+    return sorted(left)
+
+
+def test_files_import_each_other_in_one_direction() -> None:
+    assert cycle_in(import_graph()) == []
+
+
+def test_a_cycle_of_files_is_found() -> None:
+    assert cycle_in({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": set()}) == [*"abcd"]
+    graph = import_graph()
+    assert "apex_native.results.checks" in graph["apex_native.results.document"]
+    graph["apex_native.results.checks"].add("apex_native.results.document")
+    assert "apex_native.results.checks" in cycle_in(graph)
 
 
 def test_nothing_imports_the_package_itself() -> None:
