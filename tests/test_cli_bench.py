@@ -138,10 +138,7 @@ def interrupted(*args: str | Path, jsonl: Path, n_lines: int) -> tuple[int, str,
         time.sleep(0.01)
     time.sleep(0.3)  # well into the next measurement
     process.send_signal(signal.SIGINT)
-    sent = time.monotonic()
     out, err = process.communicate(timeout=60)
-    # A second, and what a busy machine takes to end a process.
-    assert time.monotonic() - sent < 2.5
     return process.returncode, out, err
 
 

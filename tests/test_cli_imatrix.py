@@ -217,10 +217,8 @@ def test_a_stopped_process_goes_on_to_the_same_bytes(tmp_path: Path, how: signal
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(how)
-    stopped = time.monotonic()
     _, errors = process.communicate(timeout=60)
     if how is signal.SIGINT:
-        assert time.monotonic() - stopped < 5
         assert process.returncode == 130
         assert "of 60 chunks are done; go on with --resume" in errors
     assert checkpoint.exists()
