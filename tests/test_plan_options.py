@@ -21,7 +21,7 @@ def plan_of(model: str, **arguments) -> Plan:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "exactly one of tier, ftype and like; found none"),
+        ({}, "exactly one of tier, ftype, like and types; found none"),
         ({"tier": "mini", "ftype": "Q8_0"}, "found tier and ftype"),
         ({"ftype": "Q8_0", "like": {}}, "found ftype and like"),
         ({"like": {}, "types": {}}, "found like and types"),

@@ -280,7 +280,7 @@ def test_outputs_are_named_like_the_published_files(
 def test_a_plan_like_another_file_has_no_name() -> None:
     facts = model_file()
     like = {t.name: t.type for t in facts.tensors}
-    with pytest.raises(PlanError, match="-o"):
+    with pytest.raises(PlanError, match="name the output"):
         default_output_name("m.gguf", make_plan(classify_tensors(facts), like=like))
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from apex_native.quantization.device import DeviceUse, Gpu, list_gpus, start_driver
-from apex_native.quantization.dry_run import PredictedFile, dry_run
 from apex_native.quantization.manifest import QuantizeManifest, RoleError, TensorRecord
+from apex_native.quantization.prediction import PredictedFile, dry_run
 from apex_native.quantization.progress import Progress
 from apex_native.quantization.run import DEFAULT_MAX_MEMORY, quantize_model
 

@@ -9,6 +9,7 @@ Pure: written by `evaluate`, read by `report`; no numpy, no native extension.
 from __future__ import annotations
 
 from apex_native.results.document import METRICS_VERSION, SCHEMA_VERSION, Results
+from apex_native.results.identity import same_model, same_run
 from apex_native.results.merge import merge_results
 from apex_native.results.model import (
     Candidate,
@@ -19,7 +20,6 @@ from apex_native.results.model import (
     RouterLayer,
     SpeedTest,
 )
-from apex_native.results.same_model import same_model, same_run
 from apex_native.results.settings import Build, NoiseFloor, Settings, TextData
 from apex_native.results.tasks import McNemar, TaskScore, pack_items, unpack_items
 from apex_native.results.verdict import Comparison, Verdict

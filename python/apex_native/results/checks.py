@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from apex_native.errors import ResultsError
 from apex_native.results.model import Candidate, ChunkSums, MeasuredModel, Reference
@@ -28,28 +28,29 @@ def check_consistent(
 
     has_text: the file says which text it is about.
     """
+    names = Counter(candidate.name for candidate in candidates)
+    known = {*names, *(() if reference is None else (reference.name,))}
     problems = (
-        *_name_problems(reference, candidates, comparisons),
+        *_name_problems(names),
         *(() if reference is None else _model_problems("reference", reference)),
         *_all_candidate_problems(
             candidates, has_reference=reference is not None, has_text=has_text
         ),
+        *_comparison_problems(known, comparisons),
     )
     for place, problem in problems:
         raise ResultsError(f"{source}.{place}: {problem}")
 
 
-def _name_problems(
-    reference: Reference | None,
-    candidates: Sequence[Candidate],
-    comparisons: Sequence[Comparison],
-) -> Iterator[tuple[str, str]]:
-    names = Counter(candidate.name for candidate in candidates)
+def _name_problems(names: Mapping[str, int]) -> Iterator[tuple[str, str]]:
     for name, count in names.items():
         if count > 1:
             yield "candidates", f"{count} have the name '{name}'; give each a name of its own"
-    if reference is not None:
-        names[reference.name] += 1
+
+
+def _comparison_problems(
+    names: set[str], comparisons: Sequence[Comparison]
+) -> Iterator[tuple[str, str]]:
     for i, comparison in enumerate(comparisons):
         for name in (comparison.first, comparison.second):
             if name not in names:

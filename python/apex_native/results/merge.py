@@ -8,9 +8,9 @@ from typing import Any
 
 from apex_native.errors import ResultsError
 from apex_native.results.document import Results
+from apex_native.results.identity import fold_reference, same_model, same_run, with_names_of
 from apex_native.results.join import NAMES_ONLY, join_measurements
 from apex_native.results.model import Candidate, MeasuredModel, Reference
-from apex_native.results.same_model import fold_reference, same_model, same_run, with_names_of
 from apex_native.results.settings import NoiseFloor, Settings
 from apex_native.results.verdict import Comparison
 
