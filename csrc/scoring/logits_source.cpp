@@ -81,6 +81,7 @@ bool ModelSource::observe(ggml_tensor* node) {
                          node->ne[0]);
     }
     n_rows_ = ggml_nrows(node);
+    if (n_rows_ == 0) return true;  // no token of the batch is an output
     device_ = device_of_tensor(node);
     if (device_ >= 0 || is_on_host(node)) {
         // llama.cpp marks the node as an output: nothing else is put there before the next decode.
@@ -156,6 +157,8 @@ void ModelSource::compute(const Step& step) {
         decode(step, begin, end);
         keep_part(step, begin, end);
     }
+    // The first steps of a chunk may have no output: nothing was kept, and there may be no buffer.
+    if (step.n_outputs() == 0) return;
     rows_ = device_ < 0 ? joined_.data() : device_joined_->data();
     n_rows_ = step.n_outputs();
 }
