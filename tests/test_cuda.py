@@ -33,9 +33,9 @@ TYPES = [
 ]  # fmt: skip
 NEEDING_IMATRIX = ["IQ2_XXS", "IQ2_XS", "IQ1_S"]
 
-N_KERNELS = 26 + 15 + 2 + 3 + 1
+N_KERNELS = 26 + 15 + 2 + 3 + 3 + 5 + 1
 """Quantizers with and without a matrix (three need one, Q8_0 ignores it), error sums, scores, sums
-of squares, and the benchmark's reading."""
+of squares, routed rows sorted and multiplied, and the benchmark's reading."""
 
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 
@@ -103,7 +103,7 @@ def test_the_kernels_algorithms_on_many_rows() -> None:
 def test_the_kernels_compile_and_keep_their_registers(tmp_path: Path) -> None:
     """For sm_90, with the build's own flags; a spill would show up as a slow kernel only."""
     sources = sorted((ROOT / "csrc").rglob("*.cu"))
-    assert len(sources) == 11
+    assert len(sources) == 13
     llama = llama_cpp_source()
 
     def compile_one(source: Path) -> str:

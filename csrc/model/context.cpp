@@ -105,14 +105,24 @@ bool Context::on_eval(ggml_tensor* node, bool ask, void* self) {
     if (context->options_.leave_logits) {
         context->host_logits_.forget(context->context_.get());
     }
-    if (context->hook_ == nullptr) return !ask;
     try {
-        return ask ? context->hook_->wants(node) : context->hook_->observe(node);
+        return ask ? context->ask(node) : context->show(node);
     } catch (...) {
         // Not through ggml's frames: on_abort_check ends the computation instead.
         if (!context->hook_error_) context->hook_error_ = std::current_exception();
         return false;
     }
+}
+
+// The backend is to compute the graph up to this node, and then to show it.
+bool Context::ask(ggml_tensor* node) {
+    hook_wants_ = hook_ != nullptr && hook_->wants(node);
+    return products_.take(node) || hook_wants_;
+}
+
+bool Context::show(ggml_tensor* node) {
+    products_.compute(node);
+    return !hook_wants_ || hook_->observe(node);
 }
 
 bool Context::on_abort_check(void* self) {
@@ -134,7 +144,9 @@ void Context::decode(Batch& batch) {
     int32_t status = 0;
     try {
         guarded([&] { status = llama_decode(context_.get(), batch.view()); });
+        products_.give_back();
     } catch (const GgmlAbort& abort) {
+        products_.give_back();
         fail<ModelError>(model_->path(), ": llama.cpp cannot compute: ", abort.what());
     }
     if (hook_error_) std::rethrow_exception(hook_error_);

@@ -8,6 +8,7 @@
 #include "model/eval_hook.h"
 #include "model/host_logits.h"
 #include "model/model.h"
+#include "model/routed_products.h"
 #include "model/thread_pool.h"
 
 namespace apex {
@@ -68,6 +69,8 @@ class Context {
 
   private:
     static bool on_eval(ggml_tensor* node, bool ask, void* self);
+    bool ask(ggml_tensor* node);
+    bool show(ggml_tensor* node);
     static bool on_abort_check(void* self);
     uint32_t max_outputs() const {
         return options_.n_outputs_max == 0 ? options_.n_batch : options_.n_outputs_max;
@@ -79,6 +82,8 @@ class Context {
     ContextOptions options_;
     EvalHook* hook_;
     std::shared_ptr<const StopFlag> stop_;
+    RoutedProducts products_;
+    bool hook_wants_ = false;  // the node that was asked about last
     std::exception_ptr hook_error_;
     HostLogits host_logits_;
     llama_context_ptr context_;

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "ggml-backend.h"
+#include "llama-ext.h"
 #include "model/bf16_matmul.h"
 #include "model/model_check.h"
 
@@ -146,7 +147,7 @@ std::shared_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
     const ModelFile file = check_model_file(path, options.expert_used_count);
     check_gpu_options(options);
     std::vector<ggml_backend_dev_t> devices = find_devices(options.devices);
-    check_device_memory(path, file, options, devices);
+    if (!options.no_alloc) check_device_memory(path, file, options, devices);
     const auto overrides = expert_overrides(file.architecture, options.expert_used_count);
     std::vector<float> split = options.tensor_split;
     split.resize(llama_max_devices());
@@ -160,7 +161,9 @@ std::shared_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
     params.main_gpu = options.main_gpu;
     params.split_mode = on_cpu ? LLAMA_SPLIT_MODE_LAYER : to_llama(options.split_mode);
     if (!options.tensor_split.empty()) params.tensor_split = split.data();
-    params.load_mode = options.use_mmap ? LLAMA_LOAD_MODE_AUTO : LLAMA_LOAD_MODE_NONE;
+    params.no_alloc = options.no_alloc;
+    params.load_mode =
+        options.use_mmap && !options.no_alloc ? LLAMA_LOAD_MODE_AUTO : LLAMA_LOAD_MODE_NONE;
     params.use_extra_bufts = options.repack;
     params.load_mtp = options.load_mtp;
     params.vocab_only = options.vocab_only;
@@ -178,6 +181,14 @@ std::shared_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
     if (!model && stop && stop->is_set()) fail<Cancelled>("loading ", path, " was stopped");
     if (!model) fail<ModelError>(path, ": llama.cpp cannot load it: ", last_errors());
     return std::shared_ptr<Model>(new Model(path, options, std::move(model)));
+}
+
+ggml_backend_dev_t Model::gpu() const {
+    for (int i = 0; on_gpu() && i < llama_model_n_devices(get()); ++i) {
+        ggml_backend_dev_t device = llama_model_get_device(get(), i);
+        if (ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_GPU) return device;
+    }
+    return nullptr;
 }
 
 std::string Model::description() const {

@@ -29,6 +29,7 @@ struct ModelOptions {
     bool use_mmap = true;
     bool repack = true;         // let ggml rearrange weights for this CPU: faster, not readable
     bool load_mtp = false;      // the multi-token-prediction block as well
+    bool no_alloc = false;      // no weights: memory is added up and not taken
     bool vocab_only = false;    // tokenizer only: no context can be made
     int expert_used_count = 0;  // experts a token goes to; 0: as the file says
 };
@@ -53,6 +54,7 @@ class Model {
     bool is_hybrid() const { return llama_model_is_hybrid(model_.get()); }
     bool has_encoder() const { return llama_model_has_encoder(model_.get()); }
     bool on_gpu() const { return options_.n_gpu_layers != 0; }
+    ggml_backend_dev_t gpu() const;  // the first one it is on; null: it is on none
     std::string description() const;
 
   private:

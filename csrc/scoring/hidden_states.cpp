@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "core/device_memory.h"
 #include "core/error.h"
 #include "ggml-backend.h"
 
@@ -113,11 +114,13 @@ void HiddenRecorder::keep_rows(const ggml_tensor* node) {
                          n_embd, " floats before the head, found ", ggml_nrows(node), " of ",
                          node->ne[0], "; leave two-pass out");
     }
-    const auto row_size = static_cast<size_t>(n_embd) * sizeof(float);
-    for (int32_t i = 0; i < step_.n_outputs(); ++i) {
-        const int64_t index = scored_place(states_->shape(), step_, i).index;
-        ggml_backend_tensor_get(node, states_->rows().row(index), static_cast<size_t>(i) * row_size,
-                                row_size);
+    // A chunk's positions lie one after the other, here and there.
+    const int32_t n = step_.n_outputs_per_chunk();
+    const size_t bytes = static_cast<size_t>(n * n_embd) * sizeof(float);
+    for (int32_t chunk = 0; chunk < step_.n_chunks && n > 0; ++chunk) {
+        const int64_t index = scored_place(states_->shape(), step_, chunk * n).index;
+        ggml_backend_tensor_get(node, states_->rows().row(index),
+                                static_cast<size_t>(chunk) * bytes, bytes);
     }
 }
 
@@ -134,11 +137,14 @@ void HiddenRecorder::compute(const Step& step) {
 // --- second pass --------------------------------------------------------------------------------
 
 HiddenSource::HiddenSource(std::shared_ptr<const HiddenStates> states,
-                           std::shared_ptr<ThreadPool> pool, bool with_routes)
+                           std::shared_ptr<ThreadPool> pool, bool with_routes,
+                           ggml_backend_dev_t device)
     : states_(std::move(states)),
       pool_(std::move(pool)),
       head_(states_->path(), states_->recipe()),
-      with_routes_(with_routes) {}
+      with_routes_(with_routes) {
+    if (device != nullptr) device_head_ = DeviceHead::make(head_, device);
+}
 
 void HiddenSource::compute(const Step& step) {
     if (with_routes_) routes_ = &states_->routes(step);
@@ -150,8 +156,23 @@ void HiddenSource::compute(const Step& step) {
         const int64_t index = scored_place(states_->shape(), step, i).index;
         std::copy_n(states_->rows().row(index), n_embd, hidden_.data() + i * n_embd);
     }
-    logits_.resize(static_cast<size_t>(n * n_vocab()));
-    head_.compute(hidden_.data(), n, logits_.data(), *pool_);
+    n_rows_ = n;
+    if (device_head_) {
+        rows_ = device_head_->compute(hidden_.data(), n);
+        device_ = device_of(rows_);
+    } else {
+        logits_.resize(static_cast<size_t>(n * n_vocab()));
+        head_.compute(hidden_.data(), n, logits_.data(), *pool_);
+        rows_ = logits_.data();
+    }
+}
+
+void HiddenSource::bring_to_host() {
+    if (device_ < 0) return;
+    logits_.resize(static_cast<size_t>(n_rows_ * n_vocab()));
+    copy_to_host(logits_.data(), rows_, logits_.size() * sizeof(float));
+    rows_ = logits_.data();
+    device_ = -1;
 }
 
 }  // namespace apex

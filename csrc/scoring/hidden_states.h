@@ -6,6 +6,7 @@
 #include <mutex>
 #include <utility>
 
+#include "model/device_head.h"
 #include "model/lm_head.h"
 #include "scoring/logits_source.h"
 
@@ -85,21 +86,28 @@ class HiddenRecorder final : public LogitsSource, private EvalHook {
 // The second pass: the reference's logits again.
 class HiddenSource final : public LogitsSource {
   public:
+    // device: the GPU that computes the head; null: the pool's threads do.
     HiddenSource(std::shared_ptr<const HiddenStates> states, std::shared_ptr<ThreadPool> pool,
-                 bool with_routes);
+                 bool with_routes, ggml_backend_dev_t device = nullptr);
 
     int64_t n_vocab() const override { return head_.n_vocab(); }
     void compute(const Step& step) override;
-    const float* row(int32_t i) const override { return logits_.data() + int64_t{i} * n_vocab(); }
+    const float* row(int32_t i) const override { return rows_ + int64_t{i} * n_vocab(); }
+    int device() const override { return device_; }
+    void bring_to_host() override;
     const RouterChoices* routes() const override { return routes_; }
 
   private:
     std::shared_ptr<const HiddenStates> states_;
     std::shared_ptr<ThreadPool> pool_;
     LmHead head_;
+    std::unique_ptr<DeviceHead> device_head_;
     bool with_routes_;
     std::vector<float> hidden_;
-    std::vector<float> logits_;
+    std::vector<float> logits_;    // on the host
+    const float* rows_ = nullptr;  // of the last step
+    int device_ = -1;              // they lie on
+    int64_t n_rows_ = 0;
     const RouterChoices* routes_ = nullptr;
 };
 

@@ -38,13 +38,10 @@ void RouterHook::observe(const ggml_tensor* node) {
     const auto n_used = static_cast<size_t>(node->ne[0]);
     if (n_tokens == 0) return;
     // The node is a view: the first columns of all experts in order.
-    const size_t stride = node->nb[1] / sizeof(int32_t);
-    all_.resize((n_tokens - 1) * stride + n_used);
-    ggml_backend_tensor_get(node, all_.data(), 0, all_.size() * sizeof(int32_t));
-    for (size_t i = 0; i < n_tokens; ++i) {
-        const int32_t* row = all_.data() + i * stride;
-        layer.experts.insert(layer.experts.end(), row, row + n_used);
-    }
+    const size_t n_before = layer.experts.size(), row_bytes = n_used * sizeof(int32_t);
+    layer.experts.resize(n_before + n_tokens * n_used);
+    ggml_backend_tensor_get_2d(node, layer.experts.data() + n_before, 0, row_bytes, n_tokens,
+                               node->nb[1], row_bytes);
 }
 
 void RouterHook::clear() {

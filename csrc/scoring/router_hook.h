@@ -30,7 +30,6 @@ class RouterHook {
 
   private:
     RouterChoices choices_;
-    std::vector<int32_t> all_;
 };
 
 // How often two models' routers agreed in one layer.
