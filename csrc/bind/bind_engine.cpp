@@ -158,10 +158,10 @@ void register_engine(py::module_& module) {
                                [](const Model& self) { return self.options().load_mtp; })
         .def_property_readonly("expert_used_count",
                                [](const Model& self) { return self.options().expert_used_count; })
-        .def_property_readonly(
-            "n_layers", [](const Model& self) { return llama_model_n_layer(self.get()); })
-        .def_property_readonly(
-            "n_gpu_layers", [](const Model& self) { return self.options().n_gpu_layers; })
+        .def_property_readonly("n_layers",
+                               [](const Model& self) { return llama_model_n_layer(self.get()); })
+        .def_property_readonly("n_gpu_layers",
+                               [](const Model& self) { return self.options().n_gpu_layers; })
         .def_property_readonly("n_ctx_train", &Model::n_ctx_train)
         .def_property_readonly("n_embd", &Model::n_embd)
         .def_property_readonly("is_recurrent", &Model::is_recurrent)
