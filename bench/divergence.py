@@ -18,12 +18,13 @@ CTX = 512
 @dataclass(frozen=True)
 class Divergence:
     """Mean KLD in nats with its standard error; low and high: 95 % interval of its difference from
-    the first file's, both drawn from the same chunks."""
+    the first file's, both drawn from the same chunks; p99: the 99 % quantile over positions."""
 
     kld: float
     error: float
     low: float | None
     high: float | None
+    p99: float | None = None
 
 
 def text_end(path: Path, n_bytes: int) -> str:
@@ -57,7 +58,7 @@ def divergences(files: Sequence[Path], text: str, threads: int) -> list[Divergen
                     low, high = -high, -low
         assert candidate.kld_mean is not None
         assert candidate.kld_se is not None
-        rows.append(Divergence(candidate.kld_mean, candidate.kld_se, low, high))
+        rows.append(Divergence(candidate.kld_mean, candidate.kld_se, low, high, candidate.kld_p99))
     return rows
 
 

@@ -17,7 +17,7 @@ from apex_native.engine import load_model
 from apex_native.errors import OutputError
 from apex_native.evaluation import Text
 from apex_native.gguf import GgufFile, open_gguf
-from apex_native.imatrix import DEFAULT_PRIOR, Imatrix, collect_imatrix, with_prior
+from apex_native.imatrix import Imatrix, collect_imatrix
 from apex_native.plan import Plan
 from apex_native.quantization import quantize_model
 from apex_native.reports import default_output_name, grouped_errors
@@ -146,13 +146,12 @@ def calibrate_demo(*, n_threads: int | None = None) -> Imatrix:
     """What ``quantize --calibration diverse`` collects, on a smaller text."""
     with load_model(demo_model(), n_threads=n_threads) as model:
         corpus = build_corpus(CALIBRATION_RECIPE, model, tokens=CALIBRATION_TOKENS)
-        collected = collect_imatrix(
+        return collect_imatrix(
             model,
             corpus.text,
             parse_special=corpus.parse_special,
             dataset=f"recipe {CALIBRATION_RECIPE}",
         )
-    return with_prior(collected, DEFAULT_PRIOR)
 
 
 @contextmanager

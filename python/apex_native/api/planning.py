@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from apex_native._native import core, forward_log
 from apex_native.classification import classify_tensors
-from apex_native.plan import Edges, Plan
+from apex_native.plan import Edges, ImatrixSummary, Plan
 from apex_native.plan import make_plan as make_plan_from_facts
+from apex_native.quantization import underflow_findings
 from apex_native.types import Classification, GgmlType, GgufFacts, MetadataValue
 
 if TYPE_CHECKING:
     from apex_native.gguf import GgufFile
-    from apex_native.imatrix import Imatrix
+    from apex_native.imatrix import Imatrix, Prior
     from apex_native.plan.request import Semantics
 
 __all__ = ["LoadCheck", "check_load", "classify", "make_plan"]
@@ -44,20 +45,24 @@ def make_plan(
     token_embedding_type: GgmlType | None = None,
     leave_output_tensor: bool = False,
     pure: bool = False,
+    repair: bool = False,
     imatrix: Imatrix | None = None,
+    prior: Prior | str | None = "auto",
     strict: bool = False,
 ) -> Plan:
     """Decide every tensor's type and the exact size of the output, before a byte is written.
 
     Exactly one base: a tier ("quality", "i-compact", a path to a tier's .toml), an ftype of
     llama-quantize ("Q4_K_M"), like, another open file whose types are taken over, or types, a name
-    → type map with the reason for it. Everything else is as in `apex_native.plan.make_plan`; the
-    plan also records this package's version. Works on a header without data. Raises PlanError; with
-    strict also for every audit warning.
+    → type map with the reason for it. prior says what to believe of an imatrix where it saw little,
+    as ``--prior`` does: "auto", "none" (what llama-quantize does), tokens, "all-experts:K";
+    `quantize` applies the plan's. Everything else is as in `apex_native.plan.make_plan`; the plan
+    also records this package's version. Works on a header without data. Raises PlanError, with
+    strict also for every audit warning; ImatrixError for a prior the matrix does not allow.
     """
     if like is not None and not isinstance(like, Mapping):
         like = {tensor.name: tensor.type for tensor in like.tensors}
-    return make_plan_from_facts(
+    plan = make_plan_from_facts(
         classify(source),
         tier=tier,
         ftype=ftype,
@@ -71,10 +76,24 @@ def make_plan(
         token_embedding_type=token_embedding_type,
         leave_output_tensor=leave_output_tensor,
         pure=pure,
-        imatrix=imatrix.summary() if imatrix is not None else None,
-        strict=strict,
+        repair=repair,
+        imatrix=_summary(source, imatrix, prior),
         extra_metadata=_provenance(),
     )
+    plan = replace(plan, findings=(*plan.findings, *underflow_findings(source, plan)))
+    if strict:
+        plan.require_clean()
+    return plan
+
+
+def _summary(
+    source: GgufFile, imatrix: Imatrix | None, prior: Prior | str | None
+) -> ImatrixSummary | None:
+    if imatrix is None:
+        return None
+    from apex_native.imatrix import Importance
+
+    return Importance(imatrix, source.facts, prior).summary()
 
 
 def _provenance() -> dict[str, MetadataValue]:

@@ -21,6 +21,7 @@ from apex_native.cli import (
     quantize,
     report,
 )
+from apex_native.cli.command import Command
 from apex_native.cli.errors import CtrlCError
 from apex_native.cli.errors import report as report_error
 from apex_native.cli.options import examples, help_style
@@ -61,7 +62,15 @@ class _ApexGroup(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-app = typer.Typer(
+class _ApexTyper(typer.Typer):
+    """Every verb is a `Command` of ours."""
+
+    def command(self, name: str | None = None, **options: Any) -> Any:
+        """As typer's, with our class."""
+        return super().command(name, cls=Command, **options)
+
+
+app = _ApexTyper(
     cls=_ApexGroup,
     add_completion=False,
     rich_markup_mode=help_style(),

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from apex_native.cli.options import RUN
+
+if TYPE_CHECKING:
+    from apex_native.evaluation.divergence.text import Text
 
 __all__ = ["CacheType", "TextChoices"]
 
@@ -35,9 +38,13 @@ class TextChoices:
     """Which text, how it is cut, and how the models run over it."""
 
     text: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            "--text", "-f", metavar="FILE", rich_help_panel=TEXT, help="UTF-8 text to score."
+            "--text",
+            "-f",
+            metavar="FILE",
+            rich_help_panel=TEXT,
+            help="UTF-8 text to score; several are joined.",
         ),
     ] = None
     ctx: Annotated[
@@ -93,6 +100,17 @@ class TextChoices:
         typer.Option("--no-memory-check", rich_help_panel=RUN,
                      help="Load whatever the free memory says."),
     ] = False  # fmt: skip
+
+    def joined(self) -> Path | Text | None:
+        """The text to score: a file, or several joined by a line break, as `imatrix` joins them."""
+        if not self.text or len(self.text) == 1:
+            return self.text[0] if self.text else None
+        from apex_native.evaluation.divergence.text import Text, read_text
+
+        return Text(
+            " + ".join(path.name for path in self.text),
+            "\n".join(read_text(path).content for path in self.text),
+        )
 
     def settings(self) -> dict[str, Any]:
         """Keyword arguments of `apex_native.evaluate`."""

@@ -88,20 +88,23 @@ def evaluate(
     noise floor, and differences between candidates come with intervals and a verdict.
     """
     from apex_native import api
+    from apex_native.cli.planning import require_writable
 
     out = Output(json_mode=json_mode, quiet=quiet)
     _require_request(text, tasks, candidates, reference)
+    if text.save_base is not None:
+        require_writable(text.save_base, force=force)
     with _progress(out) as progress, settings_errors():
         found = api.evaluate(
             reference,
             candidates or [],
-            text.text,
+            text.joined(),
             **text.settings(),
             **tasks.settings(),
             placement=compute.placement,
             known=None if force else _known(output),
             output=output,
-            checkpoint=_checkpoint(output, text.text or reference),
+            checkpoint=_checkpoint(output, text.text[0] if text.text else reference),
             progress=progress,
         )
     out.document(found.results.to_dict())
@@ -120,7 +123,7 @@ def _require_request(
     is_base = reference is not None and is_base_file(reference)
     if not candidates and (reference is None or is_base):
         raise typer.BadParameter("name a model to evaluate", param_hint="CANDIDATES")
-    if text.text is None and not tasks.specs and not is_base:
+    if not text.text and not tasks.specs and not is_base:
         raise typer.BadParameter("give a text with --text, or a task such as --hellaswag")
 
 

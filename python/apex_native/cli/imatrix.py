@@ -208,9 +208,13 @@ def imatrix(
     The file is llama.cpp's: llama-quantize reads it. Safe to interrupt: --resume goes on.
     """
     from apex_native.cli.imatrix_report import show_matrix
+    from apex_native.cli.planning import require_writable
 
     out = Output(json_mode=json_mode, quiet=quiet)
     _require_consistent(model, collected, reported)
+    for path in (reported.coverage, reported.heatmap):
+        if path is not None:
+            require_writable(path, force=force)
     missing: list[MissingData] = []
     if reported.show_statistics is not None:
         from apex_native.imatrix import load_imatrix

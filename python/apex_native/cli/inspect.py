@@ -106,7 +106,7 @@ def _fact_lines(facts: ModelFacts) -> list[tuple[str, str]]:
     if facts.n_expert:
         shared = f", {facts.n_shared_experts} shared" if facts.n_shared_experts else ""
         experts = f"{facts.n_expert} per layer, {facts.n_expert_used} used by a token{shared}"
-    return [
+    lines = [
         ("architecture", facts.architecture or "not stated"),
         ("name", facts.name or "not stated"),
         ("layers", f"{facts.n_layer}{mtp}"),
@@ -119,6 +119,9 @@ def _fact_lines(facts: ModelFacts) -> list[tuple[str, str]]:
         ("source types", ", ".join(f"{type} ×{n}" for type, n in facts.source_types)),
         ("alignment", f"{facts.alignment} bytes"),
     ]
+    if facts.kind != "model":
+        lines.insert(1, ("kind", facts.kind))
+    return lines
 
 
 def _or_unknown(count: int | None, unit: str) -> str:

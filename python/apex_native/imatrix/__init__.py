@@ -19,9 +19,10 @@ from apex_native.imatrix.coverage import Coverage, RouterCoverage, expert_covera
 from apex_native.imatrix.entries import Imatrix, ImatrixEntry
 from apex_native.imatrix.files import load_imatrix, save_imatrix
 from apex_native.imatrix.heatmap import save_heatmap
+from apex_native.imatrix.importance import Importance
 from apex_native.imatrix.merge import merge_imatrices
 from apex_native.imatrix.missing import MissingData, missing_data
-from apex_native.imatrix.prior import DEFAULT_PRIOR, Prior, parse_prior, with_prior
+from apex_native.imatrix.prior import DEFAULT_PRIOR, Prior, parse_prior
 from apex_native.imatrix.progress import ImatrixProgress
 from apex_native.imatrix.statistics import (
     LayerStatistics,
@@ -41,6 +42,7 @@ __all__ = [
     "Imatrix",
     "ImatrixEntry",
     "ImatrixProgress",
+    "Importance",
     "LayerStatistics",
     "MissingData",
     "Prior",
@@ -59,5 +61,4 @@ __all__ = [
     "save_imatrix",
     "tensor_statistics",
     "with_all_experts",
-    "with_prior",
 ]

@@ -29,6 +29,9 @@ __all__ = ["SCHEMA_VERSION", "Plan"]
 
 SCHEMA_VERSION = 1
 
+_FINDINGS_SHOWN = 8
+"""Of those that stop a strict plan; `apex-native plan --explain` has all."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -108,6 +111,18 @@ class Plan:
     def blocking_findings(self) -> tuple[Finding, ...]:
         """Findings with which the plan cannot be carried out."""
         return tuple(f for f in self.findings if f.severity is Severity.BLOCKING)
+
+    def require_clean(self) -> None:
+        """Raise PlanError that lists every finding above INFO, if there is one."""
+        bad = [finding for finding in self.findings if finding.severity is not Severity.INFO]
+        if not bad:
+            return
+        lines = [f"{f.kind}: {f.tensor + ': ' if f.tensor else ''}{f.message}" for f in bad]
+        shown = "\n  ".join(lines[:_FINDINGS_SHOWN])
+        more = len(lines) - _FINDINGS_SHOWN
+        rest = f"\n  and {more} more" if more > 0 else ""
+        count = f"{len(lines)} finding{'s' if len(lines) > 1 else ''}"
+        raise PlanError(f"the plan has {count}:\n  {shown}{rest}")
 
     def summary_by_role(self) -> tuple[RoleSummary, ...]:
         """One row for each role that has tensors, in the order of ``Role``."""

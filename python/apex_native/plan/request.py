@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from apex_native.errors import PlanError
@@ -131,7 +131,7 @@ def _check_options(
         given = getattr(options, name)
         if given is not None and not given.is_target:
             raise PlanError(f"{name}: weights cannot be written as {given}")
-    if file_type is FileType.COPY and options != PlanOptions():
+    if file_type is FileType.COPY and replace(options, repair=False) != PlanOptions():
         raise PlanError("COPY keeps every tensor as it is and takes no overrides")
     if types is not None and options.pure:
         raise PlanError("pure switches off a base mix; a plan of given types has none")

@@ -16,6 +16,7 @@ __all__ = ["check_inputs"]
 _REMEDIES = {
     FindingKind.IMATRIX_NEEDED: "pass one with --imatrix, or a text with --calibration",
     FindingKind.IMATRIX_WRONG_SIZE: "collect it again, from this very model",
+    FindingKind.IMATRIX_MATCHES_NOTHING: "give the matrix of this model",
 }
 """What to do about a finding that blocks a run."""
 
@@ -43,11 +44,6 @@ def check_inputs(
             "the plan was made "
             + ("with another importance matrix" if plan.imatrix_sha256 else "without one")
             + " than the one given; make the plan again with this one"
-        )
-    if imatrix is not None and plan.imatrix_prior != imatrix.prior:
-        raise ImatrixError(
-            f"the plan was made with the matrix's prior {plan.imatrix_prior or 'none'}, it is "
-            f"{imatrix.prior or 'none'} now; make the plan again with this one"
         )
     blocking = [
         finding

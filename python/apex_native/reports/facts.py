@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from apex_native.classification import FileKind, find_kind
 from apex_native.gguf_layout import layout_file
 from apex_native.types import Classification, GgufFacts, MetadataValue, Role
 
@@ -36,6 +37,7 @@ class ModelFacts:
     has_data: bool
     file_bytes: tuple[int, ...]
     total_bytes: int
+    kind: str = FileKind.MODEL.value
 
 
 def model_facts(classification: Classification, *, file_bytes: tuple[int, ...]) -> ModelFacts:
@@ -59,6 +61,7 @@ def model_facts(classification: Classification, *, file_bytes: tuple[int, ...]) 
         has_data=facts.has_data,
         file_bytes=file_bytes,
         total_bytes=sum(file_bytes) if facts.has_data else _bytes_with_data(facts),
+        kind=find_kind(facts).value,
     )
 
 

@@ -27,6 +27,7 @@ class JsonLines:
 
     def __enter__(self) -> Self:
         if self._path is not None:
+            _require_json_lines(self._path)
             try:
                 self._file = self._path.open("a", encoding="utf-8")
             except OSError as error:
@@ -65,3 +66,24 @@ class JsonLines:
 
     def _error(self, error: OSError) -> OutputError:
         return OutputError(f"cannot append to {self._path}: {error.strerror}; choose another place")
+
+
+def _require_json_lines(path: Path) -> None:
+    """Raise OutputError where a file exists that lines of JSON cannot be appended to."""
+    try:
+        with path.open("rb") as file:
+            first = file.readline(1 << 24)
+            if not first:
+                return
+            file.seek(-1, os.SEEK_END)
+            complete = file.read(1) == b"\n"
+        if complete and isinstance(json.loads(first), dict):
+            return
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError):
+        pass
+    raise OutputError(
+        f"{path} exists and is no file of JSON lines, so that nothing can be appended to it; "
+        "choose another place"
+    )
