@@ -220,13 +220,13 @@ def _progress(show: Show | None) -> Callable[[ModelSpeedProgress], None] | None:
 def _table(finished: Sequence[ModelSpeed]) -> Table:
     columns = (
         Column("model", wraps=True),
-        Column("GiB", right=True),
-        Column("test"),
-        Column("threads", right=True),
-        Column("batch", right=True),
-        Column("K, V"),
+        Column("GiB", right=True, drop=3),
+        Column("test", wraps=True),
+        Column("threads", right=True, drop=2),
+        Column("batch", right=True, drop=5),
+        Column("K, V", drop=4),
         Column("tokens/s", right=True),
-        Column("spread", right=True),
+        Column("spread", right=True, drop=1),
     )
     return Table(columns, list(_rows(finished)))
 

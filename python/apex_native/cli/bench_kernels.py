@@ -189,10 +189,10 @@ def _show(out: Output, rows: Sequence[KernelSpeed]) -> None:
 
 
 def _columns(device: str) -> tuple[Column, ...]:
-    columns = [Column("type"), Column("bpw", right=True)]
+    columns = [Column("type"), Column("bpw", right=True, drop=2)]
     for heading, fields in _COLUMNS[device].values():
         columns.append(Column(f"{heading} {fields[0]}", right=True))
-        columns += [Column(field, right=True) for field in fields[1:]]
+        columns += [Column(field, right=True, drop=3) for field in fields[1:]]
     return tuple(columns)
 
 

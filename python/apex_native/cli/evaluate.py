@@ -16,7 +16,8 @@ from apex_native.cli.options import ForceOption, JsonOption, QuietOption, exampl
 from apex_native.cli.output import Output
 from apex_native.cli.progress import eta_text, show_share
 from apex_native.cli.result_tables import show_results
-from apex_native.cli.task_options import TaskChoices, show_tasks
+from apex_native.cli.task_options import TaskChoices
+from apex_native.cli.task_tables import show_tasks
 
 if TYPE_CHECKING:
     from apex_native.evaluation import EvaluateProgress
@@ -110,7 +111,7 @@ def evaluate(
     out.document(found.results.to_dict())
     if found.results.data is not None:
         show_results(out, found.results)
-    show_tasks(out, found.tasks)
+    show_tasks(out, found.tasks, found.results)
     if output is not None:
         out.text(f"wrote    {output}")
 

@@ -21,6 +21,12 @@ MOST_NAMED = 8
 MOST_LISTED = 12
 """Experts listed by name; JSON has all of them."""
 
+_FIGURES = (
+    *("Σ(act²)", "active", "mean", "max", "CosSim", "ZD", "σ", "min", "N"),
+    *("E (norm)", "entropy"),
+)
+"""What a narrow terminal keeps first."""
+
 
 def show_matrix(
     out: Output,
@@ -87,12 +93,12 @@ def _explain_end(out: Output, matrix: Imatrix, coverage: Coverage, wanted: int) 
 def _coverage_table(coverage: Coverage) -> Table:
     columns = (
         Column("layer", right=True),
-        Column("experts", right=True),
+        Column("experts", right=True, drop=4),
         Column("fewest tokens", right=True),
         Column("mean", right=True),
-        Column("most", right=True),
-        Column("largest share", right=True),
-        Column("Gini", right=True),
+        Column("most", right=True, drop=1),
+        Column("largest share", right=True, drop=3),
+        Column("Gini", right=True, drop=2),
         Column("never hit", wraps=True),
     )
     rows = [
@@ -141,8 +147,11 @@ def _tensor_table(rows: Sequence[TensorStatistics]) -> Table:
     names = ("Σ(act²)", "min", "max", "mean", "σ", "active", "N", "entropy", "E (norm)")
     columns = (
         Column("layer", right=True),
-        Column("tensor"),
-        *(Column(name, right=True) for name in (*names, "ZD", "CosSim")),
+        Column("tensor", wraps=True),
+        *(
+            Column(name, right=True, drop=_FIGURES.index(name))
+            for name in (*names, "ZD", "CosSim")
+        ),
     )
     cells = [
         (

@@ -132,9 +132,9 @@ def _stored_table(rows: tuple[StoredRow, ...], facts: ModelFacts) -> Table:
     columns = (
         Column("role"),
         Column("type"),
-        Column("tensors", right=True),
-        Column("weights", right=True),
-        Column("bytes", right=True),
+        Column("tensors", right=True, drop=2),
+        Column("weights", right=True, drop=3),
+        Column("bytes", right=True, drop=1),
         Column("share", right=True),
     )
     total = sum(row.nbytes for row in rows)
@@ -156,11 +156,11 @@ def _stored_table(rows: tuple[StoredRow, ...], facts: ModelFacts) -> Table:
 def _statistics_table(statistics: tuple[RoleStatistics, ...]) -> Table:
     columns = (
         Column("role"),
-        Column("tensors", right=True),
-        Column("weights", right=True),
+        Column("tensors", right=True, drop=4),
+        Column("weights", right=True, drop=3),
         Column("rms", right=True),
-        Column("max", right=True),
-        Column("kurtosis", right=True),
+        Column("max", right=True, drop=2),
+        Column("kurtosis", right=True, drop=1),
         Column("outliers", right=True),
     )
     cells = [

@@ -117,8 +117,8 @@ def show_plan(out: Output, plan: Plan) -> None:
     columns = (
         Column("role"),
         Column("types by layer", wraps=True),
-        Column("tensors", right=True),
-        Column("bytes", right=True),
+        Column("tensors", right=True, drop=2),
+        Column("bytes", right=True, drop=1),
         Column("bpw", right=True),
     )
     rows = [
@@ -179,8 +179,8 @@ def warn_of_findings(out: Output, findings: Sequence[Finding]) -> None:
 def _comparison_table(name: str, comparison: PlanComparison) -> Table:
     columns = (
         Column("role"),
-        Column("bytes", right=True),
-        Column(name, right=True),
+        Column("bytes", right=True, drop=2),
+        Column(name, right=True, drop=1),
         Column("difference", right=True),
     )
 
@@ -197,9 +197,9 @@ def _comparison_table(name: str, comparison: PlanComparison) -> Table:
 
 def _explanation(plan: Plan) -> Table:
     columns = (
-        Column("tensor"),
+        Column("tensor", wraps=True),
         Column("type"),
-        Column("bytes", right=True),
+        Column("bytes", right=True, drop=1),
         Column("why", wraps=True),
     )
     rows = [

@@ -74,7 +74,7 @@ def _summary(plan: Plan, manifest: QuantizeManifest) -> Table:
     columns = (
         Column("role"),
         Column("types by layer", wraps=True),
-        Column("bytes", right=True),
+        Column("bytes", right=True, drop=1),
         Column("relative RMSE", right=True),
     )
     return Table(columns, rows)

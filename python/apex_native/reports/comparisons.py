@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from apex_native.reports import numbers
 from apex_native.reports.markdown_table import Column, escape, heading, table
 from apex_native.reports.models import all_models, task_of, task_title, text_conditions
+from apex_native.reports.neighbours import neighbour_comparisons
 from apex_native.results import Comparison, Results, Verdict
 
 __all__ = ["comparison_section", "task_comparison_section"]
@@ -29,7 +30,24 @@ def comparison_section(results: Results) -> list[str]:
         Column(f"{_confidence(results.comparisons)} interval"),
         Column("First is", right=False),
     ]
-    rows = [
+    near = [c for metric in METRIC_TITLES for c in neighbour_comparisons(results, metric)]
+    blocks = [
+        heading(2, "Differences between candidates", text_conditions(results)),
+        escape(_method(results.comparisons)),
+    ]
+    if len(near) < len(results.comparisons):
+        blocks += ["Each candidate against the next smaller one:", table(columns, _rows(near))]
+    every = _rows(results.comparisons)
+    return [
+        *blocks,
+        *_alike(results),
+        *_folded(table(columns, every), len(every), beside=len(near)),
+        *_missing_pairs(results),
+    ]
+
+
+def _rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
+    return [
         (
             c.first,
             c.second,
@@ -38,14 +56,7 @@ def comparison_section(results: Results) -> list[str]:
             f"{numbers.signed(c.low)} to {numbers.signed(c.high)}",
             c.verdict.value,
         )
-        for c in results.comparisons
-    ]
-    return [
-        heading(2, "Differences between candidates", text_conditions(results)),
-        escape(_method(results.comparisons)),
-        *_alike(results),
-        *_folded(table(columns, rows), len(rows)),
-        *_missing_pairs(results),
+        for c in comparisons
     ]
 
 
@@ -81,8 +92,9 @@ def _alike(results: Results) -> list[str]:
     return lines
 
 
-def _folded(text: str, n_rows: int) -> list[str]:
-    if n_rows < _FOLD_FROM:
+def _folded(text: str, n_rows: int, beside: int = 0) -> list[str]:
+    """A long table behind a fold; also a short one, where ``beside`` of its rows stand above."""
+    if n_rows < _FOLD_FROM and beside in (0, n_rows):
         return [text]
     return [f"<details><summary>All {n_rows} comparisons</summary>", text, "</details>"]
 
