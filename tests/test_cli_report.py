@@ -35,7 +35,7 @@ def test_a_folder_with_everything(tmp_path: Path, files: list[Path]) -> None:
     assert text.startswith("# Three \\*files\\*\n")
     assert names == {
         *("report.md", "report.csv", "ppl_vs_size.png", "kld.png", "router_agreement.png"),
-        *("accuracy.png", "size_vs_speed.png", "radar.png"),
+        *("accuracy.png", "size_vs_speed.png", "kld_vs_size.png"),
     }
     for name in names - {"report.md", "report.csv"}:
         assert text.count(f"]({name})") == 1

@@ -56,7 +56,7 @@ CASES = {"evaluation": small_and_broken, "speed": speed_alone}
 
 
 def markdown(results: Results, *, plots: bool = False) -> str:
-    shown = {"kld": ("kld.png", "KLD"), "radar": ("radar.png", "shapes")} if plots else {}
+    shown = {"kld": ("kld.png", "KLD"), "accuracy": ("accuracy.png", "scores")} if plots else {}
     return markdown_text(results, title="Test", plots=shown, left_out={})
 
 
@@ -66,7 +66,7 @@ def outputs(case: str) -> dict[str, str]:
         results,
         title="Two quantizations" if case == "evaluation" else "Speed",
         plots={"kld": ("kld.png", "KLD of both")},
-        left_out={"radar": "The radar needs more."},
+        left_out={"accuracy": "Accuracy needs more."},
     )
     return {f"report_{case}.md": text, f"report_{case}.csv": csv_text(results)}
 

@@ -148,10 +148,7 @@ def _tensor_table(rows: Sequence[TensorStatistics]) -> Table:
     columns = (
         Column("layer", right=True),
         Column("tensor", wraps=True),
-        *(
-            Column(name, right=True, drop=_FIGURES.index(name))
-            for name in (*names, "ZD", "CosSim")
-        ),
+        *(Column(name, right=True, drop=_FIGURES.index(name)) for name in (*names, "ZD", "CosSim")),
     )
     cells = [
         (
