@@ -139,12 +139,12 @@ def test_every_table_of_divergences_has_its_noise_floor(with_floor: bool) -> Non
 def test_every_heading_says_what_was_measured() -> None:
     text = markdown(evaluation(3), plots=True)
     headings = re.findall(r"^## (.*)$", text, flags=re.MULTILINE)
-    assert len(headings) == 10
+    assert len(headings) == 9
     for heading in headings:
         if heading not in ("What exactly was measured",):
             assert heading.endswith(")"), heading
     texts = [h for h in headings if "context 2048, 145 chunks" in h]
-    assert len(texts) == 7
+    assert len(texts) == 6
 
 
 def scores_in(text: str, score: float) -> list[str]:
