@@ -14,7 +14,17 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "apex_native"
 
 ORDER = [
-    *("errors", "printable", "atomic_write", "json_codec", "types", "interrupt", "results"),
+    *(
+        "errors",
+        "argument_kinds",
+        "printable",
+        "progress_bar",
+        "atomic_write",
+        "json_codec",
+        "types",
+        "interrupt",
+        "results",
+    ),
     *("cuda_libraries", "_native", "machine", "gguf_layout", "fingerprint", "gguf_encode"),
     # the stages
     "engine",
@@ -35,7 +45,15 @@ ORDER = [
 
 PURE = {"classification", "plan", "reports", "results"}
 PURE_MAY_IMPORT = {
-    *("errors", "printable", "atomic_write", "json_codec", "types", "gguf_layout"),
+    *(
+        "errors",
+        "argument_kinds",
+        "printable",
+        "atomic_write",
+        "json_codec",
+        "types",
+        "gguf_layout",
+    ),
     *PURE,
 }
 """What needs neither numpy nor the native core."""

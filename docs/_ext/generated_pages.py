@@ -69,8 +69,17 @@ _API_GROUPS = (
 
 def _write_api(path: Path) -> None:
     """Everything in `apex_native.__all__`, by kind."""
-    values = {name: getattr(apex_native, name) for name in apex_native.__all__}
-    parts = ["# Python API", "", "Everything below is in `import apex_native as apex`.", ""]
+    values = {
+        name: getattr(apex_native, name)
+        for name in apex_native.__all__
+        if name not in apex_native.results.__all__  # they have a page of their own
+    }
+    parts = [
+        *("# Python API", ""),
+        "Everything below is in `import apex_native as apex`.",
+        "So are [results](../reference/results.md).",
+        "",
+    ]
     for title, directive, belongs in _API_GROUPS:
         parts += [f"## {title}", "", "```{eval-rst}"]
         for name, value in values.items():

@@ -42,6 +42,7 @@ from apex_native.errors import (
 )
 from apex_native.gguf import GgufFile, open_gguf
 from apex_native.plan import Edges, Plan, tier_names
+from apex_native.progress_bar import ProgressBar
 from apex_native.quantization import Progress, QuantizeManifest
 from apex_native.quantization import quantize_model as quantize
 from apex_native.results import Results
@@ -108,6 +109,7 @@ __all__ = [
     "PlanError",
     "PlannedModel",
     "Progress",
+    "ProgressBar",
     "QuantizeError",
     "QuantizeManifest",
     "Results",

@@ -23,7 +23,7 @@ __all__ = ["evaluate"]
 
 def evaluate(
     reference: AnyModel | None,
-    candidates: Sequence[AnyModel] = (),
+    candidates: AnyModel | Sequence[AnyModel] = (),
     text: str | os.PathLike[str] | Text | None = None,
     *,
     ctx: int = 512,
@@ -43,7 +43,7 @@ def evaluate(
     n_threads: int | None = None,
     n_ubatch: int | None = None,
     check_memory: bool = True,
-    known: Results | None = None,
+    known: Results | str | os.PathLike[str] | None = None,
     output: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[EvaluateProgress], None] | None = None,
@@ -60,8 +60,9 @@ def evaluate(
     Args:
         reference: what candidates diverge from: a path, a `ModelUnderTest`, a `ModelSource`, or a
             base file of llama-perplexity (it brings its text); None: perplexity alone.
-        candidates: paths, or models that say more: a `ModelUnderTest` has a KV cache, a label and
-            if need be a placement of its own, a `PlannedModel` exists in memory only.
+        candidates: one or several: paths, or models that say more: a `ModelUnderTest` has a KV
+            cache, a label and if need be a placement of its own, a `PlannedModel` exists in memory
+            only.
         text: a UTF-8 file, or a `Text`.
         ctx: tokens of a chunk; its second half is scored.
         chunks: so many of the first chunks, default all.
@@ -81,7 +82,7 @@ def evaluate(
         n_threads: threads without a placement, default all.
         n_ubatch: tokens of a text computed at once.
         check_memory: refuse what the free memory will not hold.
-        known: results to add to; what they hold of the text is not computed again.
+        known: results to add to, or their file; what they hold of the text is not computed again.
         output: a results file, written whenever a part is finished.
         checkpoint: where finished chunks are kept if the run is interrupted; the same call goes on
             from there.
@@ -99,7 +100,7 @@ def evaluate(
 
     request = as_request(
         reference,
-        candidates,
+        _several(candidates),
         text,
         TextOptions(
             ctx, chunks, parse_special, n_ubatch, noise_chunks, router, two_pass, check_memory
@@ -109,7 +110,7 @@ def evaluate(
         placement=placement if placement is not None else Placement(n_threads=n_threads),
         tasks=TaskOptions(tuple(tasks), n_tasks, compat),
         speed=tuple(speed),
-        known=known,
+        known=Results.load(Path(known)) if isinstance(known, str | os.PathLike) else known,
         output=_path(output),
         save_base=_path(save_base),
         checkpoint=_path(checkpoint),
@@ -117,6 +118,11 @@ def evaluate(
     )
     with cancellable(cancel):
         return Evaluation(request).run()
+
+
+def _several(candidates: AnyModel | Sequence[AnyModel]) -> Sequence[AnyModel]:
+    """A list of them, where one was given by itself."""
+    return candidates if isinstance(candidates, list | tuple) else (candidates,)
 
 
 def _path(path: str | os.PathLike[str] | None) -> Path | None:

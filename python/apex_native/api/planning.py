@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from apex_native._native import core, forward_log
+from apex_native.api.arguments import AnyImatrix, AnySource, matrix_of, opened, types_of
 from apex_native.classification import classify_tensors
 from apex_native.plan import Edges, ImatrixSummary, Plan
 from apex_native.plan import make_plan as make_plan_from_facts
@@ -22,20 +23,23 @@ if TYPE_CHECKING:
 __all__ = ["LoadCheck", "check_load", "classify", "make_plan"]
 
 
-def classify(source: GgufFile | GgufFacts) -> Classification:
-    """A role, a layer and a place in the trunk for every tensor of an open file.
+def classify(source: AnySource | GgufFacts) -> Classification:
+    """A role, a layer and a place in the trunk for every tensor of a file, open or by its path.
 
     Raises GgufError where the file's own counts contradict each other.
     """
-    return classify_tensors(source if isinstance(source, GgufFacts) else source.facts)
+    if isinstance(source, GgufFacts):
+        return classify_tensors(source)
+    with opened("source", source) as file:
+        return classify_tensors(file.facts)
 
 
 def make_plan(
-    source: GgufFile,
+    source: AnySource,
     *,
     tier: str | None = None,
     ftype: str | None = None,
-    like: GgufFile | Mapping[str, GgmlType] | None = None,
+    like: AnySource | Mapping[str, GgmlType] | None = None,
     types: Mapping[str, GgmlType] | None = None,
     reason: str = "",
     semantics: Semantics = "published",
@@ -46,27 +50,30 @@ def make_plan(
     leave_output_tensor: bool = False,
     pure: bool = False,
     repair: bool = False,
-    imatrix: Imatrix | None = None,
+    imatrix: AnyImatrix | None = None,
     prior: Prior | str | None = "auto",
     strict: bool = False,
 ) -> Plan:
     """Decide every tensor's type and the exact size of the output, before a byte is written.
 
+    source is an open file or a path; like and imatrix may be paths too.
+
     Exactly one base: a tier ("quality", "i-compact", a path to a tier's .toml), an ftype of
-    llama-quantize ("Q4_K_M"), like, another open file whose types are taken over, or types, a name
-    → type map with the reason for it. prior says what to believe of an imatrix where it saw little,
+    llama-quantize ("Q4_K_M"), like, another file whose types are taken over, or types, a name →
+    type map with the reason for it. prior says what to believe of an imatrix where it saw little,
     as ``--prior`` does: "auto", "none" (what llama-quantize does), tokens, "all-experts:K";
     `quantize` applies the plan's. Everything else is as in `apex_native.plan.make_plan`; the plan
     also records this package's version. Works on a header without data. Raises PlanError, with
     strict also for every audit warning; ImatrixError for a prior the matrix does not allow.
     """
-    if like is not None and not isinstance(like, Mapping):
-        like = {tensor.name: tensor.type for tensor in like.tensors}
+    with opened("source", source) as file:
+        classification = classify(file)
+        summary = _summary(file, matrix_of(imatrix), prior)
     plan = make_plan_from_facts(
-        classify(source),
+        classification,
         tier=tier,
         ftype=ftype,
-        like=like,
+        like=types_of(like),
         types=types,
         reason=reason,
         semantics=semantics,
@@ -77,10 +84,11 @@ def make_plan(
         leave_output_tensor=leave_output_tensor,
         pure=pure,
         repair=repair,
-        imatrix=_summary(source, imatrix, prior),
+        imatrix=summary,
         extra_metadata=_provenance(),
     )
-    plan = replace(plan, findings=(*plan.findings, *underflow_findings(source, plan)))
+    with opened("source", source) as file:
+        plan = replace(plan, findings=(*plan.findings, *underflow_findings(file, plan)))
     if strict:
         plan.require_clean()
     return plan

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from apex_native.argument_kinds import require_kind
 from apex_native.engine import Placement
 from apex_native.evaluation.divergence.options import TextOptions
 from apex_native.evaluation.divergence.reference import AnyReference, is_base_file
 from apex_native.evaluation.divergence.text import Text, read_text
+from apex_native.evaluation.model_source import ModelSource
 from apex_native.evaluation.model_under_test import AnyModel, ModelUnderTest
 from apex_native.evaluation.progress import ShowProgress
 from apex_native.evaluation.speed import SpeedSettings
@@ -73,6 +75,10 @@ def as_model(
     """The model under test; what is one already keeps its cache, and a placement of its own."""
     if isinstance(model, ModelUnderTest):
         return model.placed(placement)
+    require_kind(
+        *("model", model, (str, os.PathLike, ModelSource)),
+        "give its path, a ModelUnderTest or a PlannedModel",
+    )
     return ModelUnderTest(model, type_k=type_k, type_v=type_v, placement=placement)
 
 

@@ -17,7 +17,7 @@ from apex_native.imatrix.collect import (
 )
 from apex_native.imatrix.coverage import Coverage, RouterCoverage, expert_coverage
 from apex_native.imatrix.entries import Imatrix, ImatrixEntry
-from apex_native.imatrix.files import load_imatrix, save_imatrix
+from apex_native.imatrix.files import as_imatrix, load_imatrix, save_imatrix
 from apex_native.imatrix.heatmap import save_heatmap
 from apex_native.imatrix.importance import Importance
 from apex_native.imatrix.merge import merge_imatrices
@@ -48,6 +48,7 @@ __all__ = [
     "Prior",
     "RouterCoverage",
     "TensorStatistics",
+    "as_imatrix",
     "calibrate",
     "collect_imatrix",
     "expert_coverage",

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from apex_native._native import forward_log
+from apex_native.argument_kinds import require_kind
 from apex_native.engine import GPU_UBATCH, UBATCH, Model, Tokens
 from apex_native.errors import DataError, OutputError
 from apex_native.imatrix.checkpoint import checkpoint_path
@@ -67,6 +68,10 @@ def collect_imatrix(
     outside the vocabulary, ModelError naming the weight whose input is not finite, OutputError,
     Cancelled (resumable where output is given).
     """
+    require_kind(
+        *("model", model, Model),
+        "load it with apex.load_model, or let apex.calibrate take its path",
+    )
     tokens = _tokens(model, text, parse_special)
     n_chunks = _count_chunks(len(tokens), ctx, skip_chunks, max_chunks)
     path = None if output is None else Path(output)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apex_native._native import core
+from apex_native.argument_kinds import require_kind
 from apex_native.errors import (
     ApexError,
     Cancelled,
@@ -52,10 +53,10 @@ POLL_MS = 100
 
 def quantize_model(
     source: GgufFile | str | os.PathLike[str],
-    plan: Plan,
+    plan: Plan | str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    imatrix: Imatrix | None = None,
+    imatrix: Imatrix | str | os.PathLike[str] | None = None,
     n_threads: int | None = None,
     max_memory: int = DEFAULT_MAX_MEMORY,
     split_max_size: int | None = None,
@@ -69,6 +70,8 @@ def quantize_model(
     cancel: threading.Event | None = None,
 ) -> QuantizeManifest:
     """Write ``output`` as ``plan`` says and return what it cost, tensor by tensor.
+
+    source, plan (a saved plan.json) and imatrix may be paths.
 
     Tensor data equal llama-quantize's byte for byte for the same source, type and imatrix, for
     any n_threads and max_memory (bytes of buffers above the mapped input). split_max_size (bytes)
@@ -88,6 +91,7 @@ def quantize_model(
     DeviceError (no such GPU, not enough memory, a failed CUDA call; resumable), OutputError
     (exists, is the input, disk full), Cancelled (resumable).
     """
+    plan, imatrix = _values_of(plan, imatrix)
     start_driver(device)
     if not isinstance(source, GgufFile):
         with open_gguf(source) as opened:
@@ -120,6 +124,22 @@ def _importance(source: GgufFile, plan: Plan, imatrix: Imatrix | None) -> Import
     from apex_native.imatrix import Importance
 
     return Importance(imatrix, source.facts, plan.imatrix_prior)
+
+
+def _values_of(
+    plan: Plan | str | os.PathLike[str], imatrix: Imatrix | str | os.PathLike[str] | None
+) -> tuple[Plan, Imatrix | None]:
+    """What was given as a path, read; TypeError for what is neither."""
+    require_kind(
+        *("plan", plan, (Plan, str, os.PathLike)),
+        "give what apex.make_plan gave, or the path of a saved plan",
+    )
+    plan = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
+    if imatrix is None:
+        return plan, None
+    from apex_native.imatrix import as_imatrix
+
+    return plan, as_imatrix(imatrix)
 
 
 class _Run:

@@ -124,6 +124,16 @@ class KernelProgress:
     elapsed_s: float
 
     @property
+    def share(self) -> float:
+        """How much is done, 0 to 1."""
+        return self.done / self.total if self.total else 1.0
+
+    @property
+    def state(self) -> str:
+        """What is measured."""
+        return self.label
+
+    @property
     def eta_s(self) -> float | None:
         """Seconds to go at the pace so far; None before the first measurement."""
         return self.elapsed_s * (self.total - self.done) / self.done if self.done else None

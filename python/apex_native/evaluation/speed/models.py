@@ -44,6 +44,16 @@ class ModelSpeedProgress:
     share: float
     elapsed_s: float
 
+    @property
+    def state(self) -> str:
+        """The model and the test at work, in words."""
+        return f"{self.model} {self.test.test} ({self.number}/{self.n_tests})"
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds left at the speed so far; None while unknown."""
+        return self.elapsed_s * (1 - self.share) / self.share if self.share > 0 else None
+
 
 @dataclass
 class _Watch:
