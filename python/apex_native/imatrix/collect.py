@@ -68,10 +68,6 @@ def collect_imatrix(
     outside the vocabulary, ModelError naming the weight whose input is not finite, OutputError,
     Cancelled (resumable where output is given).
     """
-    require_kind(
-        *("model", model, Model),
-        "load it with apex.load_model, or let apex.calibrate take its path",
-    )
     tokens = _tokens(model, text, parse_special)
     n_chunks = _count_chunks(len(tokens), ctx, skip_chunks, max_chunks)
     path = None if output is None else Path(output)
@@ -108,6 +104,10 @@ def _ubatch(model: Model) -> int:
 
 
 def _tokens(model: Model, text: str | Tokens | Sequence[int], parse_special: bool) -> Tokens:
+    require_kind(
+        *("model", model, Model),
+        "load it with apex.load_model, or let apex.calibrate take its path",
+    )
     if isinstance(text, str):
         return model.tokenize(text, add_special=True, parse_special=parse_special)
     return np.ascontiguousarray(text, dtype=np.int32)

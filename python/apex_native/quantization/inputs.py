@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from apex_native.argument_kinds import require_kind
 from apex_native.errors import ImatrixError, PlanError
 from apex_native.gguf import GgufFile
 from apex_native.plan import FindingKind, Plan
@@ -11,7 +14,7 @@ from apex_native.plan import FindingKind, Plan
 if TYPE_CHECKING:
     from apex_native.imatrix import Imatrix
 
-__all__ = ["check_inputs"]
+__all__ = ["check_inputs", "values_of"]
 
 _REMEDIES = {
     FindingKind.IMATRIX_NEEDED: "pass one with --imatrix, or a text with --calibration",
@@ -65,3 +68,19 @@ def check_inputs(
                     "or 32-bit file, or pass --allow-requantize and accept the loss"
                 )
             break
+
+
+def values_of(
+    plan: Plan | str | os.PathLike[str], imatrix: Imatrix | str | os.PathLike[str] | None
+) -> tuple[Plan, Imatrix | None]:
+    """What was given as a path, read; TypeError for what is neither."""
+    require_kind(
+        *("plan", plan, (Plan, str, os.PathLike)),
+        "give what apex.make_plan gave, or the path of a saved plan",
+    )
+    plan = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
+    if imatrix is None:
+        return plan, None
+    from apex_native.imatrix import as_imatrix
+
+    return plan, as_imatrix(imatrix)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apex_native._native import core
-from apex_native.argument_kinds import require_kind
 from apex_native.errors import (
     ApexError,
     Cancelled,
@@ -25,7 +24,7 @@ from apex_native.gguf import GgufFile, open_gguf
 from apex_native.gguf_encode import encode_entry
 from apex_native.plan import EntryFit, ImatrixUse, Plan, PlannedTensor
 from apex_native.quantization.device import DeviceUse, start_driver
-from apex_native.quantization.inputs import check_inputs
+from apex_native.quantization.inputs import check_inputs, values_of
 from apex_native.quantization.journal import FinishedTensor, Journal, read_journal
 from apex_native.quantization.manifest import QuantizeManifest, TensorRecord
 from apex_native.quantization.output import (
@@ -91,7 +90,7 @@ def quantize_model(
     DeviceError (no such GPU, not enough memory, a failed CUDA call; resumable), OutputError
     (exists, is the input, disk full), Cancelled (resumable).
     """
-    plan, imatrix = _values_of(plan, imatrix)
+    plan, imatrix = values_of(plan, imatrix)
     start_driver(device)
     if not isinstance(source, GgufFile):
         with open_gguf(source) as opened:
@@ -124,22 +123,6 @@ def _importance(source: GgufFile, plan: Plan, imatrix: Imatrix | None) -> Import
     from apex_native.imatrix import Importance
 
     return Importance(imatrix, source.facts, plan.imatrix_prior)
-
-
-def _values_of(
-    plan: Plan | str | os.PathLike[str], imatrix: Imatrix | str | os.PathLike[str] | None
-) -> tuple[Plan, Imatrix | None]:
-    """What was given as a path, read; TypeError for what is neither."""
-    require_kind(
-        *("plan", plan, (Plan, str, os.PathLike)),
-        "give what apex.make_plan gave, or the path of a saved plan",
-    )
-    plan = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
-    if imatrix is None:
-        return plan, None
-    from apex_native.imatrix import as_imatrix
-
-    return plan, as_imatrix(imatrix)
 
 
 class _Run:
