@@ -166,7 +166,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(models: list[Path], tmp_
     text, out = tmp_path / "text.txt", tmp_path / "eval.json"
     text.write_text(demo_text(60_000, seed=9))
     arguments = ("-r", apex.demo_model(), models[0], "-f", text, "--ctx", str(CTX),
-                 "--noise-chunks", "0")  # fmt: skip
+                 "--noise-chunks", "0", "--gpu-layers", "0")  # fmt: skip
     process = start("eval", *arguments, "--threads", "1", "-o", out)
     assert process.stderr is not None
     for line in process.stderr:

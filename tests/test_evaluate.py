@@ -218,7 +218,8 @@ def test_ctrl_c_keeps_finished_chunks(small: Path, tmp_path: Path) -> None:
     path.write_text(demo_text(400_000, seed=9))
     output = tmp_path / "eval.json"
     command = [sys.executable, "-m", "apex_native", "eval", "-r", str(apex.demo_model()),
-               str(small), "-f", str(path), "-o", str(output), "--threads", "1"]  # fmt: skip
+               str(small), "-f", str(path), "-o", str(output), "--threads", "1",
+               "--gpu-layers", "0"]  # fmt: skip
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env=environment,

@@ -27,7 +27,7 @@ ORDER = [
     ),
     *("cuda_libraries", "_native", "machine", "gguf_layout", "fingerprint", "gguf_encode"),
     # the stages
-    "engine",
+    *("gpu_layers", "engine"),
     *(
         "gguf",
         "classification",

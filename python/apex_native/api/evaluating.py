@@ -29,7 +29,7 @@ def evaluate(
     ctx: int = 512,
     chunks: int | None = None,
     parse_special: bool = False,
-    noise_chunks: int = 8,
+    noise_chunks: int | None = None,
     router: bool = True,
     two_pass: bool = False,
     save_base: str | os.PathLike[str] | None = None,
@@ -67,7 +67,8 @@ def evaluate(
         ctx: tokens of a chunk; its second half is scored.
         chunks: so many of the first chunks, default all.
         parse_special: text that spells a special token is that token.
-        noise_chunks: so many chunks the reference is compared with itself, 0: none.
+        noise_chunks: so many chunks the reference is compared with itself, 0: none; by default up
+            to eight, a tenth of the work at most.
         router: count how often the routers of a MoE agree with the reference's.
         two_pass: never hold two models in memory at once.
         save_base: write the reference as a base file for llama-perplexity.

@@ -75,10 +75,11 @@ class TextChoices:
                      help="One model in memory at a time; the reference's hidden states are kept."),
     ] = False  # fmt: skip
     noise_chunks: Annotated[
-        int,
+        int | None,
         typer.Option("--noise-chunks", min=0, metavar="N", rich_help_panel=TEXT,
+                     show_default="up to 8, a tenth of the work at most",
                      help="Chunks the reference is compared with itself on; 0 is none."),
-    ] = 8  # fmt: skip
+    ] = None  # fmt: skip
     no_router: Annotated[
         bool,
         typer.Option("--no-router", rich_help_panel=TEXT,

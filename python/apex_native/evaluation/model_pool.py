@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -39,11 +40,14 @@ class ModelPool:
             _, (manager, _) = self._open.popitem()
             manager.__exit__(kind, error, trace)
 
-    def load(self, tested: ModelUnderTest) -> Model:
-        """The loaded model; errors are those of `load_model` and of the source."""
+    def load(self, tested: ModelUnderTest, *, gpu_reserve: int = 0) -> Model:
+        """The loaded model; errors are those of `load_model` and of the source.
+
+        gpu_reserve: bytes of its GPUs that models loaded later will take.
+        """
         key = (tested.source, tested.placement)
         if key not in self._open:
-            manager = tested.source.open(tested.placement)
+            manager = tested.source.open(replace(tested.placement, gpu_reserve=gpu_reserve))
             self._open[key] = (manager, manager.__enter__())
         return self._open[key][1]
 

@@ -8,11 +8,16 @@ from apex_native.errors import ModelError
 from apex_native.evaluation.divergence.shape import LOGITS_BYTES
 from apex_native.evaluation.model_source import ModelSource
 from apex_native.machine import free_memory
+from apex_native.quantization import list_gpus
 
-__all__ = ["require_memory"]
+__all__ = ["CONTEXT_BYTES", "require_memory", "spare_gpu_bytes"]
 
 WORKSPACE_BYTES = 2 * LOGITS_BYTES
 """Logits, KV caches and compute buffers beside the models."""
+
+CONTEXT_BYTES = 2 << 30
+"""Cache, buffers and logits of a model on a GPU beside its weights: 1.9 GiB with 2,048 tokens of
+four chunks at once and a vocabulary of a quarter of a million."""
 
 
 def require_memory(models: Sequence[ModelSource], *, two_pass: bool) -> None:
@@ -32,6 +37,12 @@ def require_memory(models: Sequence[ModelSource], *, two_pass: bool) -> None:
         f"{what} and what they compute with need about {_gib(needed)} of memory, "
         f"{_gib(available)} are free; {way_out}"
     )
+
+
+def spare_gpu_bytes(to_come: int) -> int:
+    """What the fullest GPU has free once so many bytes of models are spread over all of them."""
+    free = [device.free_bytes for device in list_gpus()]
+    return max(0, min(free) - to_come // len(free))
 
 
 def _gib(nbytes: int) -> str:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["NOISE_CHUNKS", "TextOptions"]
-
-NOISE_CHUNKS = 8
-"""Chunks the reference is computed twice for: 2,040 positions at a context of 512."""
+__all__ = ["TextOptions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +18,12 @@ class TextOptions:
     chunks: int | None = None
     parse_special: bool = False
     n_ubatch: int | None = None
-    noise_chunks: int = NOISE_CHUNKS
+    noise_chunks: int | None = None
     router: bool = True
     two_pass: bool = False
     check_memory: bool = True
 
     def __post_init__(self) -> None:
         """Check what no later step does."""
-        if self.noise_chunks < 0:
+        if self.noise_chunks is not None and self.noise_chunks < 0:
             raise ValueError(f"noise_chunks: expected 0 or more, found {self.noise_chunks}")

@@ -113,13 +113,15 @@ def is_base_file(path: Path) -> bool:
         return False
 
 
-def open_reference(reference: AnyReference, pool: ModelPool) -> OpenReference:
-    """Load a model, open a base file; GgufError, ModelError, DataError."""
+def open_reference(
+    reference: AnyReference, pool: ModelPool, *, gpu_reserve: int = 0
+) -> OpenReference:
+    """Load a model, open a base file; GgufError, ModelError, DataError. See `ModelPool.load`."""
     if reference is None:
         return OpenReference()
     if isinstance(reference, Path):
         return OpenReference(base=core().BaseFile(str(reference)), base_path=reference)
-    return OpenReference(tested=reference, model=pool.load(reference))
+    return OpenReference(tested=reference, model=pool.load(reference, gpu_reserve=gpu_reserve))
 
 
 def require_same_tokenizer(fingerprint: str, source: str, model: Model) -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from apex_native.engine import Model
 from apex_native.evaluation.divergence.checkpoint import Checkpoint, FinishedScores
-from apex_native.evaluation.divergence.memory import require_memory
+from apex_native.evaluation.divergence.memory import (
+    CONTEXT_BYTES,
+    require_memory,
+    spare_gpu_bytes,
+)
+from apex_native.evaluation.divergence.noise import (
+    NOISE_DESCRIPTION,
+    NOISE_POSITIONS,
+    choose_noise_chunks,
+)
 from apex_native.evaluation.divergence.options import TextOptions
 from apex_native.evaluation.divergence.record import (
     candidate_record,
@@ -40,12 +49,6 @@ from apex_native.evaluation.record import make_build
 from apex_native.results import Results
 
 __all__ = ["TextJob", "TextScores", "score_text"]
-
-NOISE_POSITIONS = 32
-"""Positions at once when the reference is computed again: few enough that llama.cpp takes its code
-for small batches, which rounds differently."""
-
-NOISE_DESCRIPTION = "reference again, {size} positions at a time, first {n} chunks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +97,13 @@ class _Run:
 
     def run(self) -> TextScores:
         self._check_memory()
-        self.reference = open_reference(self.job.reference, self.pool)
-        tokenizer = self.reference.model or self.pool.load(next(iter(self.job.candidates.values())))
+        self.reference = open_reference(
+            self.job.reference, self.pool, gpu_reserve=self._gpu_reserve(self.todo.values())
+        )
+        tokenizer = self.reference.model or self._load(next(iter(self.job.candidates.values())))
         self.tokenizer_path, self.tokenizer = tokenizer.path, tokenizer.fingerprint
         self.chunks = self.reference.chunks(self.job.text, tokenizer, self.options)
+        self.noise_chunks = self._choose_noise_chunks()
         shape = self._shape(tokenizer)
         self.settings = make_settings(
             self._models, self.chunks.data.ctx, shape, tokenizer.n_threads
@@ -134,11 +140,19 @@ class _Run:
     def _two_pass(self) -> bool:
         return self.options.two_pass and bool(self.todo) and self.reference.model is not None
 
-    @property
-    def _with_noise(self) -> bool:
+    def _choose_noise_chunks(self) -> int:
         known = self.job.known
         has_floor = known is not None and known.noise_floor is not None
-        return self.options.noise_chunks > 0 and not has_floor and self.reference.model is not None
+        if has_floor or self.reference.model is None:
+            return 0
+        if self.options.noise_chunks is not None:
+            return self.options.noise_chunks
+        n_models = 1 + len(self.todo)
+        return choose_noise_chunks(self.chunks.data.n_chunks, n_models, on_gpu=self._on_gpu)
+
+    @property
+    def _with_noise(self) -> bool:
+        return self.noise_chunks > 0
 
     def _check_memory(self) -> None:
         if not self.options.check_memory:
@@ -162,11 +176,30 @@ class _Run:
             n_models=together + self.reference.exists + self._with_noise,
             n_threads=tokenizer.n_threads,
             on_gpu=self._on_gpu,
+            spare_gpu_bytes=self._spare_gpu_bytes(),
         )
         return choose_shape(work, self.options.n_ubatch)
 
+    def _spare_gpu_bytes(self) -> int | None:
+        """What a GPU has free beside the candidates; the reference is loaded."""
+        if not self._on_gpu:
+            return None
+        sizes = [model.source.nbytes for model in self.todo.values()] or [0]
+        return spare_gpu_bytes(max(sizes) if self._two_pass else sum(sizes))
+
+    def _load(self, tested: ModelUnderTest) -> Model:
+        models = list(self.todo.values())
+        to_come = models[models.index(tested) + 1 :] if tested in models else []
+        return self.pool.load(tested, gpu_reserve=self._gpu_reserve(to_come))
+
+    def _gpu_reserve(self, to_come: Iterable[ModelUnderTest]) -> int:
+        """What those loaded later will take of the GPUs beside this one."""
+        if self.options.two_pass:
+            return 0
+        return sum(source.nbytes + CONTEXT_BYTES for source in {model.source for model in to_come})
+
     def _candidate(self, tested: ModelUnderTest) -> CandidateRun:
-        model = self.pool.load(tested)
+        model = self._load(tested)
         require_same_tokenizer(self.tokenizer, self.tokenizer_path, model)
         return CandidateRun(model, tested.type_k, tested.type_v)
 
@@ -176,7 +209,7 @@ class _Run:
         return CandidateRun(
             self.reference.model,
             n_parts=-(-shape.n_positions // NOISE_POSITIONS),
-            n_chunks=self.options.noise_chunks,
+            n_chunks=self.noise_chunks,
         )
 
     def _compute_together(self, run: ScoreRun) -> FinishedScores:
@@ -222,7 +255,7 @@ class _Run:
                 (model.source.fingerprint, model.type_k.name, model.type_v.name)
                 for model in self.todo.values()
             ],
-            "noise_chunks": self.options.noise_chunks if self._with_noise else 0,
+            "noise_chunks": self.noise_chunks,
             "router": self.options.router,
             "two_pass": self._two_pass,
         }

@@ -12,9 +12,10 @@ LOGITS_BYTES = 1 << 30
 """Logits of all models in all lanes at most: with compute buffers an evaluation stays below 2 GiB
 beside the models, whatever the vocabulary."""
 
-GPU_LOGITS_BYTES = 2 << 30
-"""The same for a GPU, whose own memory they are left in: a reference and a candidate with a quarter
-of a million tokens in the vocabulary then compute `GPU_UBATCH` tokens at once."""
+GPU_LOGITS_BYTES = 8 << 30
+"""The same for a GPU, whose own memory they are left in, where it has four times as much to spare:
+seven models with a quarter of a million tokens in the vocabulary then compute `GPU_UBATCH` tokens
+at once."""
 
 MAX_LANES = 4
 """Each lane has a cache and buffers of its own for every model; llama-perplexity computes 4 chunks
@@ -52,6 +53,7 @@ class Workload:
     n_models: int
     n_threads: int
     on_gpu: bool
+    spare_gpu_bytes: int | None = None
 
 
 def choose_shape(work: Workload, n_ubatch: int | None = None) -> ScoreShape:
@@ -60,7 +62,10 @@ def choose_shape(work: Workload, n_ubatch: int | None = None) -> ScoreShape:
     A lane a thread, where memory allows: single threads do not wait for each other.
     """
     budget = n_ubatch or (GPU_UBATCH if work.on_gpu else UBATCH)
-    most_bytes = GPU_LOGITS_BYTES if work.on_gpu else LOGITS_BYTES
+    most_bytes = LOGITS_BYTES
+    if work.on_gpu:
+        spare = 4 * GPU_LOGITS_BYTES if work.spare_gpu_bytes is None else work.spare_gpu_bytes
+        most_bytes = min(GPU_LOGITS_BYTES, spare // 4)
     sequences = max(1, min(budget // work.ctx, work.n_chunks))
     positions = max(1, min(work.ctx, budget))
     n_groups = -(-work.n_chunks // sequences)
