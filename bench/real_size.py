@@ -1,7 +1,8 @@
 """Every verb at the size of a real model, beside llama.cpp's programs where they do the same.
 
     python bench/real_size.py --tools DIR [--layers 40] [--folder /dev/shm/real] [--gpu-layers N]
-        [--threads N] [--only plain,imatrix,evaluate,job] [--repeat 1] [--json PATH]
+        [--threads N] [--only plain,imatrix,evaluate,job] [--repeat 1] [--spill FOLDER]
+        [--json PATH]
 
 The model is wide_model.py's: Qwen3.5-35B-A3B by widths, F16, random weights. tools: a folder with
 llama-imatrix and llama-bench of a build of the same source.
@@ -10,7 +11,8 @@ Whole processes are timed. What loading takes is timed too, by processes that lo
 and end; "beyond loading" is a process' time less that. plain: prompt rates by llama-bench, 2,048
 tokens at once. llama-imatrix beyond loading: the difference of two runs. host: the peak of a
 process' own memory, sampled, without pages of files. job: what a publisher does, one process after
-the other. Prints a table, and a line of JSON last.
+the other; the four files take 70 GiB beside the model's 65, half of which --spill may take. Prints
+a table, and a line of JSON last.
 """
 
 from __future__ import annotations
@@ -78,6 +80,7 @@ def main() -> int:
     parser.add_argument("--layers", type=int, default=40)
     parser.add_argument("--type", choices=("F16", "BF16"), default="F16")
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm/real"))
+    parser.add_argument("--spill", type=Path, help="for two of the four quantized files")
     parser.add_argument("--gpu-layers", default="-1")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", default="plain,imatrix,evaluate,job")
@@ -211,7 +214,10 @@ class Bench:
     # --- files ----------------------------------------------------------------------------------
 
     def candidate(self, tier: str) -> Path:
-        return Path(self.args.folder / f"{tier}.gguf")
+        spilled = self.args.spill is not None and tier not in TWO
+        folder: Path = self.args.spill if spilled else self.args.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{tier}.gguf"
 
     def two_candidates(self) -> list[Path]:
         """A large and a small one, made where they are not there."""
