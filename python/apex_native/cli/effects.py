@@ -38,7 +38,7 @@ def _tasks(values: Values) -> bool:
 def _is_base(reference: Path | None) -> bool:
     from apex_native.evaluation import is_base_file
 
-    return reference is not None and is_base_file(reference)
+    return reference is not None and is_base_file(Path(reference))  # older typer gives text
 
 
 _PLANNING = (
