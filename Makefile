@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 REFERENCE := build/reference
 
-.PHONY: demo test docs lint format reference parity bench clean
+.PHONY: demo test coverage docs lint format reference parity bench clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -17,6 +17,13 @@ demo: $(BIN)/python
 test: $(BIN)/python
 	$(BIN)/python -m pip install --quiet '.[test]'
 	$(BIN)/python -m pytest
+
+# The same tests, and how much of the Python code they run: that costs about as much as the linters.
+coverage: $(BIN)/python
+	$(BIN)/python -m pip install --quiet '.[test]'
+	mkdir -p build
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage report
 
 # The pages end up in docs/_build/html; a warning is an error.
 docs: $(BIN)/python

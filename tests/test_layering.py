@@ -27,7 +27,7 @@ ORDER = [
     ),
     *("cuda_libraries", "_native", "machine", "gguf_layout", "fingerprint", "gguf_encode"),
     # the stages
-    *("gpu_layers", "engine"),
+    *("weights", "gpu_layers", "engine"),
     *(
         "gguf",
         "classification",
@@ -63,6 +63,7 @@ MAY_IMPORT_NUMPY = {
     "engine",
     "gguf",
     "imatrix",
+    "weights",
     "quantization",
     "evaluation",
     "demo",

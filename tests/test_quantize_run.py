@@ -208,7 +208,7 @@ def test_cancel_then_resume_gives_the_same_bytes(tmp_path: Path) -> None:
 
     with pytest.raises(apex.Cancelled) as caught:
         quantize(model, output, ftype="IQ4_XS", n_threads=1, progress=stop_midway, cancel=stop)
-    assert "--resume" in caught.value.__notes__[0]
+    assert "`resume=True`" in caught.value.__notes__[0]
     assert not output.exists()
     assert leftovers(tmp_path) == ["out.gguf.journal", "out.gguf.partial"]
     with pytest.raises(apex.GgufError):

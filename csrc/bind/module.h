@@ -15,6 +15,7 @@ void register_gguf(py::module_& module);
 void register_rows(py::module_& module);
 void register_quantize(py::module_& module);
 void register_statistics(py::module_& module);
+void register_stored_tensor(py::module_& module);
 void register_model(py::module_& module);
 void register_engine(py::module_& module);
 void register_choice(py::module_& module);

@@ -50,7 +50,7 @@ GgufFile::GgufFile(const std::string& path, bool with_siblings) {
 
 void GgufFile::open_shard(const std::string& path) {
     Shard shard;
-    shard.file = std::make_unique<MappedFile>(path);
+    shard.file = std::make_shared<const MappedFile>(path);
     const uint64_t set_alignment = shards_.empty() ? kDefaultAlignment : header().alignment;
     shard.header = parse_gguf(shard.file->data(), shard.file->size(), path, set_alignment);
     shards_.push_back(std::move(shard));
@@ -122,6 +122,16 @@ std::string GgufFile::missing_data() const {
 
 uint64_t GgufFile::file_offset(const ShardTensor& tensor) const {
     return shards_.at(tensor.shard).header.data_begin + tensor.entry.offset;
+}
+
+StoredTensor GgufFile::stored_tensor(const ShardTensor& tensor) const {
+    tensor_data(tensor);  // throws
+    const GgufTensor& entry = tensor.entry;
+    const TensorRows rows{entry.n_per_row(), entry.rows_per_slice(), entry.n_slices()};
+    return {entry.name,
+            entry.type,
+            rows,
+            {{shards_.at(tensor.shard).file, file_offset(tensor), rows.n_rows(), nullptr}}};
 }
 
 const uint8_t* GgufFile::tensor_data(const ShardTensor& tensor) const {

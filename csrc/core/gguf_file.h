@@ -7,6 +7,7 @@
 
 #include "core/gguf_parser.h"
 #include "core/mapped_file.h"
+#include "core/row_source.h"
 
 namespace apex {
 
@@ -40,12 +41,16 @@ class GgufFile {
     // are not in the file.
     const uint8_t* tensor_data(const ShardTensor& tensor) const;
 
+    // The tensor for readers by position; it keeps its file open. Throws GgufError where the bytes
+    // are not in the file.
+    StoredTensor stored_tensor(const ShardTensor& tensor) const;
+
     // Index in tensors(), or -1.
     int64_t find_tensor(const std::string& name) const;
 
   private:
     struct Shard {
-        std::unique_ptr<MappedFile> file;
+        std::shared_ptr<const MappedFile> file;
         GgufHeader header;
     };
 

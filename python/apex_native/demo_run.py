@@ -139,7 +139,7 @@ def _require_fresh(source: GgufFile, folder: Path, *, force: bool) -> None:
         plan = make_plan(source, tier=recipe.get("tier"), ftype=recipe.get("ftype"))
         path = folder / default_output_name(_DEMO_STEM, plan)
         if path.exists() and not force:
-            raise OutputError(f"{path} exists; choose another folder or pass --force")
+            raise OutputError(f"{path} exists; choose another folder or pass `force=True`")
 
 
 def calibrate_demo(*, n_threads: int | None = None) -> Imatrix:

@@ -119,6 +119,13 @@ class GgufFile:
         view: npt.NDArray[np.uint8] = self.native.tensor_bytes(self._index[name])
         return view
 
+    def stored_tensor(self, name: str) -> Any:
+        """The tensor for native readers by position; KeyError if there is none of that name.
+
+        Raises GgufError where its bytes are not in the file.
+        """
+        return self.native.stored_tensor(self._index[name])
+
     def to_float32(self, name: str) -> npt.NDArray[np.float32]:
         """A tensor's weights as float32 in its row-major shape (dequantized if need be)."""
         info = self.tensors[self._index[name]]
@@ -131,8 +138,7 @@ class GgufFile:
     ) -> list[WeightStatistics]:
         """Weight statistics of each named tensor, streamed from disk on all cores."""
         rows = core().weight_statistics(
-            self.native,
-            [self._index[name] for name in names],
+            [self.stored_tensor(name) for name in names],
             n_threads=n_threads or os.cpu_count() or 1,
         )
         return [WeightStatistics(*row) for row in rows]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Union
 from apex_native.argument_kinds import require_kind
 from apex_native.gguf import GgufFile, open_gguf
 from apex_native.types import GgmlType
+from apex_native.weights import WeightSource
 
 if TYPE_CHECKING:
     from apex_native.imatrix import Imatrix
@@ -17,21 +18,21 @@ if TYPE_CHECKING:
 __all__ = ["AnyImatrix", "AnyPath", "AnySource", "matrix_of", "opened", "types_of"]
 
 AnyPath = str | os.PathLike[str]
-AnySource = GgufFile | str | os.PathLike[str]
+AnySource = WeightSource | str | os.PathLike[str]
 AnyImatrix = Union["Imatrix", str, os.PathLike[str]]
 
 
 @contextmanager
-def opened(argument: str, source: AnySource) -> Iterator[GgufFile]:
-    """The open file, or the file of that path for as long as it is needed."""
+def opened(argument: str, source: AnySource) -> Iterator[WeightSource]:
+    """The open source, or the file of that path for as long as it is needed."""
+    if isinstance(source, GgufFile) or isinstance(source, WeightSource):  # noqa: SIM101  (closed files)
+        yield source
+        return
     require_kind(
         argument, source, (GgufFile, str, os.PathLike), "give a path, or what apex.open_gguf gave"
     )
-    if isinstance(source, GgufFile):
-        yield source
-    else:
-        with open_gguf(source) as file:
-            yield file
+    with open_gguf(source) as file:
+        yield file
 
 
 def types_of(like: AnySource | Mapping[str, GgmlType] | None) -> Mapping[str, GgmlType] | None:
@@ -39,7 +40,7 @@ def types_of(like: AnySource | Mapping[str, GgmlType] | None) -> Mapping[str, Gg
     if like is None or isinstance(like, Mapping):
         return like
     with opened("like", like) as file:
-        return {tensor.name: tensor.type for tensor in file.tensors}
+        return {tensor.name: tensor.type for tensor in file.facts.tensors}
 
 
 def matrix_of(imatrix: AnyImatrix | None) -> Imatrix | None:

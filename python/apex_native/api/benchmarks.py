@@ -152,4 +152,4 @@ def _path(path: AnyPath | None) -> Path | None:
 
 def _require_free(path: AnyPath | None, *, force: bool) -> None:
     if path is not None and Path(path).exists() and not force:
-        raise OutputError(f"{os.fspath(path)} exists; choose another place or add --force")
+        raise OutputError(f"{os.fspath(path)} exists; choose another place or pass `force=True`")

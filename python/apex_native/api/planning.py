@@ -16,9 +16,9 @@ from apex_native.quantization import underflow_findings
 from apex_native.types import Classification, GgmlType, GgufFacts, MetadataValue
 
 if TYPE_CHECKING:
-    from apex_native.gguf import GgufFile
     from apex_native.imatrix import Imatrix, Prior
     from apex_native.plan.request import Semantics
+    from apex_native.weights import WeightSource
 
 __all__ = ["LoadCheck", "check_load", "classify", "make_plan"]
 
@@ -95,7 +95,7 @@ def make_plan(
 
 
 def _summary(
-    source: GgufFile, imatrix: Imatrix | None, prior: Prior | str | None
+    source: WeightSource, imatrix: Imatrix | None, prior: Prior | str | None
 ) -> ImatrixSummary | None:
     if imatrix is None:
         return None

@@ -40,7 +40,7 @@ def report(
     folder = Path(folder)
     existing = [path for path in report_files(folder, formats) if path.exists()]
     if existing and not force:
-        raise OutputError(f"{existing[0]} exists; choose another folder or pass --force")
+        raise OutputError(f"{existing[0]} exists; choose another folder or pass `force=True`")
     merged = merge_results([_results_of(one) for one in given])
     return write_report(merged, folder, title=title, formats=formats)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import typer
 
+from apex_native.cli.option_names import in_options
 from apex_native.cli.output import print_error
 from apex_native.errors import (
     ApexError,
@@ -79,7 +80,8 @@ def report(error: BaseException) -> int:
     if _debug():
         traceback.print_exception(error)
     if isinstance(error, CtrlCError | KeyboardInterrupt | typer.Abort):
-        left = str(error) or "nothing was left behind; run the command again to start over"
+        nothing = "nothing was left behind; run the command again to start over"
+        left = in_options(str(error)) or nothing
         print_error(f"interrupted: {left}")
         return EXIT_INTERRUPTED
     if isinstance(error, UsageError):
@@ -92,7 +94,7 @@ def report(error: BaseException) -> int:
             "please report it with the traceback that APEX_DEBUG=1 shows"
         )
         return EXIT_FAILURE
-    hints = list(getattr(error, "__notes__", ()))
+    hints = [in_options(note) for note in getattr(error, "__notes__", ())]
     if not _debug():
         hints.append("APEX_DEBUG=1 shows where this was raised")
     print_error(_with_advice(_message(error), row.advice), *hints)
@@ -104,7 +106,7 @@ def _message(error: BaseException) -> str:
     if isinstance(error, OSError) and not isinstance(error, ApexError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror}"
-    return str(error) or type(error).__name__
+    return in_options(str(error)) or type(error).__name__
 
 
 def _with_advice(message: str, advice: str) -> str:

@@ -132,7 +132,7 @@ class _Target:
 
 def _require_fresh(path: Path, *, force: bool) -> None:
     if path.exists() and not force:
-        raise OutputError(f"{path} exists; choose another name or pass --force")
+        raise OutputError(f"{path} exists; choose another name or pass `force=True`")
     if not path.absolute().parent.is_dir():
         raise OutputError(f"{path.absolute().parent}: no such folder; create it first")
 
@@ -191,5 +191,5 @@ def _n_experts(path: Path) -> int:
     with open_gguf(path) as file:
         count = file.metadata.get(f"{file.facts.architecture}.expert_count", 0)
     if not isinstance(count, int) or count < 1:
-        raise DataError(f"{path} has no experts; leave out --all-experts")
+        raise DataError(f"{path} has no experts; leave out `all_experts=True`")
     return count

@@ -128,7 +128,7 @@ def _finished(path: Path, settings: Mapping[str, object]) -> Imatrix:
         if imatrix.settings.get(key) != value:
             raise OutputError(
                 f"{path} exists and was collected with {key} {imatrix.settings.get(key)!r}, now it "
-                f"is {value!r}; choose another name or pass --force"
+                f"is {value!r}; choose another name or pass `force=True`"
             )
     return imatrix
 

@@ -146,7 +146,7 @@ def _prior_means(
     if entry.all_experts is None:
         raise ImatrixError(
             f"'{name}': the matrix holds no pass with all experts, which this prior is made of; "
-            "collect it with --all-experts"
+            "collect it with `all_experts=True`"
         )
     sums, counts = entry.all_experts
     known = counts > 0

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from apex_native.argument_kinds import require_kind
 from apex_native.errors import ImatrixError, PlanError
-from apex_native.gguf import GgufFile
 from apex_native.plan import FindingKind, Plan
+from apex_native.weights import WeightSource
 
 if TYPE_CHECKING:
     from apex_native.imatrix import Imatrix
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["check_inputs", "values_of"]
 
 _REMEDIES = {
-    FindingKind.IMATRIX_NEEDED: "pass one with --imatrix, or a text with --calibration",
+    FindingKind.IMATRIX_NEEDED: "pass one with `imatrix`, or collect one with `calibrate`",
     FindingKind.IMATRIX_WRONG_SIZE: "collect it again, from this very model",
     FindingKind.IMATRIX_MATCHES_NOTHING: "give the matrix of this model",
 }
@@ -25,7 +25,7 @@ _REMEDIES = {
 
 
 def check_inputs(
-    source: GgufFile,
+    source: WeightSource,
     plan: Plan,
     imatrix: Imatrix | None,
     *,
@@ -65,7 +65,7 @@ def check_inputs(
             if not allow_requantize:
                 raise PlanError(
                     f"{tensor.name} is already quantized ({tensor.source_type}); start from a 16- "
-                    "or 32-bit file, or pass --allow-requantize and accept the loss"
+                    "or 32-bit file, or pass `allow_requantize=True` and accept the loss"
                 )
             break
 

@@ -152,5 +152,5 @@ class QuantizeManifest:
             path,
             self.to_json() + "\n",
             what="manifest",
-            advice="choose another with --manifest",
+            advice="choose another place for the manifest",
         )

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apex_native.gguf import GgufFile
 from apex_native.plan import Plan
 from apex_native.quantization.inputs import check_inputs
 from apex_native.quantization.output import (
@@ -15,6 +14,7 @@ from apex_native.quantization.output import (
     require_disk_space,
     require_fresh,
 )
+from apex_native.weights import WeightSource
 
 if TYPE_CHECKING:
     from apex_native.imatrix import Imatrix
@@ -31,7 +31,7 @@ class PredictedFile:
 
 
 def dry_run(
-    source: GgufFile,
+    source: WeightSource,
     plan: Plan,
     output: str | os.PathLike[str],
     *,

@@ -37,6 +37,7 @@ from apex_native.quantization.output import (
 from apex_native.quantization.progress import Progress
 from apex_native.quantization.proportion import error_findings
 from apex_native.quantization.recorder import Recorder
+from apex_native.weights import WeightSource
 
 if TYPE_CHECKING:
     from apex_native.imatrix import Imatrix, Importance
@@ -51,7 +52,7 @@ POLL_MS = 100
 
 
 def quantize_model(
-    source: GgufFile | str | os.PathLike[str],
+    source: WeightSource | str | os.PathLike[str],
     plan: Plan | str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
@@ -70,7 +71,8 @@ def quantize_model(
 ) -> QuantizeManifest:
     """Write ``output`` as ``plan`` says and return what it cost, tensor by tensor.
 
-    source, plan (a saved plan.json) and imatrix may be paths.
+    source: a GGUF file, open or by its path, or any other `WeightSource`. plan (a saved plan.json)
+    and imatrix may be paths too.
 
     Tensor data equal llama-quantize's byte for byte for the same source, type and imatrix, for
     any n_threads and max_memory (bytes of buffers above the mapped input). split_max_size (bytes)
@@ -92,7 +94,7 @@ def quantize_model(
     """
     plan, imatrix = values_of(plan, imatrix)
     start_driver(device)
-    if not isinstance(source, GgufFile):
+    if isinstance(source, str | os.PathLike):
         with open_gguf(source) as opened:
             return quantize_model(
                 opened, plan, output, imatrix=imatrix, n_threads=n_threads, max_memory=max_memory,
@@ -130,7 +132,7 @@ class _Run:
 
     def __init__(
         self,
-        source: GgufFile,
+        source: WeightSource,
         plan: Plan,
         output: Path,
         imatrix: Imatrix | None,
@@ -172,8 +174,8 @@ class _Run:
             self.n_resumed = len(self.finished)
         elif path.exists() and not (resume or force):
             raise OutputError(
-                f"{path} is left from an interrupted run; pass --resume to go on with it or "
-                "--force to start again"
+                f"{path} is left from an interrupted run; pass `resume=True` to go on with it or "
+                "`force=True` to start again"
             )
         reserved = sum(s.partial.stat().st_blocks * 512 for s in self.shards if s.partial.exists())
         require_disk_space(self.shards, reserved=reserved)
@@ -218,7 +220,7 @@ class _Run:
             shard.close()
         stop.add_note(
             f"{len(self.finished)} of {len(self.plan.tensors)} tensors are done; "
-            "go on with --resume"
+            "go on with `resume=True`"
         )
 
     def _discard(self) -> None:
@@ -227,14 +229,14 @@ class _Run:
         if self.journal is not None:
             self.journal.remove()
 
-    def _tasks(self) -> list[tuple[PlannedTensor, tuple[int, int, int, int, Any]]]:
+    def _tasks(self) -> list[tuple[PlannedTensor, tuple[Any, int, int, int, Any]]]:
         tasks = []
         for shard in self.shards:
             for tensor, offset in zip(shard.tensors, shard.layout.offsets, strict=True):
                 if tensor.name not in self.finished and tensor.nbytes > 0:
                     position = shard.layout.header_bytes + offset
                     task = (
-                        self.source.index(tensor.name),
+                        self.source.stored_tensor(tensor.name),
                         tensor.type.id,
                         shard.fd,
                         position,
@@ -268,10 +270,10 @@ class _Run:
         """Quantize every tensor that is not finished yet."""
         self._require_proportion(self.finished)
         tasks = self._tasks()
-        n_bytes = sum(tensor.nbytes for tensor in self.source.tensors)
-        left = sum(self.source.tensors[task[0]].nbytes for _, task in tasks)
+        sizes = {tensor.name: tensor.nbytes for tensor in self.source.facts.tensors}
+        n_bytes = sum(sizes.values())
+        left = sum(sizes[tensor.name] for tensor, _ in tasks)
         job = core().QuantizeJob(
-            self.source.native,
             [task for _, task in tasks],
             n_threads=n_threads,
             max_memory=max_memory,

@@ -89,9 +89,7 @@ class Results:
             document = json.loads(text, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             reason = "nested too deeply" if isinstance(error, RecursionError) else error
-            raise ResultsError(
-                f"{source}: no readable JSON ({reason}); write it again with `apex-native eval`"
-            ) from None
+            raise ResultsError(f"{source}: no readable JSON ({reason}); evaluate again") from None
         return _from_document(document, source)
 
     @classmethod

@@ -32,7 +32,7 @@ def require_memory(models: Sequence[ModelSource], *, two_pass: bool) -> None:
     what = "the largest model" if two_pass else f"{len(sizes)} models together"
     way_out = "use a machine with more"
     if not two_pass and len(sizes) > 1 and max(sizes) + WORKSPACE_BYTES <= available:
-        way_out = "--two-pass loads one model at a time, and --no-memory-check tries anyway"
+        way_out = "`two_pass=True` loads one at a time, and `check_memory=False` tries anyway"
     raise ModelError(
         f"{what} and what they compute with need about {_gib(needed)} of memory, "
         f"{_gib(available)} are free; {way_out}"

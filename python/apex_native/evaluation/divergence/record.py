@@ -102,8 +102,7 @@ def require_same_evaluation(
         differences.append(f"reference {theirs.name} there, {reference.name} here")
     if differences:
         raise DataError(
-            f"the results hold another evaluation ({'; '.join(differences)}); "
-            "write to another file with -o"
+            f"the results hold another evaluation ({'; '.join(differences)}); write to another file"
         )
 
 

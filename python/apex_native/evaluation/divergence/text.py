@@ -69,19 +69,19 @@ def chunk_text(
     if ctx > model.n_ctx_train:
         raise DataError(
             f"a context of {ctx} tokens is longer than the {model.n_ctx_train} that {model.path} "
-            "was made for; choose a smaller --ctx"
+            "was made for; choose a smaller `ctx`"
         )
     tokens = model.tokenize(text.content, add_special=True, parse_special=parse_special)
     available = len(tokens) // ctx
     if available < 1:
         raise DataError(
             f"the text {text.name} has {len(tokens)} tokens, less than one chunk of {ctx}; "
-            "give a longer text or a smaller --ctx"
+            "give a longer text or a smaller `ctx`"
         )
     if n_chunks is not None and n_chunks > available:
         raise DataError(
             f"the text {text.name} has {available} chunks of {ctx} tokens, not {n_chunks}; "
-            "ask for fewer --chunks or give a longer text"
+            "ask for fewer `chunks` or give a longer text"
         )
     used = n_chunks or available
     data = TextData(
