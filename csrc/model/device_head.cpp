@@ -67,7 +67,7 @@ const float* DeviceHead::compute(const float* hidden, int64_t n) {
         if (!ggml_gallocr_alloc_graph(allocator_.get(), graph_)) {
             n_ = 0;
             fail<DeviceError>(ggml_backend_dev_name(device_), " has no room for ", n,
-                              " rows of logits; lower --ubatch-size");
+                              " rows of logits; lower `n_ubatch`");
         }
     }
     ggml_backend_tensor_set(hidden_, hidden, 0, ggml_nbytes(hidden_));

@@ -19,11 +19,16 @@ _OPTIONS = {
     "ctx": "--ctx",
     "device": "--device",
     "force=True": "--force",
+    "ftype": "--type",
     "imatrix": "--imatrix",
     "max_memory": "--max-memory",
     "n_threads": "--threads",
+    "n_ubatch": "--ubatch-size",
+    "repair=True": "--repair",
     "resume=True": "--resume",
     "save_base": "--save-base",
+    "strict=True": "--strict",
+    "tier": "--tier",
     "two_pass=True": "--two-pass",
 }
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apex_native.cli.option_names import in_options
 from apex_native.cli.options import (
     ForceOption,
     JsonOption,
@@ -163,7 +164,7 @@ def show_findings(out: Output, plan: Plan, *, every: bool = False) -> None:
         if every:
             lines = [f"{f.tensor}: {f.message}" if f.tensor else f.message for f in group.findings]
         for line in lines:
-            out.text(f"{group.severity.value:<9}{line}")
+            out.text(f"{group.severity.value:<9}{in_options(line)}")
 
 
 def warn_of_findings(out: Output, findings: Sequence[Finding]) -> None:
@@ -173,7 +174,7 @@ def warn_of_findings(out: Output, findings: Sequence[Finding]) -> None:
 
     for group in group_findings(findings):
         if group.severity is Severity.WARNING:  # the run refuses what blocks it
-            out.warning(group.line())
+            out.warning(in_options(group.line()))
 
 
 def _comparison_table(name: str, comparison: PlanComparison) -> Table:

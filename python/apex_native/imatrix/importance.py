@@ -88,7 +88,7 @@ def _require_all_experts(entries: Mapping[str, ImatrixEntry], prior: Prior | Non
         if entry.is_routed and entry.all_experts is None:
             raise ImatrixError(
                 f"'{name}': the matrix holds no pass with all experts, which this prior is made "
-                "of; collect it with --all-experts"
+                "of; collect it with `all_experts=True`"
             )
 
 

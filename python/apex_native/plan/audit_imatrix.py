@@ -121,7 +121,7 @@ def _doubts(tensor: PlannedTensor, doubts: EntryDoubts, *, fills_gaps: bool) -> 
     elif n_unseen:
         remedy = "the prior gives them the others' mean profile"
         if not fills_gaps:
-            remedy = "their columns count alike, or not at all; a --prior would fill them"
+            remedy = "their columns count alike, or not at all; a prior would fill them"
         message = (
             f"calibration reached {doubts.n_slices - n_unseen} of {doubts.n_slices} {slices}, not "
             f"{_listed(doubts.unseen)}: {remedy}"

@@ -98,7 +98,7 @@ def _promised_mtp(
     if repairs:
         yield Finding(FindingKind.REPAIRED, "", f"{promise}: written with {counts}")
     else:
-        message = f"{promise}: llama.cpp will not load it; --repair writes {counts}"
+        message = f"{promise}: llama.cpp will not load it; `repair=True` writes {counts}"
         yield Finding(FindingKind.PROMISED_LAYERS, "", message)
 
 

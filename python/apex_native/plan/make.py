@@ -213,9 +213,9 @@ def _file_type_number(
 
 
 _NO_MODEL = {
-    FileKind.LORA_ADAPTER: "llama.cpp applies adapters to a quantized model as they are (--lora)",
-    FileKind.CONTROL_VECTOR: "llama.cpp adds control vectors as they are (--control-vector)",
-    FileKind.IMATRIX: "give it to the model's quantization with --imatrix",
+    FileKind.LORA_ADAPTER: "llama.cpp applies adapters to a quantized model as they are (`llama-cli --lora`)",
+    FileKind.CONTROL_VECTOR: "llama.cpp adds control vectors as they are (`llama-cli --control-vector`)",
+    FileKind.IMATRIX: "give it to the model's quantization as `imatrix`",
 }
 
 
@@ -233,8 +233,8 @@ def _checked_file_type(
         return ftype
     if tier is not None:
         raise PlanError(
-            f"this is {_article(kind)} and tiers are for language models; leave --tier out for "
-            f"{default_projector_type(facts)}, or give a --type"
+            f"this is {_article(kind)} and tiers are for language models; leave `tier` out for "
+            f"{default_projector_type(facts)}, or give an `ftype`"
         )
     return default_projector_type(facts) if ftype is None and like is None else ftype
 

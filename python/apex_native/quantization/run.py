@@ -118,7 +118,7 @@ class _OutOfProportionError(QuantizeError):
     """What strict makes of such a tensor: the work is kept, a run without strict accepts it."""
 
 
-def _importance(source: GgufFile, plan: Plan, imatrix: Imatrix | None) -> Importance | None:
+def _importance(source: WeightSource, plan: Plan, imatrix: Imatrix | None) -> Importance | None:
     """The matrix as the plan says it is used: numpy is needed only where there is one."""
     if imatrix is None:
         return None
@@ -307,7 +307,7 @@ class _Run:
         planned = {tensor.name: tensor for tensor in self.plan.tensors}
         for finding in error_findings(self._record(planned[name]) for name in names):
             raise _OutOfProportionError(
-                f"{finding.tensor}: {finding.message}, or leave --strict out"
+                f"{finding.tensor}: {finding.message}, or leave `strict=True` out"
             )
 
     def _snapshot(

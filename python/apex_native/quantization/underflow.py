@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from apex_native._native import core
-from apex_native.gguf import GgufFile
 from apex_native.plan import Finding, FindingKind, Plan, PlannedTensor
 from apex_native.quantization.proportion import error_bound
 from apex_native.types import GgmlType
+from apex_native.weights import WeightSource, read_rows
 
 __all__ = ["underflow_findings"]
 
@@ -22,7 +22,7 @@ become zeros (quantize_row_nvfp4_ref). F16 scales reach down to 6e-8, MXFP4's to
 _SAMPLED_ROWS = 16
 
 
-def underflow_findings(source: GgufFile, plan: Plan) -> Iterator[Finding]:
+def underflow_findings(source: WeightSource, plan: Plan) -> Iterator[Finding]:
     """A warning for each planned tensor of which a sample of rows loses too much."""
     if not source.facts.has_data:
         return
@@ -41,15 +41,14 @@ def underflow_findings(source: GgufFile, plan: Plan) -> Iterator[Finding]:
             )
 
 
-def _sampled(source: GgufFile, tensor: PlannedTensor) -> tuple[float, float]:
+def _sampled(source: WeightSource, tensor: PlannedTensor) -> tuple[float, float]:
     """Relative RMSE over rows from all over the tensor, and the share of weights lost to zero."""
     import numpy as np  # where it is needed: planning works without
 
     n_per_row = tensor.shape[-1]
-    row_bytes = tensor.source_type.row_bytes(n_per_row)
-    stored = source.tensor_bytes(tensor.name).reshape(-1, row_bytes)
-    chosen = np.unique(np.linspace(0, len(stored) - 1, _SAMPLED_ROWS).astype(int))
-    rows = np.ascontiguousarray(stored[chosen])
+    n_rows = tensor.n_elements // n_per_row
+    chosen = np.unique(np.linspace(0, n_rows - 1, _SAMPLED_ROWS).astype(int))
+    rows = np.concatenate([read_rows(source, tensor.name, int(row), 1) for row in chosen])
     weights = core().dequantize_rows(rows.reshape(-1), tensor.source_type.id, n_per_row)
     packed = core().quantize_rows(weights, tensor.type.id)
     back = core().dequantize_rows(packed.reshape(-1), tensor.type.id, n_per_row)
