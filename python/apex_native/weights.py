@@ -103,4 +103,4 @@ def read_rows(source: WeightSource, name: str, first: int, n_rows: int) -> npt.N
     GgufError.
     """
     stored: npt.NDArray[np.uint8] = source.stored_tensor(name).read_rows(first, n_rows)
-    return stored.reshape(n_rows, -1)
+    return stored.reshape(n_rows, stored.size // max(n_rows, 1))

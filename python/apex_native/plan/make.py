@@ -213,8 +213,8 @@ def _file_type_number(
 
 
 _NO_MODEL = {
-    FileKind.LORA_ADAPTER: "llama.cpp applies adapters to a quantized model as they are (`llama-cli --lora`)",
-    FileKind.CONTROL_VECTOR: "llama.cpp adds control vectors as they are (`llama-cli --control-vector`)",
+    FileKind.LORA_ADAPTER: "llama.cpp applies adapters as they are (`llama-cli --lora`)",
+    FileKind.CONTROL_VECTOR: "llama.cpp adds them as they are (`llama-cli --control-vector`)",
     FileKind.IMATRIX: "give it to the model's quantization as `imatrix`",
 }
 
