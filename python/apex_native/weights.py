@@ -103,4 +103,5 @@ def read_rows(source: WeightSource, name: str, first: int, n_rows: int) -> npt.N
     GgufError.
     """
     stored: npt.NDArray[np.uint8] = source.stored_tensor(name).read_rows(first, n_rows)
-    return stored.reshape(n_rows, stored.size // max(n_rows, 1))
+    info = next(tensor for tensor in source.facts.tensors if tensor.name == name)
+    return stored.reshape(n_rows, info.type.row_bytes(info.n_per_row))
