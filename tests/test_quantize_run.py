@@ -191,7 +191,7 @@ def test_plan_for_another_file_is_refused(model: Path, tmp_path: Path) -> None:
 
 def test_requantizing_has_to_be_allowed(model: Path, tmp_path: Path) -> None:
     quantize(model, tmp_path / "q8.gguf", ftype="Q8_0")
-    with pytest.raises(apex.PlanError, match="allow-requantize"):
+    with pytest.raises(apex.PlanError, match="allow_requantize=True"):
         quantize(tmp_path / "q8.gguf", tmp_path / "q4.gguf")
     quantize(tmp_path / "q8.gguf", tmp_path / "q4.gguf", allow_requantize=True)
 
