@@ -265,9 +265,11 @@ class Bench:
     def job(self) -> None:
         files = [self.candidate(tier) for tier in TIERS]
         runs = {"importance matrix of 50,000 tokens": self._collect(JOB_IMATRIX_CHUNKS)}
+        print(f"job: matrix after {next(iter(runs.values())).seconds:.0f} s", file=sys.stderr)
         for tier, path in zip(TIERS, files, strict=True):
             run = self._quantize(tier)
             runs[f"quantize {tier}, {path.stat().st_size / 2**30:.1f} GiB"] = run
+            print(f"job: {tier} after {run.seconds:.0f} s", file=sys.stderr, flush=True)
         mode = self._mode(files)
         name = f"evaluate all four on {JOB_EVAL_CHUNKS} chunks{' in two passes' if mode else ''}"
         runs[name] = self._evaluate(files, JOB_EVAL_CHUNKS, mode)

@@ -109,7 +109,7 @@ def test_a_base_file_stands_for_the_reference(
         "-r", apex.demo_model(), models[1], "-f", text, *CHUNKS, "--save-base", base
     )  # fmt: skip
     assert base.stat().st_size > 4 * (CTX // 2 - 1) * 2 * 4096
-    read = document("-r", base, models[1], "--ctx", str(CTX), "--threads", "2")
+    read = document("-r", base, models[1], "--threads", "2")
     ours, coded = direct["candidates"][0], read["candidates"][0]
     assert coded["ppl"] == ours["ppl"]
     # A code is up to 16 / 65535 nats wide, of each of two log-probabilities.
