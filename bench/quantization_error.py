@@ -5,8 +5,8 @@
 Relative RMSE, sqrt(sum (w - q)^2 / sum w^2), of every type that weights can be written in, over
 rows of 2048 values of rms 0.02 from four distributions, without and with importances: a uniform and
 a normal one, and two with tails as heavy as outlier-ridden tensors have (Laplace, Student t with 3
-degrees of freedom). Prints a table; `apex_native.quantization.proportion` holds half as much again
-as the largest number of each row.
+degrees of freedom). Prints a table; `apex_native.quantization.error_bound` is made of the largest
+number of each row.
 """
 
 from __future__ import annotations

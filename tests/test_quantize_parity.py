@@ -141,7 +141,7 @@ def test_tiers_of_the_demo_model(tmp_path: Path, tier: str) -> None:
     imatrix = apex.load_imatrix(apex.demo_imatrix())
     ours, theirs = tmp_path / "ours.gguf", tmp_path / "theirs.gguf"
     with apex.open_gguf(apex.demo_model()) as model:
-        plan = apex.make_plan(model, tier=tier, imatrix=imatrix)
+        plan = apex.make_plan(model, tier=tier, imatrix=imatrix, prior="none")
         apex.quantize(model, plan, ours, imatrix=imatrix)
     core().upstream_quantize(
         str(apex.demo_model()), str(theirs), ftype=7, n_threads=2,

@@ -36,6 +36,7 @@ def evaluate(
     tasks: Sequence[TaskSpec] = (),
     n_tasks: int | None = 400,
     compat: bool = False,
+    skip_too_long: bool = True,
     speed: Sequence[SpeedSettings] = (),
     type_k: str | GgmlType = "f16",
     type_v: str | GgmlType = "f16",
@@ -60,9 +61,8 @@ def evaluate(
     Args:
         reference: what candidates diverge from: a path, a `ModelUnderTest`, a `ModelSource`, or a
             base file of llama-perplexity (it brings its text); None: perplexity alone.
-        candidates: one or several: paths, or models that say more: a `ModelUnderTest` has a KV
-            cache, a label and if need be a placement of its own, a `PlannedModel` exists in memory
-            only.
+        candidates: one or several: paths; a `ModelUnderTest`, which has a KV cache, a label and if
+            need be a placement of its own; a `PlannedModel`, which exists in memory only.
         text: a UTF-8 file, or a `Text`.
         ctx: tokens of a chunk; its second half is scored.
         chunks: so many of the first chunks, default all.
@@ -75,6 +75,7 @@ def evaluate(
         tasks: task files.
         n_tasks: items of each, drawn as llama-perplexity draws them; None for all.
         compat: reproduce llama-perplexity's bugs in tasks.
+        skip_too_long: leave out, and count, questions longer than a model's context.
         speed: tests to time, each with the model's own KV cache types.
         type_k: type of the candidates' cached keys, of those given as path or source; the
             reference computes with F16.
@@ -99,19 +100,18 @@ def evaluate(
     """
     from apex_native.evaluation import Evaluation, Placement, TaskOptions, TextOptions, as_request
 
+    cut = (ctx, chunks, parse_special, n_ubatch, noise_chunks, router, two_pass, check_memory)
     request = as_request(
         reference,
         _several(candidates),
         text,
-        TextOptions(
-            ctx, chunks, parse_special, n_ubatch, noise_chunks, router, two_pass, check_memory
-        ),
+        TextOptions(*cut),
         type_k=type_k,
         type_v=type_v,
-        placement=placement if placement is not None else Placement(n_threads=n_threads),
-        tasks=TaskOptions(tuple(tasks), n_tasks, compat),
+        placement=placement or Placement(n_threads=n_threads),
+        tasks=TaskOptions(tuple(tasks), n_tasks, compat, skip_too_long),
         speed=tuple(speed),
-        known=Results.load(Path(known)) if isinstance(known, str | os.PathLike) else known,
+        known=_results(known),
         output=_path(output),
         save_base=_path(save_base),
         checkpoint=_path(checkpoint),
@@ -119,6 +119,10 @@ def evaluate(
     )
     with cancellable(cancel):
         return Evaluation(request).run()
+
+
+def _results(known: Results | str | os.PathLike[str] | None) -> Results | None:
+    return Results.load(Path(known)) if isinstance(known, str | os.PathLike) else known
 
 
 def _several(candidates: AnyModel | Sequence[AnyModel]) -> Sequence[AnyModel]:

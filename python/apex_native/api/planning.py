@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 from apex_native._native import core, forward_log
 from apex_native.api.arguments import AnyImatrix, AnySource, matrix_of, opened, types_of
 from apex_native.classification import classify_tensors
+from apex_native.errors import ModelError
+from apex_native.gguf import open_gguf
 from apex_native.plan import Edges, ImatrixSummary, Plan
 from apex_native.plan import make_plan as make_plan_from_facts
 from apex_native.quantization import underflow_findings
@@ -116,25 +119,67 @@ def _provenance() -> dict[str, MetadataValue]:
 class LoadCheck:
     """What llama.cpp says of a file it loaded and computed with.
 
-    mean_nll is the mean negative log-likelihood, in nats, of the text's tokens after the first:
-    a sign of life, not a benchmark.
+    kind is "language model", "encoder-decoder" or "encoder" (no logits: an embedder, say). mean_nll
+    is the mean negative log-likelihood, in nats, of the text's tokens after the first: a sign of
+    life, not a benchmark; None without logits or a vocabulary. zero_tensors names matrices that
+    hold one value only.
     """
 
     description: str
+    kind: str
     n_parameters: int
     n_vocab: int
     n_tokens: int
-    mean_nll: float
+    mean_nll: float | None
+    zero_tensors: tuple[str, ...] = ()
 
 
 def check_load(
     path: str | os.PathLike[str], text: str, *, n_threads: int | None = None
 ) -> LoadCheck:
-    """Load a file in llama.cpp on the CPU and decode the first 512 tokens of text.
+    """Load a file in llama.cpp on the CPU and compute the first 512 tokens of text.
 
-    Raises GgufError with llama.cpp's reason where it refuses the file, or where logits are not
-    finite; ValueError where text has fewer than two tokens.
+    Encoders are asked for their embeddings, encoder-decoders for the text they read. Raises
+    GgufError or ModelError with llama.cpp's reason where it refuses the file; ModelError where
+    outputs are not finite, all equal, or a language model is no better than chance
+    (ln n_vocab nats a token), naming matrices that hold one value only; ValueError where text has
+    fewer than two tokens.
     """
-    result = core().load_check(os.fspath(path), text, n_threads=n_threads or os.cpu_count() or 1)
+    n_threads = n_threads or os.cpu_count() or 1
+    found = core().load_check(os.fspath(path), text, n_threads=n_threads)
     forward_log()
-    return LoadCheck(**result)
+    flat = _constant_matrices(path, n_threads)
+    all_equal = found.pop("all_outputs_equal")
+    checked = LoadCheck(**found, zero_tensors=flat)
+    chance = math.log(checked.n_vocab) if checked.n_vocab > 1 else math.inf
+    problem = ""
+    if all_equal:
+        problem = "computes the same value for every output"
+    elif checked.kind == "language model" and (checked.mean_nll or 0) >= chance:
+        problem = (
+            f"needs {checked.mean_nll:.3f} nats for a token of an English text, no better than "
+            f"chance, ln({checked.n_vocab:,}) = {chance:.3f}"
+        )
+    if problem:
+        named = ", ".join(flat[:3]) + (f" and {len(flat) - 3} more" if len(flat) > 3 else "")
+        cause = f"; these matrices hold one value only: {named}" if flat else ""
+        raise ModelError(f"{path}: {problem}{cause}; its weights are damaged or untrained")
+    return checked
+
+
+def _constant_matrices(path: str | os.PathLike[str], n_threads: int) -> tuple[str, ...]:
+    """Weight matrices whose values are all equal; a vector of ones or zeros is nothing unusual."""
+    with open_gguf(path) as file:
+        names = [
+            tensor.name
+            for tensor in file.tensors
+            if tensor.type.is_target
+            and tensor.name.endswith("weight")
+            and sum(size > 1 for size in tensor.shape) > 1
+        ]
+        found = file.statistics(names, n_threads=n_threads) if names else []
+    return tuple(
+        name
+        for name, values in zip(names, found, strict=True)
+        if math.isclose(values.max_abs, abs(values.mean), rel_tol=1e-6)
+    )

@@ -68,9 +68,7 @@ _RULES: Mapping[str, tuple[_Rule, ...]] = {
     ),
     "imatrix": (
         _Rule(_OF_A_COLLECTION, lambda v: v["model"] is not None, "where no matrix is collected"),
-        _Rule(
-            ("format", "force"), lambda v: v["show_statistics"] is None, "with --show-statistics"
-        ),
+        _Rule(("format",), lambda v: v["show_statistics"] is None, "with --show-statistics"),
     ),
     "eval": (
         _Rule(
@@ -83,7 +81,7 @@ _RULES: Mapping[str, tuple[_Rule, ...]] = {
             lambda v: bool(v["text"]) or _is_base(v["reference"]),
             "without a text to score",
         ),
-        _Rule(("tasks_limit", "compat"), _tasks, "without a task"),
+        _Rule(("tasks_limit", "compat", "all_questions"), _tasks, "without a task"),
         _Rule(
             ("two_pass", "no_router", "save_base"),
             lambda v: v["reference"] is not None,

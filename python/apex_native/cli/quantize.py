@@ -191,6 +191,10 @@ def quantize(
     if job.manifest is not None:
         manifest.save(job.manifest)
     checked = _check(manifest.files[0], compute.threads) if run.check else None
+    if checked is not None and checked.zero_tensors:
+        names = checked.zero_tensors
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        out.warning(f"{names[0]}{more}: all weights have one value")
     show_result(out, job.plan, manifest, job.manifest, checked)
 
 

@@ -48,10 +48,7 @@ def show_result(
             f"{manifest.verified_rows:,} of them again and found the same bytes"
         )
     if checked is not None:
-        out.text(
-            f"llama.cpp loads it ({checked.description}): {checked.mean_nll:.3f} nats per token "
-            f"over {checked.n_tokens} tokens of a short text, a sign of life and no benchmark"
-        )
+        out.text(f"llama.cpp loads it ({checked.description}): {_computed(checked)}")
     for path in manifest.files:
         out.text(f"wrote {path}")
     if manifest_path is not None:
@@ -82,3 +79,15 @@ def _summary(plan: Plan, manifest: QuantizeManifest) -> Table:
 
 def _threads(count: int) -> str:
     return f"{count} thread" if count == 1 else f"{count} threads"
+
+
+def _computed(checked: LoadCheck) -> str:
+    if checked.mean_nll is None:
+        if checked.kind == "encoder":
+            return f"an encoder that computes {checked.n_tokens} tokens"
+        return f"computes {checked.n_tokens} tokens; it has no vocabulary to judge a text by"
+    of = "of the text it read" if checked.kind == "encoder-decoder" else "of a short text"
+    return (
+        f"{checked.mean_nll:.3f} nats per token over {checked.n_tokens} tokens {of}, a sign of "
+        "life and no benchmark"
+    )

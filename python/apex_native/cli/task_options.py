@@ -72,12 +72,23 @@ class TaskChoices:
         ),
     ] = None
 
+    all_questions: Annotated[
+        bool,
+        typer.Option(
+            "--all-questions",
+            rich_help_panel=TASKS,
+            help="Fail where a question is longer than a model's context instead of leaving it "
+            "out and counting it.",
+        ),
+    ] = False
+
     def settings(self) -> dict[str, Any]:
         """Keyword arguments of `apex_native.evaluate`."""
         return {
             "tasks": self.specs,
             "n_tasks": self.tasks_limit,
             "compat": self.compat is CompatChoice.UPSTREAM,
+            "skip_too_long": not self.all_questions,
         }
 
     @property

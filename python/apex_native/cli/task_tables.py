@@ -67,9 +67,10 @@ def _table(scores: Mapping[str, TaskScore], names: ShortNames) -> Table:
         rows.append((names[name], score(own), interval, _against(own, next_name)))
     first = next(iter(scores.values()))
     compat = f", compat {first.compat}" if first.compat else ""
+    left_out = f"; {first.n_skipped:,} longer than the context left out" if first.n_skipped else ""
     title = (
         f"{task_title(first.task)}: {first.n:,} questions, guessing gives "
-        f"{100 * first.chance:.1f} %{compat}"
+        f"{100 * first.chance:.1f} %{compat}{left_out}"
     )
     notes = [_CHANCE] if any(at_chance(own) for own in scores.values()) else []
     notes += [_MCNEMAR] if len(rows) > 1 else []

@@ -144,6 +144,7 @@ class Evaluation:
             self.models,
             self.tasks,
             compat=self.request.tasks.compat,
+            skip_too_long=self.request.tasks.skip_too_long,
             pool=pool,
             progress=self._show_tasks,
             finished=keep,

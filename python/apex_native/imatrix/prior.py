@@ -32,7 +32,7 @@ PriorSource = Literal["layer", "all-experts"]
 Doubles = npt.NDArray[np.float64]
 
 COLUMN_FLOOR = 1e-3
-"""Least weight of a column, as a share of its row's mean; bench/imatrix_floor.py measures it
+"""Least weight of a column, as a share of its row's mean; bench/imatrix_floor.py measured it
 (bench/results/imatrix_floor.md)."""
 
 

@@ -52,6 +52,8 @@ class TaskScore:
     items: str | None = field(default=None, repr=False)
     """`pack_items` of correct or not, in the order of the selection."""
     comparisons: tuple[McNemar, ...] = ()
+    n_skipped: int = 0
+    """Items of the selection that exceed the model's context and are left out of n."""
 
 
 def pack_items(correct: Sequence[bool]) -> str:

@@ -13,7 +13,7 @@ from apex_native.evaluation.model_pool import ModelPool
 from apex_native.evaluation.model_under_test import ModelUnderTest
 from apex_native.evaluation.tasks.items import ChoiceItem, Item, TaskFile, chance_level
 from apex_native.evaluation.tasks.open import TaskSpec, open_task
-from apex_native.evaluation.tasks.prepare import prepare_items
+from apex_native.evaluation.tasks.prepare import fitting_items, prepare_items
 from apex_native.evaluation.tasks.score import ScoredItem, ScoringOptions, score_items
 from apex_native.evaluation.tasks.selection import Selection, select_items
 from apex_native.evaluation.tasks.statistics import compare_scores, score_statistics
@@ -32,6 +32,9 @@ __all__ = [
 
 UPSTREAM = "upstream"
 """What results say in ``compat`` where llama-perplexity's bugs were reproduced."""
+
+_NAMED = 3
+"""Questions that a warning names; the rest is counted."""
 
 _logger = logging.getLogger("apex_native.tasks")
 
@@ -95,12 +98,14 @@ class TaskOptions:
     """Task files, how many items of each, and whether as llama-perplexity does, bugs included.
 
     n_tasks: items of each file, drawn as llama-perplexity draws them; None or 0 for all. compat:
-    `upstream` lists the bugs.
+    `upstream` lists the bugs. skip_too_long: leave out items that exceed a model's context, and
+    count them, instead of refusing the file; with compat nothing is left out.
     """
 
     specs: tuple[TaskSpec, ...] = ()
     n_tasks: int | None = 400
     compat: bool = False
+    skip_too_long: bool = True
 
 
 def open_tasks(options: TaskOptions) -> tuple[OpenTask, ...]:
@@ -124,6 +129,7 @@ def evaluate_tasks(
     tasks: Sequence[OpenTask],
     *,
     compat: bool = False,
+    skip_too_long: bool = True,
     pool: ModelPool | None = None,
     progress: Callable[[TaskProgress], None] | None = None,
     finished: Callable[[str, tuple[TaskScore, ...]], None] | None = None,
@@ -154,6 +160,7 @@ def evaluate_tasks(
                         task.file,
                         task.selection,
                         compat=compat,
+                        skip_too_long=skip_too_long,
                         options=options,
                         progress=lambda share, name=name, task=task: shown.at(  # type: ignore[misc]
                             name, task.file.name, task.weight, share
@@ -175,10 +182,18 @@ def score_task(
     selection: Selection,
     *,
     compat: bool = False,
+    skip_too_long: bool = True,
     options: ScoringOptions | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> TaskScore:
-    """A loaded model's score in the selected items of a file, with interval and chance level."""
+    """A loaded model's score in the selected items of a file, with interval and chance level.
+
+    skip_too_long: without those that exceed its context (with compat all are asked). Raises
+    DataError where none is left, and for the first that is too long where none may be skipped.
+    """
+    n_skipped = 0
+    if skip_too_long and not compat:
+        selection, n_skipped = _fitting(model, file, selection)
     prepare = prepare_upstream if compat else prepare_items
     scored = score_items(model, prepare(model, selection.items), options, progress=progress)
     n_not_finite = sum(not item.finite for item in scored)
@@ -190,11 +205,38 @@ def score_task(
             len(scored),
             file.name,
         )
-    return _task_score(file, selection, scored, compat=compat)
+    return _task_score(file, selection, scored, n_skipped, compat=compat)
+
+
+def _fitting(model: Model, file: TaskFile, selection: Selection) -> tuple[Selection, int]:
+    """The selection without what is too long, named so that only equal ones are compared."""
+    kept, too_long = fitting_items(model, selection.items)
+    if not too_long:
+        return selection, 0
+    if not kept:
+        raise DataError(
+            f"{file.name}: all {len(too_long)} questions are longer than the {model.n_ctx_train:,} "
+            "tokens of the model's context; give shorter ones"
+        )
+    named = ", ".join(item.place for item in too_long[:_NAMED])
+    more = f" and {len(too_long) - _NAMED} more" if len(too_long) > _NAMED else ""
+    _logger.warning(
+        "%s: %d of %d %s questions are longer than its context of %d tokens and are left out: %s%s",
+        model.path, len(too_long), len(selection.items), file.name, model.n_ctx_train, named, more,
+    )  # fmt: skip
+    left_out = {id(item) for item in too_long}
+    numbers = [str(i) for i, item in enumerate(selection.items, 1) if id(item) in left_out]
+    description = f"{selection.description}, without {', '.join(numbers)} (too long)"
+    return Selection(tuple(kept), description), len(too_long)
 
 
 def _task_score(
-    file: TaskFile, selection: Selection, scored: Sequence[ScoredItem], *, compat: bool
+    file: TaskFile,
+    selection: Selection,
+    scored: Sequence[ScoredItem],
+    n_skipped: int,
+    *,
+    compat: bool,
 ) -> TaskScore:
     correct = [item.correct for item in scored]
     chance = chance_level(selection.items)
@@ -211,4 +253,5 @@ def _task_score(
         selection=selection.description,
         compat=UPSTREAM if compat else None,
         items=pack_items(correct),
+        n_skipped=n_skipped,
     )
