@@ -26,6 +26,7 @@ ORDER = [
         "results",
     ),
     *("cuda_libraries", "_native", "machine", "gguf_layout", "fingerprint", "gguf_encode"),
+    "requirements",
     # the stages
     *("weights", "gpu_layers", "engine"),
     *(

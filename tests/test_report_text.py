@@ -182,7 +182,7 @@ def test_a_verdict_about_guesses_is_marked() -> None:
 
 def test_positions_that_were_not_finite_are_loud() -> None:
     text = markdown(small_and_broken())
-    assert "**Qwen3.5-35B-A3B-IQ1_S.gguf: 12 of 148,480 positions had logits" in text
+    assert "**Qwen3.5-35B-A3B-IQ1_S.gguf: invalid: 12 of 148,492 positions had logits" in text
     assert "not finite" not in markdown(evaluation(3))
 
 

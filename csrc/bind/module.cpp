@@ -95,6 +95,7 @@ PYBIND11_MODULE(_core, module) {
     register_statistics(module);
     register_model(module);
     register_engine(module);
+    register_traits(module);
     register_choice(module);
     register_hidden(module);
     register_score(module);

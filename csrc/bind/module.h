@@ -17,6 +17,7 @@ void register_quantize(py::module_& module);
 void register_statistics(py::module_& module);
 void register_stored_tensor(py::module_& module);
 void register_model(py::module_& module);
+void register_traits(py::module_& module);
 void register_engine(py::module_& module);
 void register_choice(py::module_& module);
 void register_score(py::module_& module);

@@ -9,6 +9,7 @@
 #include "llama-cpp.h"
 #include "llama.h"
 #include "model/stop_flag.h"
+#include "model/trial_load.h"
 
 namespace apex {
 
@@ -44,6 +45,7 @@ class Model {
 
     const std::string& path() const { return path_; }
     const ModelOptions& options() const { return options_; }
+    const ModelTraits& traits() const { return traits_; }
     llama_model* get() const { return model_.get(); }
     const llama_vocab* vocab() const { return llama_model_get_vocab(model_.get()); }
 
@@ -58,10 +60,11 @@ class Model {
     std::string description() const;
 
   private:
-    Model(std::string path, ModelOptions options, llama_model_ptr model);
+    Model(std::string path, ModelOptions options, ModelTraits traits, llama_model_ptr model);
 
     std::string path_;
     ModelOptions options_;
+    ModelTraits traits_;
     llama_model_ptr model_;
 };
 

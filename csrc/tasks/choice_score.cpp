@@ -21,6 +21,8 @@ constexpr int kMaxLanes = 4;
 
 // Enough for full batches.
 constexpr size_t kBatchesOfGroup = 8;
+// Of one lane, where a group's last batches cost more; what a stop loses is one group.
+constexpr size_t kBatchesOfLoneGroup = 32;
 
 void check_offsets(const std::vector<int64_t>& offsets, int64_t end, const char* name) {
     if (offsets.empty() || offsets.front() != 0 || offsets.back() != end) {
@@ -120,7 +122,7 @@ int lanes_allowed(const ChoiceLimits& limits, const Model& model, const ChoiceOp
 
 // As many groups as lanes may share, some for each, of a batch at least.
 size_t count_groups(size_t n_tokens, int most_lanes, size_t n_batch) {
-    if (most_lanes == 1) return 1;
+    if (most_lanes == 1) return std::max<size_t>(1, n_tokens / (kBatchesOfLoneGroup * n_batch));
     const auto n_lanes = static_cast<size_t>(most_lanes);
     const size_t n_rounds = std::max<size_t>(1, n_tokens / (n_lanes * kBatchesOfGroup * n_batch));
     return std::clamp<size_t>(n_tokens / n_batch, 1, n_rounds * n_lanes);
@@ -181,7 +183,7 @@ ChoiceScorer::ChoiceScorer(std::shared_ptr<Model> model, int n_threads,
     }
 }
 
-std::vector<double> ChoiceScorer::score(const ChoiceTasks& tasks) {
+std::vector<double> ChoiceScorer::score(const ChoiceTasks& tasks, const FinishedGroups& before) {
     check_tasks(tasks, *model_);
     std::vector<double> log_probs(count_terms(tasks));
     std::vector<ChoiceTree> trees = build_trees(tasks);
@@ -192,8 +194,47 @@ std::vector<double> ChoiceScorer::score(const ChoiceTasks& tasks) {
     n_tokens_done_ = 0;
     n_steps_ = 0;
     n_tokens_ = n_tokens;
+    take_over(before, log_probs.size());
     run(std::move(trees), log_probs);
     return log_probs;
+}
+
+void ChoiceScorer::take_over(const FinishedGroups& before, size_t n_terms) {
+    if (!before.groups.empty() && before.log_probs.size() != n_terms) {
+        fail<InvalidArgument>("finished groups: expected ", n_terms, " log-probabilities, found ",
+                              before.log_probs.size());
+    }
+    const std::lock_guard<std::mutex> lock(finished_mutex_);
+    finished_ = before;
+    finished_.log_probs.resize(n_terms);
+}
+
+void ChoiceScorer::finish_group(size_t group, const std::vector<ChoiceTree>& trees,
+                                const std::vector<double>& log_probs) {
+    const std::lock_guard<std::mutex> lock(finished_mutex_);
+    for (const ChoiceTree& tree : trees) {
+        for (const ChoiceNode& node : tree.nodes) {
+            for (const ChoiceTerm& term : node.terms) {
+                finished_.log_probs[term.term] = log_probs[term.term];
+            }
+        }
+    }
+    finished_.groups[group] = 1;
+}
+
+std::vector<uint8_t> ChoiceScorer::groups_done(size_t n_groups) {
+    const std::lock_guard<std::mutex> lock(finished_mutex_);
+    if (finished_.groups.empty()) finished_.groups.resize(n_groups);
+    if (finished_.groups.size() != n_groups) {
+        fail<InvalidArgument>("finished groups: expected ", n_groups, ", found ",
+                              finished_.groups.size());
+    }
+    return finished_.groups;
+}
+
+FinishedGroups ChoiceScorer::finished() const {
+    const std::lock_guard<std::mutex> lock(finished_mutex_);
+    return finished_;
 }
 
 // What one thread (or several, of one pool) computes with. Single threads do not wait for each
@@ -215,6 +256,8 @@ void ChoiceScorer::run(std::vector<ChoiceTree> trees, std::vector<double>& log_p
     const int most_lanes = lanes_allowed(limits, *model_, options_);
     const size_t n_groups = count_groups(n_tokens_, most_lanes, limits.n_batch);
     const auto groups = make_groups(std::move(trees), (n_tokens_ + n_groups - 1) / n_groups);
+    const std::vector<uint8_t> done = groups_done(groups.size());
+    log_probs = finished().log_probs;
     const int n_lanes = static_cast<int>(
         std::min<size_t>(static_cast<size_t>(std::min(most_lanes, n_threads_)), groups.size()));
     std::vector<std::unique_ptr<Lane>> lanes;
@@ -226,7 +269,13 @@ void ChoiceScorer::run(std::vector<ChoiceTree> trees, std::vector<double>& log_p
     WorkerGroup workers(n_lanes, static_cast<int64_t>(groups.size()), [&] {
         Lane& lane = *lanes[next_lane.fetch_add(1)];
         return [&](int64_t group) {
-            run_group(lane, groups[static_cast<size_t>(group)], limits, log_probs);
+            const auto g = static_cast<size_t>(group);
+            if (done[g] != 0) {
+                for (const ChoiceTree& tree : groups[g]) n_tokens_done_ += tree.n_tokens;
+                return;
+            }
+            run_group(lane, groups[g], limits, log_probs);
+            finish_group(g, groups[g], log_probs);
         };
     });
     workers.join();

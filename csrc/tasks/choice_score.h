@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "model/context.h"
@@ -30,6 +31,13 @@ struct ChoiceTasks {
     std::vector<int64_t> task_begin;
 };
 
+// Tasks are computed in groups, always the same ones for the same tasks, model and options. Which
+// are finished, and the log-probabilities of their tokens; the others' are 0.
+struct FinishedGroups {
+    std::vector<uint8_t> groups;
+    std::vector<double> log_probs;
+};
+
 class ChoiceScorer {
   public:
     ChoiceScorer(std::shared_ptr<Model> model, int n_threads, const ChoiceOptions& options,
@@ -37,8 +45,12 @@ class ChoiceScorer {
 
     // ln p of every scored token given the tokens before it, in order; NaN where the logits were
     // not finite. Throws InvalidArgument for tasks that are not as described above, ModelError for
-    // a model that cannot do it, Cancelled.
-    std::vector<double> score(const ChoiceTasks& tasks);
+    // a model that cannot do it, Cancelled. before: what `finished` said of an earlier call that
+    // was stopped, for the same tasks, model and options; empty for a fresh start.
+    std::vector<double> score(const ChoiceTasks& tasks, const FinishedGroups& before = {});
+
+    // What a call under way has finished; from any thread.
+    FinishedGroups finished() const;
 
     // For progress, from any thread: tokens computed so far, and in all (shared ones once).
     uint64_t n_tokens_done() const { return n_tokens_done_.load(std::memory_order_relaxed); }
@@ -48,6 +60,10 @@ class ChoiceScorer {
   private:
     struct Lane;
     void run(std::vector<ChoiceTree> trees, std::vector<double>& log_probs);
+    void take_over(const FinishedGroups& before, size_t n_terms);
+    std::vector<uint8_t> groups_done(size_t n_groups);
+    void finish_group(size_t group, const std::vector<ChoiceTree>& trees,
+                      const std::vector<double>& log_probs);
     void run_group(Lane& lane, const std::vector<ChoiceTree>& trees, const ChoiceLimits& limits,
                    std::vector<double>& log_probs);
 
@@ -58,6 +74,8 @@ class ChoiceScorer {
     std::atomic<uint64_t> n_tokens_done_{0};
     std::atomic<uint64_t> n_tokens_{0};
     std::atomic<uint64_t> n_steps_{0};
+    mutable std::mutex finished_mutex_;
+    FinishedGroups finished_;
 };
 
 }  // namespace apex

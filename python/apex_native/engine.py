@@ -20,6 +20,7 @@ import numpy.typing as npt
 from apex_native._native import core, forward_log
 from apex_native.gpu_layers import fit_gpu_layers, has_gpu
 from apex_native.interrupt import run_interruptible
+from apex_native.requirements import ModelTraits
 
 __all__ = [
     "GPU_UBATCH",
@@ -186,6 +187,11 @@ class Model:
     def description(self) -> str:
         """llama.cpp's own: architecture, size, type."""
         return str(self.native.description)
+
+    @cached_property
+    def traits(self) -> ModelTraits:
+        """What the model can do; of one loaded with vocab_only, its vocabulary only."""
+        return ModelTraits(**core().traits_of(self.native))
 
     @property
     def n_parameters(self) -> int:

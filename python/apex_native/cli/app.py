@@ -25,6 +25,7 @@ from apex_native.cli.command import Command
 from apex_native.cli.errors import CtrlCError
 from apex_native.cli.errors import report as report_error
 from apex_native.cli.options import examples, help_style
+from apex_native.cli.termination import heard_as_interrupt
 
 __all__ = ["app"]
 
@@ -37,7 +38,8 @@ class _ApexGroup(TyperGroup):
         options["standalone_mode"] = False
         try:
             # typer returns the code of an Exit, and None where the verb simply ended.
-            code = super().main(*args, **options)
+            with heard_as_interrupt():
+                code = super().main(*args, **options)
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  (the last resort)
             code = report_error(error)
         sys.exit(code if isinstance(code, int) else 0)

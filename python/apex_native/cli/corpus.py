@@ -154,7 +154,12 @@ def _list(out: Output) -> None:
 @contextmanager
 def _loaded(file: Path, recipe: Recipe, compute: ComputeChoices) -> Iterator[Model]:
     """The model; without its weights where it only has to count tokens."""
+    from apex_native.requirements import Work, require_able, require_traits
+
+    if recipe.needs_generation:
+        require_able(file, Work.GENERATION)
     with compute.load(file, vocab_only=not recipe.needs_generation) as model:
+        require_traits(model, Work.CORPUS)
         yield model
 
 

@@ -10,6 +10,7 @@ import typer
 
 from apex_native.cli.option_names import in_options
 from apex_native.cli.output import print_error
+from apex_native.cli.termination import Terminated
 from apex_native.errors import (
     ApexError,
     Cancelled,
@@ -30,8 +31,12 @@ __all__ = ["EXIT_FAILURE", "EXIT_INTERRUPTED", "EXIT_USAGE", "CtrlCError", "Usag
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
+EXIT_INVALID = 3
+"""The work was done, and its result is that a model computes nothing valid."""
 EXIT_INTERRUPTED = 130
 """128 + SIGINT, as shells count."""
+EXIT_TERMINATED = 143
+"""128 + SIGTERM."""
 
 # The base class of typer's usage errors. It comes from click, which newer versions of typer have
 # inside and older ones import; through a public subclass it is found in both.
@@ -39,11 +44,12 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 class CtrlCError(Exception):
-    """Ctrl-C, kept from typer, which would drop the notes on how to go on."""
+    """Ctrl-C or SIGTERM, kept from typer, which would drop the notes on how to go on."""
 
     def __init__(self, stop: KeyboardInterrupt) -> None:
         """Take over the notes that were added while the interrupt travelled up."""
         super().__init__("; ".join(getattr(stop, "__notes__", ())))
+        self.was_terminated = isinstance(stop, Terminated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +88,9 @@ def report(error: BaseException) -> int:
     if isinstance(error, CtrlCError | KeyboardInterrupt | typer.Abort):
         nothing = "nothing was left behind; run the command again to start over"
         left = in_options(str(error)) or nothing
-        print_error(f"interrupted: {left}")
-        return EXIT_INTERRUPTED
+        terminated = isinstance(error, Terminated) or getattr(error, "was_terminated", False)
+        print_error(f"{'terminated' if terminated else 'interrupted'}: {left}")
+        return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
     if isinstance(error, UsageError):
         print_error(_usage_sentence(error))
         return EXIT_USAGE

@@ -11,6 +11,7 @@ import typer
 
 from apex_native.cli.bench_options import settings_errors
 from apex_native.cli.compute_options import ComputeChoices
+from apex_native.cli.errors import EXIT_INVALID
 from apex_native.cli.eval_options import TextChoices
 from apex_native.cli.options import ForceOption, JsonOption, QuietOption, examples, spread
 from apex_native.cli.output import Output
@@ -86,7 +87,8 @@ def evaluate(
     """Compare models with a reference on a text, in one pass and without a file of logits.
 
     Chunks, scored positions and statistics are llama-perplexity's. Every KLD stands beside the
-    noise floor, and differences between candidates come with intervals and a verdict.
+    noise floor, and differences between candidates come with intervals and a verdict. Exit code 3:
+    a candidate computes logits that are not finite.
     """
     from apex_native import api
     from apex_native.cli.planning import require_writable
@@ -114,6 +116,10 @@ def evaluate(
     show_tasks(out, found.tasks, found.results)
     if output is not None:
         out.text(f"wrote    {output}")
+    invalid = [model.name for model in found.results.candidates if model.n_not_finite]
+    if invalid:
+        out.warning(f"not finite, and so no valid results: {', '.join(invalid)}")
+        raise typer.Exit(EXIT_INVALID)
 
 
 def _require_request(

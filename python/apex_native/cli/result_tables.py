@@ -82,6 +82,7 @@ def show_comparisons(out: Output, results: Results, metrics: Sequence[str] = ())
 def _comparison_table(
     title: str, shown: Sequence[Comparison], names: ShortNames, n_pairs: int
 ) -> Table:
+    from apex_native.reports.comparisons import too_few
     from apex_native.results import Verdict
 
     columns = (
@@ -97,7 +98,7 @@ def _comparison_table(
             UNCLEAR if c.verdict is Verdict.NOT_DISTINGUISHABLE else c.verdict.value,
             names[c.second],
             _signed(c.difference),
-            f"{_signed(c.low)} to {_signed(c.high)}",
+            "—" if c.low is None else f"{_signed(c.low)} to {_signed(c.high)}",
         )
         for c in shown
     ]
@@ -109,6 +110,8 @@ def _comparison_table(
     ]
     if any(row[1] == UNCLEAR for row in rows):
         notes.append(f"{UNCLEAR}: the interval holds 0, the text does not tell the two apart.")
+    if any(c.verdict is Verdict.TOO_FEW for c in shown):
+        notes.append(too_few(first))
     if n_pairs > len(shown):
         notes.append("`report` and --json have every pair.")
     heading = f"{title}, lower is better: each model against the next smaller one"
@@ -121,10 +124,11 @@ def _signed(value: float | None) -> str:
 
 def _not_finite(results: Results) -> list[str]:
     """A line for each model with positions that could not be averaged."""
+    from apex_native.reports.numbers import not_finite
+
     reference = () if results.reference is None else (results.reference,)
     return [
-        f"INVALID: {model.name} has {model.n_not_finite:,} positions with NaN or infinite logits; "
-        "they are left out of every number"
+        f"INVALID: {model.name}: {not_finite(model)}; they are left out of every number"
         for model in (*reference, *results.candidates)
         if model.n_not_finite
     ]

@@ -12,7 +12,7 @@ from apex_native.evaluation.divergence.scores import ScoreProgress, TokenScores
 from apex_native.evaluation.model_pool import ModelPool
 from apex_native.evaluation.model_under_test import ModelUnderTest, unique_name
 from apex_native.evaluation.progress import EvaluateProgress
-from apex_native.evaluation.record import find_row, results_of
+from apex_native.evaluation.record import find_row, reference_row, results_of
 from apex_native.evaluation.request import EvaluationRequest
 from apex_native.evaluation.speed import (
     ModelSpeed,
@@ -21,7 +21,9 @@ from apex_native.evaluation.speed import (
     speed_rows,
 )
 from apex_native.evaluation.tasks import TaskProgress, evaluate_tasks, open_tasks
-from apex_native.results import Results, TaskScore, merge_results
+from apex_native.evaluation.tasks.checkpoint import TaskCheckpoint
+from apex_native.requirements import Work, require_able
+from apex_native.results import Results, TaskScore, merge_results, same_model
 
 __all__ = ["EvalResults", "Evaluation"]
 
@@ -88,6 +90,7 @@ class Evaluation:
         tokens: Mapping[str, TokenScores] = {}
         scores: dict[str, tuple[TaskScore, ...]] = {}
         speed: tuple[ModelSpeed, ...] = ()
+        self._require_able()
         with ModelPool() as pool:
             if self.request.wants_text:
                 tokens = self._score_text(pool)
@@ -97,6 +100,17 @@ class Evaluation:
                 speed = self._measure_speed(pool)
         assert self.results is not None
         return EvalResults(self.results, tokens, scores, speed)
+
+    def _require_able(self) -> None:
+        """What is asked must be possible with every model, before one is loaded."""
+        asked = {
+            Work.EVALUATION: self.request.wants_text,
+            Work.TASKS: bool(self.tasks),
+            Work.SPEED: bool(self.request.speed),
+        }
+        for model in self.models.values():
+            for work in (work for work, wanted in asked.items() if wanted):
+                require_able(model.source.path, work)
 
     def _keep(self, results: Results) -> None:
         self.results = results
@@ -140,17 +154,43 @@ class Evaluation:
             finished[name] = scores
             self._keep_tasks(finished, before)
 
+        checkpoint = self._task_checkpoint()
         scores = evaluate_tasks(
             self.models,
             self.tasks,
             compat=self.request.tasks.compat,
             skip_too_long=self.request.tasks.skip_too_long,
             pool=pool,
+            known=self._tasks_known(),
+            checkpoint=checkpoint,
             progress=self._show_tasks,
             finished=keep,
         )
         self._keep_tasks(scores, before)
+        if checkpoint is not None:
+            checkpoint.remove()
         return scores
+
+    def _task_checkpoint(self) -> TaskCheckpoint | None:
+        path = self.request.checkpoint
+        if path is None:
+            return None
+        return TaskCheckpoint(path.with_name(f"{path.name.removesuffix('.npz')}.tasks.npz"))
+
+    def _tasks_known(self) -> dict[str, tuple[TaskScore, ...]]:
+        """Scores that the results have already, by the models' names here."""
+        if self.results is None:
+            return {}
+        found = {}
+        for name, model in self.candidates.items():
+            row = find_row(self.results, model)
+            if row is not None:
+                found[name] = row.tasks
+        reference = self.results.reference
+        ours = None if self.reference is None else reference_row(self.reference)
+        if ours is not None and reference is not None and same_model(ours, reference):
+            found[ours.name] = reference.tasks
+        return found
 
     def _keep_tasks(
         self, scores: Mapping[str, tuple[TaskScore, ...]], before: Results | None

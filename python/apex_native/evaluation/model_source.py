@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol, Self, runtime_checkable
 
 from apex_native.engine import Model, Placement
+from apex_native.errors import GgufError
 from apex_native.fingerprint import model_fingerprint
 from apex_native.gguf import open_gguf
 
@@ -73,6 +74,8 @@ class ModelFile:
     def describe(cls, path: str | os.PathLike[str]) -> Self:
         """Look at a file; GgufError where it is none or holds no weights."""
         with open_gguf(path) as file:
+            if file.missing_data is not None:
+                raise GgufError(f"{file.missing_data}; download the whole file")
             n_weights = sum(tensor.n_elements for tensor in file.tensors)
             stored = sum(tensor.nbytes for tensor in file.tensors)
             return cls(

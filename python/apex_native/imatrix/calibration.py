@@ -21,6 +21,7 @@ from apex_native.imatrix.files import ImatrixFormat, save_imatrix
 from apex_native.imatrix.merge import merge_imatrices
 from apex_native.imatrix.progress import ImatrixProgress
 from apex_native.interrupt import cancellable
+from apex_native.requirements import Work, require_able
 
 __all__ = ["calibrate"]
 
@@ -77,6 +78,7 @@ def calibrate(
     }
     chosen = open_text(text, parse_special=parse_special)
     where = placement or Placement()
+    require_able(model, Work.CALIBRATION)
     with cancellable(cancel):
         run = _Calibration(Path(model), chosen, where, options, progress, cancel)
         own = run.both_passes(target.collected) if all_experts else run.one_pass(target.collected)

@@ -19,6 +19,7 @@ from apex_native.imatrix.entries import Imatrix
 from apex_native.imatrix.files import load_imatrix, save_imatrix, sealed
 from apex_native.imatrix.from_state import imatrix_from_state
 from apex_native.imatrix.progress import ImatrixProgress
+from apex_native.requirements import Work, require_traits
 
 __all__ = ["DEFAULT_BATCH", "DEFAULT_CONTEXT", "DEFAULT_UBATCH", "collect_imatrix"]
 
@@ -68,6 +69,7 @@ def collect_imatrix(
     outside the vocabulary, ModelError naming the weight whose input is not finite, OutputError,
     Cancelled (resumable where output is given).
     """
+    require_traits(model, Work.CALIBRATION)
     tokens = _tokens(model, text, parse_special)
     n_chunks = _count_chunks(len(tokens), ctx, skip_chunks, max_chunks)
     path = None if output is None else Path(output)

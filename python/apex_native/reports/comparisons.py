@@ -8,9 +8,9 @@ from apex_native.reports import numbers
 from apex_native.reports.markdown_table import Column, escape, heading, table
 from apex_native.reports.models import all_models, task_of, task_title, text_conditions
 from apex_native.reports.neighbours import neighbour_comparisons
-from apex_native.results import Comparison, Results, Verdict
+from apex_native.results import MIN_CHUNKS, Comparison, Results, Verdict
 
-__all__ = ["comparison_section", "task_comparison_section"]
+__all__ = ["comparison_section", "task_comparison_section", "too_few"]
 
 METRIC_TITLES = {"kld_mean": "KLD mean", "ln_ppl": "ln PPL"}
 
@@ -53,7 +53,9 @@ def _rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
             c.second,
             METRIC_TITLES.get(c.metric, c.metric),
             numbers.signed(c.difference),
-            f"{numbers.signed(c.low)} to {numbers.signed(c.high)}",
+            numbers.NOT_MEASURED
+            if c.low is None
+            else f"{numbers.signed(c.low)} to {numbers.signed(c.high)}",
             c.verdict.value,
         )
         for c in comparisons
@@ -82,6 +84,11 @@ def _alike(results: Results) -> list[str]:
         pairs = [c for c in results.comparisons if c.metric == metric]
         alike = [c for c in pairs if c.verdict is Verdict.NOT_DISTINGUISHABLE]
         title = METRIC_TITLES.get(metric, metric)
+        few = next((c for c in pairs if c.verdict is Verdict.TOO_FEW), None)
+        if few is not None:
+            lines.append(escape(f"{title}: {too_few(few)}"))
+        if all(c.verdict in (Verdict.TOO_FEW, Verdict.INVALID) for c in pairs):
+            continue
         if not alike:
             lines.append(escape(f"{title}: every pair is distinguishable."))
             continue
@@ -90,6 +97,12 @@ def _alike(results: Results) -> list[str]:
         count = f"{len(alike)} of {len(pairs)} pairs are not distinguishable"
         lines.append(escape(f"{title}: {count}: {named}{more}."))
     return lines
+
+
+def too_few(comparison: Comparison) -> str:
+    """Why there is no verdict, and how many chunks give one."""
+    n = comparison.n_chunks
+    return f"No verdict: {n} chunks give no interval, at least {MIN_CHUNKS} are needed."
 
 
 def _folded(text: str, n_rows: int, beside: int = 0) -> list[str]:

@@ -25,7 +25,7 @@ __all__ = ["csv_text"]
 _NESTED = {"chunks", "kld_by_confidence", "router_agreement", "tasks", "speed", "path"}
 
 _FIRST = ("name", "bytes", "bpw", "sha256", "fingerprint", "type_k", "type_v", "ppl", "ppl_se")
-_LAST = ("n_positions", "n_not_finite")
+_LAST = ("n_positions", "n_not_finite", "first_not_finite")
 
 _METRICS = (
     *_FIRST,

@@ -61,15 +61,12 @@ def core_section(results: Results) -> Blocks:
 
 
 def _not_finite(results: Results) -> Blocks:
-    lines = []
-    for model in all_models(results):
-        if model.n_not_finite:
-            scored = "" if model.n_positions is None else f" of {model.n_positions:,}"
-            lines.append(
-                f"**{escape(model.name)}: {model.n_not_finite:,}{scored} positions had logits that "
-                "were not finite; no average counts them, and the file should not be used.**"
-            )
-    return lines
+    return [
+        f"**{escape(model.name)}: invalid: {numbers.not_finite(model)}; no average counts them, "
+        "and the file should not be used.**"
+        for model in all_models(results)
+        if model.n_not_finite
+    ]
 
 
 def divergence_section(results: Results) -> Blocks:

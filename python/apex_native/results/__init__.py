@@ -22,10 +22,11 @@ from apex_native.results.model import (
 )
 from apex_native.results.settings import Build, NoiseFloor, Settings, TextData
 from apex_native.results.tasks import McNemar, TaskScore, pack_items, unpack_items
-from apex_native.results.verdict import Comparison, Verdict
+from apex_native.results.verdict import MIN_CHUNKS, Comparison, Verdict
 
 __all__ = [
     "METRICS_VERSION",
+    "MIN_CHUNKS",
     "SCHEMA_VERSION",
     "Build",
     "Candidate",

@@ -96,7 +96,7 @@ def _require_equal(what: str, first: Any, second: Any, ignored: Iterable[str]) -
         return
     for field in dataclasses.fields(first):
         ours, theirs = getattr(first, field.name), getattr(second, field.name)
-        if field.name not in ignored and ours != theirs:
+        if field.name not in ignored and None not in (ours, theirs) and ours != theirs:
             raise _mixed(f"{what}.{field.name}", ours, theirs)
 
 

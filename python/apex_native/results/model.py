@@ -84,7 +84,8 @@ class MeasuredModel:
 
     fingerprint is `apex_native.fingerprint.model_fingerprint`'s: cheaper than a hash of the whole
     file. n_positions counts scored positions, n_not_finite those of them left out of every average
-    because a logit was NaN or infinite.
+    because a logit was NaN or infinite; first_not_finite says where such a value appears first, as
+    "layer 3".
     """
 
     name: str
@@ -97,6 +98,7 @@ class MeasuredModel:
     ppl_se: float | None = None
     n_positions: int | None = None
     n_not_finite: int | None = None
+    first_not_finite: str | None = None
     chunks: ChunkSums | None = None
     tasks: tuple[TaskScore, ...] = ()
     speed: tuple[SpeedTest, ...] = ()

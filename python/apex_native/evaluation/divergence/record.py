@@ -123,14 +123,16 @@ def complete(results: Results, known: Results | None) -> Results:
 
 
 def _paired(candidates: Sequence[Candidate]) -> list[Paired]:
-    return [Paired(c.name, c.chunks) for c in candidates if c.chunks is not None]
+    return [
+        Paired(c.name, c.chunks, c.n_not_finite or 0) for c in candidates if c.chunks is not None
+    ]
 
 
 def _own(results: Results) -> Paired | None:
     reference = results.reference
     if reference is None or reference.chunks is None:
         return None
-    return Paired(reference.name, reference.chunks)
+    return Paired(reference.name, reference.chunks, reference.n_not_finite or 0)
 
 
 def new_results(

@@ -11,7 +11,7 @@ from apex_native._native import core
 from apex_native.engine import Model
 from apex_native.errors import DataError
 from apex_native.evaluation.divergence.options import TextOptions
-from apex_native.evaluation.divergence.text import Chunks, Text, chunk_text
+from apex_native.evaluation.divergence.text import Chunks, Text, chunk_text, hash_tokens
 from apex_native.evaluation.model_pool import ModelPool
 from apex_native.evaluation.model_under_test import ModelUnderTest
 from apex_native.evaluation.record import Fields, reference_row
@@ -100,6 +100,7 @@ class OpenReference:
             ctx=base.n_ctx,
             parse_special=options.parse_special,
             add_bos=tokenizer.add_bos,
+            tokens_sha256=hash_tokens(used),
         )
         return Chunks(used.copy(), data)
 

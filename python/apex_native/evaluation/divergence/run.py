@@ -18,6 +18,7 @@ from apex_native.evaluation.divergence.noise import (
     NOISE_POSITIONS,
     choose_noise_chunks,
 )
+from apex_native.evaluation.divergence.not_finite import first_not_finite
 from apex_native.evaluation.divergence.options import TextOptions
 from apex_native.evaluation.divergence.record import (
     candidate_record,
@@ -42,6 +43,7 @@ from apex_native.evaluation.divergence.shape import ScoreShape, Workload, choose
 from apex_native.evaluation.divergence.statistics import noise_floor
 from apex_native.evaluation.divergence.text import Text
 from apex_native.evaluation.divergence.together import compute_scores
+from apex_native.evaluation.divergence.tokenizers import require_same_tokens
 from apex_native.evaluation.divergence.two_pass import TwoPassJob, run_two_pass
 from apex_native.evaluation.model_pool import ModelPool
 from apex_native.evaluation.model_under_test import ModelUnderTest
@@ -201,6 +203,11 @@ class _Run:
     def _candidate(self, tested: ModelUnderTest) -> CandidateRun:
         model = self._load(tested)
         require_same_tokenizer(self.tokenizer, self.tokenizer_path, model)
+        if self.job.text is not None and model.path != self.tokenizer_path:
+            require_same_tokens(
+                self.chunks.tokens, self.tokenizer_path, model, self.job.text,
+                parse_special=self.options.parse_special,
+            )  # fmt: skip
         return CandidateRun(model, tested.type_k, tested.type_v)
 
     def _noise(self, shape: ScoreShape) -> CandidateRun | None:
@@ -261,13 +268,22 @@ class _Run:
         }
         return Checkpoint(self.job.checkpoint, key)
 
+    def _first_not_finite(self, tested: ModelUnderTest, scores: TokenScores) -> str | None:
+        """Loads the model again where two_pass has released it."""
+        if scores.is_finite.all():
+            return None
+        return first_not_finite(self.pool.load(tested), scores, self.chunks)
+
     def _summarise(self, finished: FinishedScores) -> TextScores:
         reference = finished.reference if self.reference.exists else None
         row = self.reference.row()
         own = finished.candidates[: len(self.todo)]
         n_scored = self.chunks.n_scored
         candidates = tuple(
-            candidate_record(model, name, scores, reference, n_scored)
+            replace(
+                candidate_record(model, name, scores, reference, n_scored),
+                first_not_finite=self._first_not_finite(model, scores),
+            )
             for (name, model), scores in zip(self.todo.items(), own, strict=True)
         )
         results = new_results(

@@ -13,7 +13,7 @@ from apex_native.engine import Model, Tokens
 from apex_native.errors import DataError
 from apex_native.results import TextData
 
-__all__ = ["Chunks", "Text", "chunk_text", "read_text"]
+__all__ = ["Chunks", "Text", "chunk_text", "hash_tokens", "read_text"]
 
 MIN_CONTEXT = 4
 """Below, no position is scored."""
@@ -92,5 +92,11 @@ def chunk_text(
         ctx=ctx,
         parse_special=parse_special,
         add_bos=model.add_bos,
+        tokens_sha256=hash_tokens(tokens[: used * ctx]),
     )
     return Chunks(np.ascontiguousarray(tokens[: used * ctx]), data)
+
+
+def hash_tokens(tokens: Tokens) -> str:
+    """sha256 of tokens as little-endian int32."""
+    return hashlib.sha256(np.ascontiguousarray(tokens, dtype="<i4").tobytes()).hexdigest()

@@ -15,6 +15,7 @@ from apex_native.evaluation.speed.tokens import (
     SpeedSettings,
     measure_speed,
 )
+from apex_native.requirements import Work, require_able
 
 __all__ = ["ModelSpeed", "ModelSpeedProgress", "measure_models"]
 
@@ -95,6 +96,8 @@ def measure_models(
     model's results so far, so that a caller that is interrupted keeps them. Errors are those of
     `measure_speed` and `load_model`.
     """
+    for tested in models.values():
+        require_able(tested.source.path, Work.SPEED)
     pool = pool if pool is not None else ModelPool()
     watch = _Watch(progress, len(models), len(tests))
     measured = []

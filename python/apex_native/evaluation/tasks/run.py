@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from apex_native.engine import Model
 from apex_native.errors import DataError
 from apex_native.evaluation.model_pool import ModelPool
 from apex_native.evaluation.model_under_test import ModelUnderTest
+from apex_native.evaluation.record import make_build
+from apex_native.evaluation.tasks.checkpoint import TaskCheckpoint
 from apex_native.evaluation.tasks.items import ChoiceItem, Item, TaskFile, chance_level
 from apex_native.evaluation.tasks.open import TaskSpec, open_task
 from apex_native.evaluation.tasks.prepare import fitting_items, prepare_items
@@ -131,6 +133,8 @@ def evaluate_tasks(
     compat: bool = False,
     skip_too_long: bool = True,
     pool: ModelPool | None = None,
+    known: Mapping[str, Sequence[TaskScore]] | None = None,
+    checkpoint: TaskCheckpoint | None = None,
     progress: Callable[[TaskProgress], None] | None = None,
     finished: Callable[[str, tuple[TaskScore, ...]], None] | None = None,
 ) -> dict[str, tuple[TaskScore, ...]]:
@@ -140,6 +144,8 @@ def evaluate_tasks(
     lists them). A model is taken from the pool, or loaded, and freed before the next. finished is
     called with each model's name and scores as soon as it is done, so that a caller that is
     interrupted keeps them; the result also has McNemar's tests of every model against every other.
+    known: scores of earlier results by model; what was asked there is not asked again. checkpoint:
+    where finished items of a task are kept.
 
     Raises ModelError and GgufError for a model.
     """
@@ -149,19 +155,25 @@ def evaluate_tasks(
     pool = pool if pool is not None else ModelPool()
     for name, tested in models.items():
         own: list[TaskScore] = []
+        before = _asked_before((known or {}).get(name, ()), tasks, compat=compat)
         shown.at(name, "loading", 0, 0.0)
         try:
-            model = pool.load(tested)
             options = ScoringOptions(type_k=tested.type_k, type_v=tested.type_v)
             for task in tasks:
+                if task.file.name in before:
+                    own.append(before[task.file.name])
+                    shown.finish(task.weight)
+                    continue
                 own.append(
                     score_task(
-                        model,
+                        pool.load(tested),
                         task.file,
                         task.selection,
                         compat=compat,
                         skip_too_long=skip_too_long,
                         options=options,
+                        checkpoint=checkpoint,
+                        identity=_identity(tested),
                         progress=lambda share, name=name, task=task: shown.at(  # type: ignore[misc]
                             name, task.file.name, task.weight, share
                         ),
@@ -176,6 +188,33 @@ def evaluate_tasks(
     return compare_scores(scores)
 
 
+def _asked_before(
+    scores: Sequence[TaskScore], tasks: Sequence[OpenTask], *, compat: bool
+) -> dict[str, TaskScore]:
+    """Scores of the same items of the same files, without their comparisons."""
+    wanted = {task.file.name: task for task in tasks}
+    found = {}
+    for score in scores:
+        task = wanted.get(score.task)
+        if task is None or score.items is None:
+            continue
+        there = (score.data_sha256, score.selection, score.compat, score.n)
+        here = (
+            task.file.sha256,
+            task.selection.description,
+            UPSTREAM if compat else None,
+            len(task.selection.items),
+        )
+        if there == here:
+            found[score.task] = replace(score, comparisons=())
+    return found
+
+
+def _identity(tested: ModelUnderTest) -> tuple[object, ...]:
+    """What a checkpoint's numbers depend on, beside the tokens."""
+    return (tested.source.fingerprint, tested.placement.on_gpu, make_build())
+
+
 def score_task(
     model: Model,
     file: TaskFile,
@@ -185,6 +224,8 @@ def score_task(
     skip_too_long: bool = True,
     options: ScoringOptions | None = None,
     progress: Callable[[float], None] | None = None,
+    checkpoint: TaskCheckpoint | None = None,
+    identity: object = None,
 ) -> TaskScore:
     """A loaded model's score in the selected items of a file, with interval and chance level.
 
@@ -195,7 +236,10 @@ def score_task(
     if skip_too_long and not compat:
         selection, n_skipped = _fitting(model, file, selection)
     prepare = prepare_upstream if compat else prepare_items
-    scored = score_items(model, prepare(model, selection.items), options, progress=progress)
+    scored = score_items(
+        model, prepare(model, selection.items), options,
+        progress=progress, checkpoint=checkpoint, identity=identity,
+    )  # fmt: skip
     n_not_finite = sum(not item.finite for item in scored)
     if n_not_finite:
         _logger.warning(
