@@ -31,7 +31,23 @@ def setup(app: Sphinx) -> dict[str, Any]:
     _write_commands(folder / "cli")
     _write_api(folder / "api.md")
     _write_results(folder / "results", Path(app.srcdir).parent / "bench" / "results")
+    # Before napoleon, which reads sections such as "Args:".
+    app.connect("autodoc-process-docstring", _examples_are_code, priority=100)
     return {"parallel_read_safe": True}
+
+
+def _examples_are_code(*event: Any) -> None:
+    """An indented block after a paragraph is an example; reST would take it for a quotation."""
+    lines: list[str] = event[-1]  # app, what, name, object and options come before
+    shown: list[str] = []
+    last = ""
+    for line in lines:
+        begins = line.startswith("    ") and bool(shown) and not shown[-1].strip()
+        if begins and last and not last.startswith((" ", "..")):
+            shown += [".. code-block:: python", ""]
+        shown.append(line)
+        last = line if line.strip() else last
+    lines[:] = shown
 
 
 def _write(path: Path, text: str) -> None:
