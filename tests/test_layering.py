@@ -37,6 +37,7 @@ ORDER = [
         "imatrix",
         "quantization",
         "evaluation",
+        "allocation",
         "reports",
     ),
     # what is made of all of them
@@ -67,6 +68,7 @@ MAY_IMPORT_NUMPY = {
     "weights",
     "quantization",
     "evaluation",
+    "allocation",
     "demo",
     "self_test",
 }

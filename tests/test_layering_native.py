@@ -23,9 +23,10 @@ MAY_INCLUDE = {
     "scoring": {"kernels", "core", "model"},
     "calibration": {"core", "model"},
     "tasks": {"core", "model", "scoring"},
+    "allocation": {"core", "model", "scoring"},
     "cuda": {"kernels", "core", "scoring", "calibration"},
     "bench": {"core", "model", "cuda"},
-    "bind": {"core", "model", "scoring", "calibration", "tasks", "bench"},
+    "bind": {"core", "model", "scoring", "calibration", "tasks", "allocation", "bench"},
 }
 """Folders from left to right, and whose headers each may see besides its own."""
 

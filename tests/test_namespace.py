@@ -37,7 +37,7 @@ def test_dir_shows_what_is_lazy_and_no_helpers() -> None:
     public = {name for name in shown if not name.startswith("__")}
     assert set(apex_native.__all__) <= public
     assert public - set(apex_native.__all__) == {
-        *("classification", "corpus", "engine", "evaluation", "imatrix", "plan"),
+        *("allocation", "classification", "corpus", "engine", "evaluation", "imatrix", "plan"),
         *("quantization", "reports", "results", "types"),
     }
     assert {"importlib", "annotations", "Any", "TYPE_CHECKING", "api"}.isdisjoint(shown)

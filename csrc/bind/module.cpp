@@ -1,5 +1,7 @@
 #include "bind/module.h"
 
+#include "bind/allocation.h"
+
 #include "core/error.h"
 #include "core/log.h"
 #include "model/bf16_matmul.h"
@@ -102,6 +104,7 @@ PYBIND11_MODULE(_core, module) {
     register_score_rows(module);
     register_score_statistics(module);
     register_speed(module);
+    register_allocation(module);
     register_imatrix(module);
     module.def("build_info", &build_info, "Versions and compiler of this build.");
     module.def("drain_log", &drain_log_lines,

@@ -56,6 +56,7 @@ from apex_native.types import (
 )
 
 if TYPE_CHECKING:
+    from apex_native.allocation import search
     from apex_native.corpus import Corpus, build_corpus, load_recipe, recipe_names
     from apex_native.demo import demo_imatrix, demo_model
     from apex_native.engine import Model, Placement, load_model
@@ -142,12 +143,14 @@ __all__ = [
     "recipe_names",
     "report",
     "save_imatrix",
+    "search",
     "speed_grid",
     "tier_names",
 ]
 
 # What needs numpy, or data that is unpacked, comes on first use: `apex-native --help` is quick.
 _LAZY = {
+    "apex_native.allocation": ("search",),
     "apex_native.corpus": ("Corpus", "build_corpus", "load_recipe", "recipe_names"),
     "apex_native.demo": ("demo_imatrix", "demo_model"),
     "apex_native.engine": ("Model", "Placement", "load_model"),
@@ -164,7 +167,7 @@ _LAZY = {
 _MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
 
 _STAGES = (
-    *("classification", "plan", "corpus", "engine", "imatrix"),
+    *("allocation", "classification", "plan", "corpus", "engine", "imatrix"),
     *("quantization", "evaluation", "results", "reports", "types"),
 )
 

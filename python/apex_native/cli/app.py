@@ -20,6 +20,8 @@ from apex_native.cli import (
     plan,
     quantize,
     report,
+    search,
+    strategies,
 )
 from apex_native.cli.command import Command
 from apex_native.cli.errors import CtrlCError
@@ -116,5 +118,18 @@ def _root(
         typer.echo(ctx.get_help())
 
 
-for _verb in (inspect, plan, corpus, imatrix, quantize, evaluate, bench, report, demo, doctor):
+for _verb in (
+    inspect,
+    plan,
+    corpus,
+    imatrix,
+    quantize,
+    search,
+    strategies,
+    evaluate,
+    bench,
+    report,
+    demo,
+    doctor,
+):
     _verb.register(app)

@@ -42,6 +42,11 @@ def register(app: typer.Typer) -> None:
     )(demo)
 
 
+SearchOption = Annotated[
+    bool, typer.Option("--search", help="Find types for Q4_K_M's size, too: half a minute.")
+]
+
+
 def demo(
     output_dir: Annotated[
         Path | None,
@@ -55,6 +60,7 @@ def demo(
         Path | None,
         typer.Option(metavar="DIR", help="Write the evaluation as a report with plots into DIR."),
     ] = None,
+    search: SearchOption = False,
     force: ForceOption = False,
     threads: ThreadsOption = None,
     json_mode: JsonOption = False,
@@ -75,6 +81,7 @@ def demo(
             folder,
             n_threads=threads,
             force=force,
+            search=search,
             starting=lambda name: out.note(f"making {name}"),
         )
     if report is not None:

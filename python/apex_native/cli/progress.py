@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from apex_native.cli.output import Output
@@ -21,6 +21,7 @@ __all__ = [
     "imatrix_progress",
     "quantize_progress",
     "show_share",
+    "step_progress",
 ]
 
 PLAIN_EVERY_S = 5.0
@@ -131,3 +132,24 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@contextmanager
+def step_progress(out: Output) -> Iterator[Callable[[str, float], None] | None]:
+    """For work of several named steps: takes the step's name and the share of it that is done."""
+    if out.quiet:
+        yield None
+        return
+    with ExitStack() as stack:
+        current: list[str] = []
+        shown: list[ShowShare | None] = [None]
+
+        def update(step: str, share: float) -> None:
+            if current != [step]:
+                stack.close()
+                current[:] = [step]
+                shown[0] = stack.enter_context(show_share(out, step))
+            if shown[0] is not None:
+                shown[0](round(1000 * share), 1000, "")
+
+        yield update
