@@ -83,7 +83,8 @@ def test_every_file_keeps_to_its_budget(found: Found) -> None:
 def test_the_verdict_follows_from_the_interval(found: Found) -> None:
     for outcome in found.outcome.budgets:
         measured = [b for b in outcome.baselines if b.kld_mean is not None]
-        assert len(measured) == EFFORT.baselines
+        # The best predicted recipes of every budget, measured together.
+        assert len(measured) >= EFFORT.baselines
         assert all(b.nbytes <= outcome.budget for b in outcome.baselines)
         best = outcome.best_baseline
         assert best is not None

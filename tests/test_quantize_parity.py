@@ -62,8 +62,9 @@ def write_both(
     imatrix = apex.load_imatrix(folder / "imatrix.gguf") if with_imatrix else None
     with apex.open_gguf(model) as opened:
         plan = apex.make_plan(
-            opened, ftype=ftype, tensor_types=[f"{r}={t}" for r, t in rules], imatrix=imatrix
-        )
+            opened, ftype=ftype, tensor_types=[f"{r}={t}" for r, t in rules], imatrix=imatrix,
+            prior="none",
+        )  # fmt: skip
         apex.quantize(
             opened, plan, ours, imatrix=imatrix, n_threads=3, force=True, allow_requantize=True
         )

@@ -6,7 +6,7 @@ Input: a model, sizes, texts, an importance matrix. Output: a `SearchOutcome`, w
 
 from __future__ import annotations
 
-from apex_native.allocation.builtin_texts import builtin_texts
+from apex_native.allocation.default_texts import builtin_texts
 from apex_native.allocation.heatmap import save_bits
 from apex_native.allocation.memory import BesideModel, memory_beside_model
 from apex_native.allocation.models import check_budgets, search, search_types
