@@ -1,10 +1,16 @@
 #include "bind/arrays.h"
-#include "core/checks.h"
-#include "core/gguf_file.h"
+#include "bind/tasks.h"
 #include "core/quantizer.h"
 
 namespace apex::bind {
 namespace {
+
+py::dict output_errors(const OutputErrors& found) {
+    return py::dict("error"_a = found.error, "ggml_error"_a = found.ggml_error,
+                    "signal"_a = found.signal, "held_out_error"_a = found.held_out_error,
+                    "held_out_ggml_error"_a = found.held_out_ggml_error,
+                    "n_slices"_a = found.n_slices, "n_kept"_a = found.n_kept);
+}
 
 // Keeps the Python objects whose memory the workers read.
 class QuantizeJob {
@@ -45,6 +51,13 @@ class QuantizeJob {
         return result;
     }
 
+    // Of a finished task; None where it has no Feedback.
+    py::object output_errors_of(size_t task) const {
+        if (task >= converters_.size()) throw py::index_error("task out of range");
+        if (!converters_[task]) return py::none();
+        return output_errors(converters_[task]->errors());
+    }
+
     bool finished() const { return running()->finished(); }
     uint64_t source_bytes_done() const { return running()->source_bytes_done(); }
     int n_threads() const { return running()->n_threads(); }
@@ -67,24 +80,14 @@ class QuantizeJob {
 
     QuantizeTask to_task(const GgufFile& gguf, const py::handle& item) {
         const auto fields = item.cast<py::tuple>();
-        const auto index = fields[0].cast<size_t>();
-        if (index >= gguf.tensors().size()) throw py::index_error("tensor index out of range");
-        const ShardTensor& tensor = gguf.tensors()[index];
-        gguf.tensor_data(tensor);  // throws where the file is header-only
-
-        QuantizeTask task;
-        task.source.name = tensor.entry.name;
-        task.source.file = &gguf.shard_file(tensor.shard);
-        task.source.offset = gguf.file_offset(tensor);
-        task.source.type = tensor.entry.type;
-        task.source.rows = {tensor.entry.n_per_row(), tensor.entry.rows_per_slice(),
-                            tensor.entry.n_slices()};
-        const auto type = fields[1].cast<uint32_t>();
-        if (!is_known_type(type)) fail<InvalidArgument>("ggml type number ", type, " is unknown");
-        task.target_type = static_cast<ggml_type>(type);
+        QuantizeTask task = task_for(gguf, fields[0].cast<size_t>(), fields[1].cast<uint32_t>());
         task.output_fd = fields[2].cast<int>();
         task.output_offset = fields[3].cast<uint64_t>();
         if (!fields[4].is_none()) task.imatrix = keep_imatrix(task, fields[4]);
+        converters_.push_back(fields.size() > 5 && !fields[5].is_none()
+                                  ? fields[5].cast<std::shared_ptr<RowsConverter>>()
+                                  : nullptr);
+        task.converter = converters_.back().get();
         return task;
     }
 
@@ -101,6 +104,7 @@ class QuantizeJob {
 
     py::object file_;
     std::vector<FloatArray> matrices_;
+    std::vector<std::shared_ptr<RowsConverter>> converters_;  // by task
     std::shared_ptr<Quantizer> quantizer_;
 };
 
@@ -128,9 +132,11 @@ void register_quantize(py::module_& module) {
         .def(py::init<py::object, const py::list&, int, uint64_t, std::vector<int>, double>(),
              "file"_a, "tasks"_a, py::kw_only(), "n_threads"_a, "max_memory"_a,
              "devices"_a = std::vector<int>(), "verify_rate"_a = 0.0,
-             "tasks: (tensor index, type number, file descriptor, offset, imatrix or None). "
+             "tasks: (tensor index, type number, file descriptor, offset, imatrix or None, "
+             "Feedback or None). "
              "devices: numbers of GPUs. verify_rate: share of their rows the CPU does again.")
         .def("wait", &QuantizeJob::wait, "timeout_ms"_a)
+        .def("output_errors", &QuantizeJob::output_errors_of, "task"_a)
         .def("close", &QuantizeJob::close)
         .def_property_readonly("finished", &QuantizeJob::finished)
         .def_property_readonly("source_bytes_done", &QuantizeJob::source_bytes_done)

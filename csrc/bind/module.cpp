@@ -90,6 +90,7 @@ PYBIND11_MODULE(_core, module) {
     register_errors(module);
     register_gguf(module);
     register_rows(module);
+    register_moments(module);  // QuantizeJob takes its Feedback
     register_quantize(module);
     register_statistics(module);
     register_model(module);

@@ -30,6 +30,7 @@ ImatrixCollector::ImatrixCollector(std::shared_ptr<ThreadPool> pool, ImatrixScop
     : scope_(scope), pool_(std::move(pool)), inputs_(*pool_) {}
 
 bool ImatrixCollector::in_scope(const MatmulNode& node) const {
+    if (moments_ && !moments_->wanted().empty()) return moments_->wants(node.weight.name);
     if (scope_ == ImatrixScope::everything) return true;
     if (is_output_weight(node)) return false;
     if (scope_ == ImatrixScope::blocks || node.experts != nullptr) return true;
@@ -48,10 +49,17 @@ bool ImatrixCollector::wants(const ggml_tensor* node) {
     const std::optional<MatmulNode> matmul = as_matmul(node);
     if (!matmul || !in_scope(*matmul)) return false;
     if (device_inputs_.add_known(*matmul, entry_of(*matmul))) return false;
-    const InputSquares* known = inputs_.find(matmul->identity);
-    if (known == nullptr) return true;
-    add(*matmul, *known);
-    return false;
+    if (matmul->weight.name == last_weight_) return true;
+    return !add_known(*matmul);
+}
+
+// False where the input has to be looked at.
+bool ImatrixCollector::add_known(const MatmulNode& node) {
+    const InputSquares* known = inputs_.find(node.identity);
+    if (known == nullptr) return false;
+    if (moments_ && !moments_->share(node.weight.name, known->weight)) return false;
+    add(node, *known);
+    return true;
 }
 
 const ImatrixSums* ImatrixCollector::entry_of(const MatmulNode& node) const {
@@ -61,8 +69,10 @@ const ImatrixSums* ImatrixCollector::entry_of(const MatmulNode& node) const {
 
 void ImatrixCollector::compute(const MatmulNode& node) {
     check_input_layout(node);
-    if (!host_only_ && device_inputs_.compute_and_add(node, entry_of(node))) return;
-    add(node, inputs_.compute(node));
+    if (!host_only_ && !moments_ && device_inputs_.compute_and_add(node, entry_of(node))) return;
+    const InputSquares& squares = inputs_.compute(node);
+    if (moments_) moments_->add(node.weight.name, squares, inputs_.rows(), *pool_);
+    add(node, squares);
 }
 
 bool ImatrixCollector::observe(ggml_tensor* node) {
@@ -72,8 +82,10 @@ bool ImatrixCollector::observe(ggml_tensor* node) {
         return false;
     }
     const std::optional<MatmulNode> matmul = as_matmul(node);
-    if (matmul) compute(*matmul);
-    return true;
+    if (!matmul) return true;
+    const bool is_last = matmul->weight.name == last_weight_;
+    if (!is_last || !add_known(*matmul)) compute(*matmul);
+    return !is_last;
 }
 
 void ImatrixCollector::add(const MatmulNode& node, const InputSquares& squares) {
