@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "calibration/squared_columns.h"
+#include "core/squared_columns.h"
 #include "cuda/squares.cuh"
 #include "input_cases.h"
 

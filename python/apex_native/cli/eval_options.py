@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from apex_native.cli.options import RUN
-
-if TYPE_CHECKING:
-    from apex_native.evaluation.divergence.text import Text
 
 __all__ = ["CacheType", "TextChoices"]
 
@@ -38,13 +35,19 @@ class TextChoices:
     """Which text, how it is cut, and how the models run over it."""
 
     text: Annotated[
-        list[Path] | None,
+        Path | None,
         typer.Option(
-            "--text",
-            "-f",
+            "--text", "-f", metavar="FILE", rich_help_panel=TEXT, help="UTF-8 text to score."
+        ),
+    ] = None
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            "--base",
             metavar="FILE",
             rich_help_panel=TEXT,
-            help="UTF-8 text to score; several are joined.",
+            help="Log-probabilities that llama-perplexity or --save-base wrote, in the place of "
+            "a reference and a text.",
         ),
     ] = None
     ctx: Annotated[
@@ -75,11 +78,10 @@ class TextChoices:
                      help="One model in memory at a time; the reference's hidden states are kept."),
     ] = False  # fmt: skip
     noise_chunks: Annotated[
-        int | None,
+        int,
         typer.Option("--noise-chunks", min=0, metavar="N", rich_help_panel=TEXT,
-                     show_default="up to 8, a tenth of the work at most",
                      help="Chunks the reference is compared with itself on; 0 is none."),
-    ] = None  # fmt: skip
+    ] = 8  # fmt: skip
     no_router: Annotated[
         bool,
         typer.Option("--no-router", rich_help_panel=TEXT,
@@ -102,19 +104,13 @@ class TextChoices:
                      help="Load whatever the free memory says."),
     ] = False  # fmt: skip
 
-    def joined(self) -> Path | Text | None:
-        """The text to score: a file, or several joined by a line break, as `imatrix` joins them."""
-        if not self.text or len(self.text) == 1:
-            return self.text[0] if self.text else None
-        from apex_native.evaluation.divergence.text import Text, read_text
-
-        return Text(
-            " + ".join(path.name for path in self.text),
-            "\n".join(read_text(path).content for path in self.text),
-        )
+    @property
+    def wanted(self) -> bool:
+        """Text metrics were asked for."""
+        return self.text is not None or self.base is not None
 
     def settings(self) -> dict[str, Any]:
-        """Keyword arguments of `apex_native.evaluate`."""
+        """Keyword arguments of `evaluate_models`."""
         return {
             "ctx": self.ctx,
             "chunks": self.chunks,
