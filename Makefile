@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 REFERENCE := build/reference
 
-.PHONY: demo test lint format reference parity bench clean
+.PHONY: demo test coverage docs lint format reference parity bench clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -17,6 +17,18 @@ demo: $(BIN)/python
 test: $(BIN)/python
 	$(BIN)/python -m pip install --quiet '.[test]'
 	$(BIN)/python -m pytest
+
+# The same tests, and how much of the Python code they run: that costs about as much as the linters.
+coverage: $(BIN)/python
+	$(BIN)/python -m pip install --quiet '.[test]'
+	mkdir -p build
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage report
+
+# The pages end up in docs/_build/html; a warning is an error.
+docs: $(BIN)/python
+	$(BIN)/python -m pip install --quiet '.[docs]'
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -d docs/_build/doctrees docs docs/_build/html
 
 lint: $(BIN)/python
 	$(BIN)/python -m pip install --quiet clang-format huggingface_hub jinja2 matplotlib mypy numpy rapidfuzz \
@@ -51,4 +63,4 @@ bench: $(REFERENCE)/reference/llama-quantize
 	$(BIN)/python bench/quantize_vs_llama.py --tools $(REFERENCE)/reference
 
 clean:
-	rm -rf build $(VENV) dist
+	rm -rf build $(VENV) dist docs/_build docs/generated

@@ -18,7 +18,7 @@ if [ ! -x "$build/reference/llama-quantize" ]; then
     -Dpybind11_DIR="$(python3 -m pybind11 --cmakedir)" > "$build.log"
   cmake --build "$build" --target _core llama-quantize >> "$build.log"
 fi
-cp "$build"/csrc/_core*.so python/apex_native/
+cp "$build"/csrc/bind/_core*.so python/apex_native/
 export PYTHONPATH="$PWD/python${PYTHONPATH:+:$PYTHONPATH}"
 {
   echo "date: $(date -u +%F), commit: $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"

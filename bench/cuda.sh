@@ -17,10 +17,14 @@
 #   sanitize  compute-sanitizer: memcheck, initcheck and racecheck over both of them, memcheck over
 #             a whole evaluation and collection
 #
+# and, where it is asked for: real_size, every verb at the size of Qwen3.5-35B-A3B beside llama-bench
+# and llama-imatrix (real_size.py; takes 100 GB of memory as a disk).
+#
 # Needs nvcc, compute-sanitizer, python3 with what pyproject.toml lists, pybind11 and pytest, cmake,
 # ninja and a compiler. OUT_FOLDER receives log.txt and JSON lines. A step that fails does not stop the
 # others; the exit code says whether one did. Environment: APEX_CUDA_BUILD, the build folder;
-# APEX_QUANTIZE, arguments of quantize_cuda.py; APEX_SANITIZE, arguments of cuda_quantizers;
+# APEX_QUANTIZE, arguments of quantize_cuda.py; APEX_REAL_SIZE, of real_size.py; APEX_SANITIZE, of
+# cuda_quantizers;
 # APEX_STEP_SECONDS, the most that one program may take; APEX_COMMIT, where there is no git.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -35,16 +39,16 @@ quantizers=$build/tests/cpp/cuda_quantizers
 scores=$build/tests/cpp/cuda_scores
 mkdir -p "$out" "$build"
 
-if ! ls "$build"/csrc/_core*.so > /dev/null 2>&1; then
+if ! ls "$build"/csrc/bind/_core*.so > /dev/null 2>&1; then
   echo "building in $build, see $out/build.log"
   cmake -S . -B "$build" -G Ninja -DAPEX_CUDA=ON -DAPEX_BUILD_TESTS=ON \
     -DAPEX_BUILD_REFERENCE_TOOLS=ON -DAPEX_LLAMA_CPP_DIR="$llama_cpp" \
     -DSKBUILD_PROJECT_VERSION="$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)" \
     -Dpybind11_DIR="$(python3 -m pybind11 --cmakedir)" > "$out/build.log" &&
     cmake --build "$build" --target _core cuda_quantizers cuda_scores llama-quantize \
-      llama-perplexity llama-imatrix >> "$out/build.log" || { tail -30 "$out/build.log"; exit 1; }
+      llama-perplexity llama-imatrix llama-bench >> "$out/build.log" || { tail -30 "$out/build.log"; exit 1; }
 fi
-cp "$build"/csrc/_core*.so python/apex_native/
+cp "$build"/csrc/bind/_core*.so python/apex_native/
 export PYTHONPATH="$PWD/python${PYTHONPATH:+:$PYTHONPATH}"
 
 failed=0
@@ -72,6 +76,10 @@ step_quantize() {
 step_scoring() {
   run python3 bench/cuda_scoring.py --tools "$tools" --json "$out/cuda_scoring.jsonl"
 }
+step_real_size() {
+  # shellcheck disable=SC2086
+  run python3 bench/real_size.py --tools "$tools" --json "$out/real_size.jsonl" ${APEX_REAL_SIZE:-}
+}
 step_kernels() {
   local plot=()
   python3 -c "import matplotlib" 2> /dev/null && plot=(--png "$out/cuda_kernels.png" --force)
@@ -81,7 +89,7 @@ step_kernels() {
 step_tests() {
   # The others are for machines without a GPU.
   run python3 -m pytest -q -p no:cacheprovider tests/test_cuda.py tests/test_cuda_model.py \
-    -k "not (cpus_bits or algorithms or compile)"
+    tests/test_real_widths.py -k "not (cpus_bits or algorithms or compile or cpu)"
 }
 step_sanitize() {
   local small=(python3 bench/cuda_scoring.py --tools "$tools" --only parity --n-vocab 8192

@@ -5,19 +5,23 @@
 // Logits (tests/cpp/score_cases.h) of a reference and two candidates, one of which lies in the
 // GPU's memory, and of a candidate alone, in vocabularies of 1 to --n-vocab; then inputs of
 // products (tests/cpp/input_cases.h) added twice to a total, and inputs that must be refused. One
-// line a case; exit code 1 if a bit differs. Small enough for compute-sanitizer.
+// line a case; exit code 1 if a bit differs. At last products of routed rows, against sums in
+// double (they are not exact), and against a batch of half the rows (they are the same bits). Small
+// enough for compute-sanitizer.
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <string>
 
-#include "core/device_logits.h"
-#include "core/squared_columns.h"
+#include "calibration/squared_columns.h"
+#include "core/device_products.h"
 #include "cuda/runtime.h"
 #include "input_cases.h"
-#include "model/row_scores.h"
-#include "model/score_kernel.h"
 #include "score_cases.h"
+#include "scoring/device_logits.h"
+#include "scoring/row_scores.h"
+#include "scoring/score_kernel.h"
 
 namespace {
 
@@ -177,6 +181,123 @@ int64_t count_accepted(InputData data, apex::DeviceSquares& squares) {
     return n_accepted;
 }
 
+// --- products of routed rows ---------------------------------------------------------------------
+
+constexpr InputShape kProductShapes[] = {{"one row", {192, 1, 333, 1}, {5, 1}, 3, 0},
+                                         {"own rows", {64, 4, 70, 1}, {9, 1}, 4, 8}};
+constexpr int64_t kOutputs = 256;
+constexpr double kProductsWithin = 1e-5;  // of the rows' norms: float sums of up to 192 products
+
+class ProductComparison {
+  public:
+    ProductComparison(const InputShape& shape, ggml_type type, std::mt19937_64& random)
+        : data_(shape, random), copy_(data_), type_(type) {
+        std::normal_distribution<float> normal;
+        const auto n = static_cast<size_t>(shape.ne[0] * kOutputs * shape.n_matrices[0]);
+        std::vector<float> values(n);
+        for (float& value : values) value = normal(random);
+        stored_ = rounded(values.data(), static_cast<int64_t>(n), weights_);
+        on_device_ = copied(stored_);
+    }
+
+    // The largest error, relative to the norms of row and column; infinite where a smaller batch
+    // gives other bits.
+    double run(apex::DeviceProducts& products) {
+        const std::vector<float> all = compute(products, data_.input.n_tokens);
+        const std::vector<float> half = compute(products, data_.input.n_tokens / 2);
+        if (std::memcmp(all.data(), half.data(), half.size() * sizeof(float)) != 0)
+            return kInfinite;
+        double worst = 0;
+        const int64_t n_used = data_.input.n_used, stride = data_.input.n_matrices[0] + 2;
+        for (int64_t i = 0; i < data_.input.n_tokens * n_used; ++i) {
+            const int64_t token = i / n_used, slot = i % n_used;
+            const float* row = data_.row(slot % data_.input.ne[1], token, 0);
+            const int32_t expert = data_.experts[static_cast<size_t>(token * stride + slot)];
+            worst = std::max(worst, error(row, expert, all.data() + i * kOutputs));
+        }
+        return worst;
+    }
+
+  private:
+    static constexpr double kInfinite = 1e300;
+
+    // The values in the weights' type, and as floats again.
+    std::vector<uint16_t> rounded(const float* from, int64_t n, std::vector<float>& back) const {
+        std::vector<uint16_t> bits(static_cast<size_t>(n));
+        back.resize(static_cast<size_t>(n));
+        if (type_ == GGML_TYPE_F16) {
+            ggml_fp32_to_fp16_row(from, reinterpret_cast<ggml_fp16_t*>(bits.data()), n);
+            ggml_fp16_to_fp32_row(reinterpret_cast<ggml_fp16_t*>(bits.data()), back.data(), n);
+        } else {
+            ggml_fp32_to_bf16_row(from, reinterpret_cast<ggml_bf16_t*>(bits.data()), n);
+            ggml_bf16_to_fp32_row(reinterpret_cast<ggml_bf16_t*>(bits.data()), back.data(), n);
+        }
+        return bits;
+    }
+
+    std::vector<float> compute(apex::DeviceProducts& products, int64_t n_tokens) {
+        std::vector<float> result(static_cast<size_t>(kOutputs * data_.input.n_used * n_tokens),
+                                  kNan);
+        const DeviceBuffer to = copied(result);
+        apex::DeviceRoutedProduct product;
+        product.rows = copy_.input;
+        product.rows.ne[2] = product.rows.n_tokens = n_tokens;
+        product.weights = on_device_.as();
+        product.type = type_;
+        product.n_out = kOutputs;
+        product.matrix_bytes = static_cast<size_t>(data_.input.ne[0] * kOutputs) * 2;
+        product.result = to.as<float>();
+        product.result_nb[0] = kOutputs * sizeof(float);
+        product.result_nb[1] = product.result_nb[0] * static_cast<size_t>(data_.input.n_used);
+        if (!products.takes(product) || !products.compute(product)) {
+            apex::fail<apex::Error>("a product was refused");
+        }
+        APEX_CUDA_CALL(cudaMemcpy(result.data(), to.as(), to.size(), cudaMemcpyDefault));
+        return result;
+    }
+
+    double error(const float* row, int32_t expert, const float* found) const {
+        const int64_t n = data_.input.ne[0];
+        std::vector<float> x;
+        rounded(row, n, x);
+        double worst = 0;
+        for (int64_t output = 0; output < kOutputs; ++output) {
+            const float* w = weights_.data() + (expert * kOutputs + output) * n;
+            double sum = 0, ww = 0, xx = 0;
+            for (int64_t i = 0; i < n; ++i) {
+                sum += double(w[i]) * x[static_cast<size_t>(i)];
+                ww += double(w[i]) * w[i];
+                xx += double(x[static_cast<size_t>(i)]) * x[static_cast<size_t>(i)];
+            }
+            const double off = std::abs(found[output] - sum) / std::sqrt(ww * xx);
+            if (!(off <= worst)) worst = off;
+        }
+        return worst;
+    }
+
+    InputData data_;
+    DeviceCopy copy_;
+    ggml_type type_;
+    std::vector<float> weights_;
+    std::vector<uint16_t> stored_;
+    DeviceBuffer on_device_;
+};
+
+int count_bad_products(unsigned seed) {
+    const auto products = apex::make_device_products(kDevice);
+    if (!products) return 0;  // the GPU is too old, and llama.cpp computes
+    std::mt19937_64 random(seed);
+    int n_bad = 0;
+    for (const InputShape& shape : kProductShapes) {
+        for (const ggml_type type : {GGML_TYPE_F16, GGML_TYPE_BF16}) {
+            const double worst = ProductComparison(shape, type, random).run(*products);
+            std::printf("products %-9s %s error %.2g\n", shape.name, ggml_type_name(type), worst);
+            n_bad += worst <= kProductsWithin ? 0 : 1;
+        }
+    }
+    return n_bad;
+}
+
 Options parse(int argc, char** argv) {
     Options options;
     for (int i = 1; i + 1 < argc; i += 2) {
@@ -212,7 +333,7 @@ int64_t compare_all(const Options& options) {
                     static_cast<int>(n_accepted));
         n_all += n_differ + n_accepted;
     }
-    return n_all;
+    return n_all + count_bad_products(options.seed);
 }
 
 }  // namespace

@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import apex_native as apex
-from apex_native.evaluation.divergence.options import EvalOptions
-from apex_native.evaluation.divergence.run import EvalJob, run_job
-from apex_native.evaluation.divergence.text import Text
+from apex_native.evaluation import Text
 from apex_native.imatrix import read_text
 
 CTX = 512
@@ -20,12 +18,13 @@ CTX = 512
 @dataclass(frozen=True)
 class Divergence:
     """Mean KLD in nats with its standard error; low and high: 95 % interval of its difference from
-    the first file's, both drawn from the same chunks."""
+    the first file's, both drawn from the same chunks; p99: the 99 % quantile over positions."""
 
     kld: float
     error: float
     low: float | None
     high: float | None
+    p99: float | None = None
 
 
 def text_end(path: Path, n_bytes: int) -> str:
@@ -36,13 +35,14 @@ def text_end(path: Path, n_bytes: int) -> str:
 
 def divergences(files: Sequence[Path], text: str, threads: int) -> list[Divergence]:
     """One row for each file; the first is what the others are compared with."""
-    results = run_job(
-        EvalJob(
-            reference=apex.demo_model(),
-            candidates=tuple(files),
-            text=Text("text", text),
-            options=EvalOptions(ctx=CTX, noise_chunks=0, router=False, load={"n_threads": threads}),
-        )
+    results = apex.evaluate(
+        apex.demo_model(),
+        files,
+        Text("text", text),
+        ctx=CTX,
+        noise_chunks=0,
+        router=False,
+        n_threads=threads,
     ).results
     rows = []
     first = results.candidates[0].name
@@ -58,7 +58,7 @@ def divergences(files: Sequence[Path], text: str, threads: int) -> list[Divergen
                     low, high = -high, -low
         assert candidate.kld_mean is not None
         assert candidate.kld_se is not None
-        rows.append(Divergence(candidate.kld_mean, candidate.kld_se, low, high))
+        rows.append(Divergence(candidate.kld_mean, candidate.kld_se, low, high, candidate.kld_p99))
     return rows
 
 

@@ -23,9 +23,7 @@ from apex_native.imatrix import (
     Imatrix,
     collect_imatrix,
     expert_coverage,
-    parse_prior,
     with_all_experts,
-    with_prior,
 )
 from divergence import Divergence, calibration_chunks, divergences, text_end
 
@@ -71,10 +69,9 @@ def measure(
     with tempfile.TemporaryDirectory() as folder, apex.open_gguf(apex.demo_model()) as source:
         files = []
         for i, prior in enumerate(priors):
-            matrix = with_prior(imatrix, parse_prior(prior))
-            plan = apex.make_plan(source, tier=tier, imatrix=matrix)
+            plan = apex.make_plan(source, tier=tier, imatrix=imatrix, prior=prior)
             files.append(Path(folder) / f"{i}.gguf")
-            apex.quantize(source, plan, files[-1], imatrix=matrix, n_threads=threads)
+            apex.quantize(source, plan, files[-1], imatrix=imatrix, n_threads=threads)
         found = divergences(files, text, threads)
     return [
         Row(imatrix.chunk_count, unseen, tier, prior, row)

@@ -17,18 +17,18 @@ from dataclasses import asdict
 from pathlib import Path
 
 import apex_native as apex
-from apex_native.imatrix import expert_coverage, parse_prior, with_prior
+from apex_native.imatrix import expert_coverage
 from divergence import Divergence, calibration_chunks, divergences, text_end
 
 TIERS = ["quality", "i-quality", "compact", "i-compact", "mini"]
 
 
-def write_tiers(matrix: apex.Imatrix, tiers: list[str], folder: Path) -> list[Path]:
+def write_tiers(matrix: apex.Imatrix, prior: str, tiers: list[str], folder: Path) -> list[Path]:
     files = []
     with apex.open_gguf(apex.demo_model()) as source:
         for tier in tiers:
             used = matrix if tier.startswith("i-") or tier in ("mini", "nano", "micro") else None
-            plan = apex.make_plan(source, tier=tier, imatrix=used)
+            plan = apex.make_plan(source, tier=tier, imatrix=used, prior=prior)
             files.append(folder / f"{tier}.gguf")
             apex.quantize(source, plan, files[-1], imatrix=used)
     return files
@@ -48,12 +48,11 @@ def main() -> None:
     with apex.load_model(apex.demo_model(), n_threads=options.threads) as model:
         chunks = calibration_chunks(model, options.calibration, options.chunks)
         raw = apex.collect_imatrix(model, chunks)
-    matrix = with_prior(raw, parse_prior(options.prior))
     never = expert_coverage(raw).never_hit
-    print(f"{raw.chunk_count} chunks, prior {matrix.prior or 'none'}, never hit: {never or 'none'}")
+    print(f"{raw.chunk_count} chunks, prior {options.prior}, never hit: {never or 'none'}")
     table: dict[str, list[Divergence]] = {}
     with tempfile.TemporaryDirectory() as name:
-        files = write_tiers(matrix, tiers, Path(name))
+        files = write_tiers(raw, options.prior, tiers, Path(name))
         sizes = [path.stat().st_size for path in files]
         for text in options.evaluation:
             found = divergences(files, text_end(text, options.bytes), options.threads)
@@ -64,7 +63,7 @@ def main() -> None:
                          for rows in table.values())  # fmt: skip
         print(f"{tier:12} {sizes[i]:12,} {cells}")
     document = {stem: [asdict(row) for row in rows] for stem, rows in table.items()}
-    print(json.dumps({"tiers": tiers, "bytes": sizes, "prior": matrix.prior, "kld": document}))
+    print(json.dumps({"tiers": tiers, "bytes": sizes, "prior": options.prior, "kld": document}))
 
 
 if __name__ == "__main__":

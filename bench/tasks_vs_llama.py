@@ -28,7 +28,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import apex_native as apex
-from apex_native.evaluation.tasks import TaskKind, TaskSpec, evaluate_tasks
+from apex_native.engine import Placement
+from apex_native.evaluation import ModelUnderTest
+from apex_native.evaluation.tasks import TaskKind, TaskOptions, TaskSpec, evaluate_tasks, open_tasks
 from apex_native.results import unpack_items
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
@@ -72,13 +74,9 @@ def _measure(arguments: argparse.Namespace, model: Path, kind: TaskKind, file: P
 
     def ours(*, compat: bool = False) -> tuple[float, list[bool]]:
         start = time.perf_counter()
-        scores = evaluate_tasks(
-            {"model": model},
-            [TaskSpec(kind, str(file))],
-            n_tasks=arguments.items,
-            compat=compat,
-            load=lambda path: apex.load_model(path, n_threads=arguments.threads),
-        )
+        tasks = open_tasks(TaskOptions((TaskSpec(kind, str(file)),), arguments.items, compat))
+        tested = ModelUnderTest(model, placement=Placement(n_threads=arguments.threads))
+        scores = evaluate_tasks({"model": tested}, tasks, compat=compat)
         elapsed = time.perf_counter() - start
         (score,) = scores["model"]
         return elapsed, list(unpack_items(score.items or "", score.n))

@@ -19,3 +19,6 @@ if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
     set(CMAKE_CUDA_ARCHITECTURES 80-real 86-real 89-real 90 CACHE STRING "GPUs to build for")
   endif()
 endif()
+
+enable_language(CUDA)
+find_package(CUDAToolkit REQUIRED)

@@ -40,7 +40,7 @@ def vocabulary_pairs(*, add_bos: bool = True) -> list[bytes]:
     ]
 
 
-def _pairs(architecture: str, **settings: float) -> list[bytes]:
+def model_pairs(architecture: str, **settings: float) -> list[bytes]:
     pairs = [pair("general.architecture", ValueType.STRING, architecture)]
     common: dict[str, int | float] = {
         "block_count": 1,
@@ -89,7 +89,7 @@ def write_expert_model(
     in_bf16: bool = False,
 ) -> Path:
     """One layer of 5 experts, 2 used, tied output, in F32 or (matrices) in BF16."""
-    pairs = _pairs(
+    pairs = model_pairs(
         "llama",
         feed_forward_length=N_FF,
         expert_count=N_EXPERT,
@@ -133,7 +133,7 @@ def write_recurrent_model(path: Path) -> Path:
         if name == "blk.0.ssm_a":
             values = -np.abs(values) - 1
         tensors.append(f32_tensor(name, values))
-    pairs = _pairs(
+    pairs = model_pairs(
         "mamba",
         ssm__conv_kernel=d_conv,
         ssm__inner_size=d_inner,

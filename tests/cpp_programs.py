@@ -24,14 +24,22 @@ def _run(*command: str) -> None:
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
 
 
-def build_program(target: str, *, sanitize: bool = False) -> Path:
-    """Path of a built program; sanitize: with address and undefined-behaviour sanitizers."""
-    folder = ROOT / "build" / ("sanitize" if sanitize else "tests")
+ARM64_TOOLCHAIN = ROOT / "cmake" / "aarch64-linux-gnu.cmake"
+
+
+def build_program(target: str, *, sanitize: bool = False, arm64: bool = False) -> Path:
+    """Path of a built program; sanitize: with address and undefined-behaviour sanitizers.
+
+    arm64: for 64-bit ARM Linux, which runs under qemu only.
+    """
+    folder = ROOT / "build" / ("arm64" if arm64 else "sanitize" if sanitize else "tests")
+    toolchain = [f"-DCMAKE_TOOLCHAIN_FILE={ARM64_TOOLCHAIN}"] if arm64 else []
     _run(
         *(_tool("cmake"), "-S", str(ROOT), "-B", str(folder), "-G", "Ninja"),
         *(f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}", f"-DPython_EXECUTABLE={sys.executable}"),
         *("-DAPEX_BUILD_EXTENSION=OFF", "-DAPEX_BUILD_TESTS=ON"),
         f"-DAPEX_SANITIZE={'ON' if sanitize else 'OFF'}",
+        *toolchain,
     )
     _run(_tool("cmake"), "--build", str(folder), "--target", target)
     return folder / "tests" / "cpp" / target

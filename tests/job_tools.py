@@ -13,8 +13,9 @@ import gguf_builder as build
 from apex_native._native import core
 from apex_native.gguf import GgufFile, open_gguf
 
-SOON = 2.0
-"""Seconds for what takes one unit of work, some 7 ms; the rest is for a loaded machine."""
+SOON = 30.0
+"""Half the timeout that a call which is not woken would wait for; what is woken takes one unit of
+work, some 7 ms, on whatever machine."""
 
 
 def model(tmp_path: Path, weights: npt.ArrayLike) -> GgufFile:
@@ -31,8 +32,16 @@ def start(
     file: GgufFile, *tasks: tuple[Any, ...], n_threads: int = 2, devices: Sequence[int] = ()
 ) -> Any:
     return core().QuantizeJob(
-        file.native, list(tasks), n_threads=n_threads, max_memory=2**30, devices=list(devices)
+        [of_tensor(file, task) for task in tasks],
+        n_threads=n_threads,
+        max_memory=2**30,
+        devices=list(devices),
     )
+
+
+def of_tensor(file: GgufFile, task: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The task with the tensor instead of its index."""
+    return tuple(file.native.stored_tensor(index) for index in task[:1]) + task[1:]
 
 
 def finish(job: Any) -> list[tuple[int, float, float]]:

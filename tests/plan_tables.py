@@ -95,7 +95,7 @@ class Table:
     def classification(self) -> Classification:
         n_expert = self.metadata.get(f"{self.architecture}.expert_count", 0)
         return Classification(
-            architecture=self.architecture,
+            facts=self.facts,
             n_layer=self.n_layer,
             n_layer_all=self.n_layer + self.n_mtp,
             tensors=tuple(self.tensors),

@@ -80,11 +80,11 @@ def test_plan_predicts_what_quantize_writes(tmp_path: Path) -> None:
 def test_compare_is_the_other_plan() -> None:
     plan = document("plan", demo_model(), "--tier", "quality", "--compare", "Q8_0")
     other = document("plan", demo_model(), "--type", "Q8_0")
-    assert plan["compare"]["with"] == "Q8_0"
-    assert plan["compare"]["total_bytes"] == other["total_bytes"]
+    assert plan["compare"][0]["with"] == "Q8_0"
+    assert plan["compare"][0]["total_bytes"] == other["total_bytes"]
     types = {t["name"]: t["type"] for t in other["tensors"]}
     differ = sum(types[t["name"]] != t["type"] for t in plan["tensors"])
-    assert plan["compare"]["tensors_that_differ"] == differ > 0
+    assert plan["compare"][0]["tensors_that_differ"] == differ > 0
 
 
 def test_semantics_and_edges_reach_the_plan() -> None:

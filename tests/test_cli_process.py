@@ -165,25 +165,27 @@ def test_the_default_name_is_in_the_current_folder(tmp_path: Path) -> None:
     }
 
 
-def test_ctrl_c_stops_within_a_second_and_resume_goes_on(
-    slow_job: tuple[str | Path, ...], tmp_path: Path
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+    ids=["Ctrl-C", "SIGTERM"],
+)
+def test_a_signal_stops_and_resume_goes_on(
+    slow_job: tuple[str | Path, ...], tmp_path: Path, number: int, code: int, word: str
 ) -> None:
     output = tmp_path / "q.gguf"
     process = start(*slow_job, "-o", output)
     wait_for(output.with_name("q.gguf.partial").exists, process)
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    sent = time.monotonic()
+    process.send_signal(number)
     stdout, stderr = process.communicate(timeout=MANY_SECONDS)
-    stopped = time.monotonic() - sent
-    assert process.returncode == 130
+    assert process.returncode == code
     assert stdout == ""
     assert "Traceback" not in stderr
-    assert stopped < 2  # one second of ours, one for a busy machine
     assert not output.exists()
     done = n_finished(output)
-    assert done > 0
-    assert f"error: interrupted: {done} of {3 * N_LAYERS} tensors are done; go on" in stderr
+    assert 0 < done < 3 * N_LAYERS
+    assert f"error: {word}: {done} of {3 * N_LAYERS} tensors are done; go on" in stderr
 
     again = run(*slow_job, "-o", output)
     assert again.returncode == 1

@@ -10,9 +10,11 @@ from typer.testing import CliRunner
 
 from apex_native.cli.options import spread
 from apex_native.cli.output import Output
-from apex_native.cli.task_options import TaskChoices, show_tasks
+from apex_native.cli.task_options import TaskChoices
+from apex_native.cli.task_tables import show_tasks
 from apex_native.evaluation.tasks import TaskKind, TaskSpec, score_statistics
-from apex_native.results import McNemar, TaskScore, Verdict
+from apex_native.results import Candidate, McNemar, Results, TaskScore, Verdict
+from results_data import BUILD
 
 
 def choices_of(*arguments: str) -> TaskChoices:
@@ -73,30 +75,46 @@ def table(scores: dict[str, tuple[TaskScore, ...]], capsys: pytest.CaptureFixtur
 def test_no_chance_score_goes_unmarked(n_correct: int, capsys: pytest.CaptureFixture[str]) -> None:
     score = task_score(n_correct)
     text = table({"mini": (score,)}, capsys)
-    marked = f"{100 * score.score:.1f} NOT DISTINGUISHABLE FROM CHANCE" in text
+    marked = f"{100 * score.score:.1f} (chance)" in text
     inside = score.low <= 0.25 <= score.high
     assert marked == (inside or not score.distinguishable_from_chance)
     assert marked or n_correct in (40, 62)
 
 
-def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
-    better = McNemar("mini", 30, 8, 0.0005, Verdict.BETTER)
-    same = McNemar("mini", 9, 8, 1.0, Verdict.NOT_DISTINGUISHABLE)
-    text = table(
-        {
-            "quality": (task_score(150, comparisons=(better,)),),
-            "compact": (task_score(130, comparisons=(same,), compat="upstream"),),
-            "mini": (task_score(52),),
-        },
-        capsys,
-    )
+def test_each_model_stands_against_the_next_smaller_one(capsys: pytest.CaptureFixture[str]) -> None:
+    def tests(**p_values: float) -> tuple[McNemar, ...]:
+        return tuple(
+            McNemar(other, 30, 8, p, Verdict.BETTER if p < 0.05 else Verdict.NOT_DISTINGUISHABLE)
+            for other, p in p_values.items()
+        )
+
+    scores = {
+        "mini": (task_score(52, comparisons=tests(compact=1e-9, quality=1e-9)),),
+        "quality": (task_score(150, comparisons=tests(compact=1e-9, mini=0.9)),),
+        "compact": (task_score(130, comparisons=tests(quality=1e-9, mini=0.25)),),
+    }
+    sizes = {"mini": 10, "quality": 30, "compact": 20}
+    models = tuple(Candidate(name, bytes=size) for name, size in sizes.items())
+    show_tasks(Output(), scores, Results(BUILD, "2026-11-25T03:00:00Z", models))
+    text = capsys.readouterr().out
     assert [" ".join(line.split()) for line in text.splitlines()] == [
-        "model task questions score % 95 % interval chance % than the others",
-        "quality arc 200 75.0 68.6 to 80.5 25.0 better: mini (p 0.0005)",
-        "compact arc (compat upstream) 200 65.0 58.2 to 71.3 25.0 not distinguishable: mini (p 1)",
-        "mini arc 200 26.0 NOT DISTINGUISHABLE FROM CHANCE 20.4 to 32.5 25.0",
-        "NOT DISTINGUISHABLE FROM CHANCE: guessing gives such a score.",
-        "McNemar's exact test on the same questions at 5 %, one by one.",
+        "ARC: 200 questions, guessing gives 25.0 %",
+        "model score % 95 % interval than the next row",
+        "quality 75.0 68.6 to 80.5 better (p < 0.0001)",
+        "compact 65.0 58.2 to 71.3 unclear (p 0.25)",
+        "mini 26.0 (chance) 20.4 to 32.5",
+        "(chance): not distinguishable from guessing, so the score says nothing.",
+        "Better, worse: McNemar's exact test on the same questions at 5 %; --json has every pair.",
+        "",
+    ]
+
+
+def test_other_questions_are_another_table(capsys: pytest.CaptureFixture[str]) -> None:
+    text = table({"a": (task_score(150),), "b": (task_score(150, compat="upstream"),)}, capsys)
+    titles = [line for line in text.splitlines() if line.startswith("ARC")]
+    assert titles == [
+        "ARC: 200 questions, guessing gives 25.0 %",
+        "ARC: 200 questions, guessing gives 25.0 %, compat upstream",
     ]
 
 

@@ -33,9 +33,9 @@ TYPES = [
 ]  # fmt: skip
 NEEDING_IMATRIX = ["IQ2_XXS", "IQ2_XS", "IQ1_S"]
 
-N_KERNELS = 26 + 15 + 2 + 3 + 1
+N_KERNELS = 26 + 15 + 2 + 3 + 3 + 5 + 1
 """Quantizers with and without a matrix (three need one, Q8_0 ignores it), error sums, scores, sums
-of squares, and the benchmark's reading."""
+of squares, routed rows sorted and multiplied, and the benchmark's reading."""
 
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 
@@ -102,8 +102,8 @@ def test_the_kernels_algorithms_on_many_rows() -> None:
 @needs_nvcc
 def test_the_kernels_compile_and_keep_their_registers(tmp_path: Path) -> None:
     """For sm_90, with the build's own flags; a spill would show up as a slow kernel only."""
-    sources = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-    assert len(sources) == 11
+    sources = sorted((ROOT / "csrc").rglob("*.cu"))
+    assert len(sources) == 13
     llama = llama_cpp_source()
 
     def compile_one(source: Path) -> str:
@@ -147,7 +147,7 @@ def llama_cpp_source() -> Path:
 def test_without_a_gpu_the_message_says_what_to_do(tmp_path: Path, device: str) -> None:
     with apex.open_gguf(demo_model()) as model:
         plan = apex.make_plan(model, ftype="Q4_0")
-        with pytest.raises(apex.DeviceError, match=r"; .*leave out --device"):
+        with pytest.raises(apex.DeviceError, match=r"; .*use the CPU"):
             apex.quantize(model, plan, tmp_path / "out.gguf", device=device)
     assert list(tmp_path.iterdir()) == []
 

@@ -77,13 +77,13 @@ def model() -> Iterator[Model]:
         yield loaded
 
 
-def scores(model: Model, tokens: npt.NDArray[np.int32], n_parts: int, *,
+def scores(model: Model, tokens: npt.NDArray[np.int32], n_parts: int, n_positions: int, *,
            on_host: bool) -> dict[str, npt.NDArray[np.float64]]:  # fmt: skip
     """Of the model against itself with a coarser cache."""
     scorer = core().Scorer(
         reference=model.native,
         candidates=[(model.native, GgmlType.Q8_0.id, GgmlType.F16.id, n_parts, 0)],
-        tokens=tokens, n_ctx=CTX, n_sequences=2, n_positions=CTX, n_threads=2,
+        tokens=tokens, n_ctx=CTX, n_sequences=2, n_positions=n_positions, n_threads=2,
     )  # fmt: skip
     if on_host:
         scorer.score_on_host_only()
@@ -92,11 +92,14 @@ def scores(model: Model, tokens: npt.NDArray[np.int32], n_parts: int, *,
     return found
 
 
+@pytest.mark.parametrize("n_positions", [CTX, CTX // 4], ids=["whole", "first without outputs"])
 @pytest.mark.parametrize("n_parts", [1, 3])
 def test_scores_do_not_depend_on_where_they_are_made(
-    model: Model, tokens: npt.NDArray[np.int32], n_parts: int
+    model: Model, tokens: npt.NDArray[np.int32], n_parts: int, n_positions: int
 ) -> None:
-    here, copied = (scores(model, tokens, n_parts, on_host=flag) for flag in (False, True))
+    here, copied = (
+        scores(model, tokens, n_parts, n_positions, on_host=flag) for flag in (False, True)
+    )
     assert len(here["nll"]) == 2 * (CTX // 2 - 1)
     assert np.all(here["kld"] >= 0)
     assert np.any(here["kld"] > 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -148,10 +147,8 @@ def generate_for_ever(model: Model, stop: object) -> None:
 def test_a_stop_is_heard(model: Model) -> None:
     stop = core().StopFlag()
     threading.Timer(0.2, stop.set).start()
-    begin = time.monotonic()
     with pytest.raises(apex.Cancelled):
         generate_for_ever(model, stop)
-    assert time.monotonic() - begin < 5
 
 
 def test_a_stopped_load_is_cancelled() -> None:

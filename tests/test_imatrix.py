@@ -88,7 +88,7 @@ def test_both_formats_give_the_same_file(tmp_path: Path) -> None:
     for file in ("new.gguf", "old.dat"):
         imatrix = apex.load_imatrix(tmp_path / file)
         with apex.open_gguf(model) as source:
-            plan = apex.make_plan(source, ftype="Q4_K_S", imatrix=imatrix)
+            plan = apex.make_plan(source, ftype="Q4_K_S", imatrix=imatrix, prior="none")
             output = tmp_path / f"{file}.out.gguf"
             apex.quantize(source, plan, output, imatrix=imatrix)
         with apex.open_gguf(output) as written:

@@ -237,7 +237,7 @@ def test_a_stopped_collection_goes_on_to_the_same_bytes(
             cancel=cancel,
             **options,
         )
-    assert "4 of 9 chunks are done; go on with --resume" in stopped.value.__notes__
+    assert "4 of 9 chunks are done; go on with `resume=True`" in stopped.value.__notes__
     assert not path.exists()
     with pytest.raises(apex.OutputError, match="left from an interrupted collection"):
         apex.collect_imatrix(expert_model, tokens, output=path, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +23,9 @@ from apex_native.imatrix import (
     parse_prior,
     save_heatmap,
     tensor_statistics,
-    with_prior,
 )
+from apex_native.imatrix.entries import Floats
+from apex_native.imatrix.prior import prior_values
 
 UP = "blk.3.ffn_up_exps.weight"
 DOWN = "blk.3.ffn_down_exps.weight"
@@ -57,58 +59,97 @@ def matrix(**changes: ImatrixEntry) -> Imatrix:
 # --- priors -------------------------------------------------------------------------------------
 
 
+def values(imatrix: Imatrix, prior: Prior | None) -> dict[str, Floats]:
+    return {name: prior_values(name, entry, prior) for name, entry in imatrix.entries.items()}
+
+
 def test_the_layers_mean_is_weighed_against_each_experts_tokens() -> None:
-    shrunk = with_prior(matrix(), Prior(4.0))
+    shrunk = values(matrix(), Prior(4.0, floor=0.0))
     layer_mean = np.array([11 / 5, 9 / 5])
     expected = [
         (np.array([8, 0]) + 4 * layer_mean) / 8,
         (np.array([3, 9]) + 4 * layer_mean) / 5,
         layer_mean,
     ]
-    np.testing.assert_allclose(shrunk.entries[UP].values, expected, rtol=1e-6)
-    np.testing.assert_array_equal(shrunk.entries[DENSE].values, [[1, 2]])
-    np.testing.assert_array_equal(shrunk.entries[UP].sums, matrix().entries[UP].sums)
-    assert shrunk.prior == "layer:4"
-    assert shrunk.summary().prior == "layer:4"
+    np.testing.assert_allclose(shrunk[UP], expected, rtol=1e-6)
+    np.testing.assert_array_equal(shrunk[DENSE], [[1, 2]])
 
 
 def test_a_prior_of_nothing_still_speaks_for_unseen_experts() -> None:
-    values = with_prior(matrix(), Prior(0.0)).entries[UP].values
-    np.testing.assert_allclose(values, [[2, 0], [3, 9], [11 / 5, 9 / 5]], rtol=1e-6)
+    found = values(matrix(), Prior(0.0, floor=0.0))[UP]
+    np.testing.assert_allclose(found, [[2, 0], [3, 9], [11 / 5, 9 / 5]], rtol=1e-6)
 
 
 def test_a_prior_from_all_experts_is_each_experts_own() -> None:
     few = {name: e for name, e in matrix().entries.items() if name != DOWN}
     full = Imatrix(MappingProxyType(few), Path("x"), "", 2, (), is_legacy=False, chunk_size=4)
-    values = with_prior(full, Prior(2.0, "all-experts")).entries[UP].values
+    found = values(full, Prior(2.0, "all-experts"))[UP]
     expected = [[(8 + 2) / 6, 4 / 6], [(3 + 6) / 3, (9 + 8) / 3], [5, 6]]
-    np.testing.assert_allclose(values, expected, rtol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
     with pytest.raises(apex.ImatrixError, match=f"'{DOWN}': the matrix holds no pass"):
-        with_prior(matrix(), Prior(2.0, "all-experts"))
+        values(matrix(), Prior(2.0, "all-experts"))
 
 
 def test_none_is_llama_quantizes_to_the_byte() -> None:
-    """Means in float, 1 for an expert without tokens; also after another prior was applied."""
-    for source in (matrix(), with_prior(matrix(), Prior(7.0))):
-        plain = with_prior(source, None)
-        assert plain.prior is None
-        for name, found in plain.entries.items():
-            raw = matrix().entries[name]
-            expected = np.ones_like(raw.sums)
-            for i, count in enumerate(raw.counts):
-                if count:
-                    expected[i] = raw.sums[i] / np.float32(count)
-            np.testing.assert_array_equal(found.values, expected)
+    """Means in float, 1 for an expert without tokens, 0 for sums of zero."""
+    silent = {"blk.3.attn_k.weight": entry([[0, 0]], [5])}
+    for name, found in values(matrix(**silent), None).items():
+        raw = matrix(**silent).entries[name]
+        expected = np.ones_like(raw.sums)
+        for i, count in enumerate(raw.counts):
+            if count:
+                expected[i] = raw.sums[i] / np.float32(count)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_a_strong_prior_leaves_only_the_layer() -> None:
-    values = with_prior(matrix(), Prior(1e12)).entries[UP].values
-    np.testing.assert_allclose(values, [[11 / 5, 9 / 5]] * 3, rtol=1e-6)
+    found = values(matrix(), Prior(1e12))[UP]
+    np.testing.assert_allclose(found, [[11 / 5, 9 / 5]] * 3, rtol=1e-6)
 
 
-def test_a_weight_no_token_reached_stays_as_it_is() -> None:
-    values = with_prior(matrix(**{UP: entry([[0, 0], [0, 0]], [0, 0])}), Prior(4.0)).entries[UP]
-    np.testing.assert_array_equal(values.values, np.ones((2, 2)))
+def test_a_weight_no_token_reached_counts_alike() -> None:
+    unseen = matrix(**{UP: entry([[0, 0], [0, 0]], [0, 0])})
+    np.testing.assert_array_equal(values(unseen, Prior(4.0))[UP], np.ones((2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("sums", "counts"),
+    [
+        ([[8, 4], [0, 0]], [4, 3]),  # tokens were counted and nothing was summed
+        ([[8, 4], [6, 2]], [4, -2]),
+        ([[8, 4], [6, 2]], [4, 0]),
+    ],
+)
+def test_a_slice_that_cannot_be_is_unseen_and_takes_the_prior(sums: Any, counts: Any) -> None:
+    odd = matrix(**{UP: entry(sums, counts)})
+    found = values(odd, Prior(4.0))[UP]
+    np.testing.assert_allclose(found, [[2, 1], [2, 1]], rtol=1e-6)
+    assert not odd.entries[UP].informative[1]
+
+
+def test_a_dense_entry_of_zeros_counts_alike() -> None:
+    silent = matrix(**{DENSE: entry([[0, 0]], [5])})
+    np.testing.assert_array_equal(values(silent, Prior(4.0))[DENSE], [[1, 1]])
+
+
+def test_silent_columns_are_raised_to_a_share_of_the_rows_mean() -> None:
+    silent = matrix(**{DENSE: entry([[0, 20, 10]], [5])})
+    found = values(silent, Prior(4.0, floor=0.25))[DENSE]
+    np.testing.assert_allclose(found, [[0.5, 4, 2]], rtol=1e-6)
+    plain = values(silent, Prior(4.0, floor=0.0))[DENSE]
+    np.testing.assert_array_equal(plain, [[0, 4, 2]])
+
+
+def test_experts_of_a_legacy_file_are_cut_apart_and_unseen_ones_filled() -> None:
+    """All experts lie in a row there, an unseen one as the same value everywhere."""
+    flat = ImatrixEntry.from_sums(
+        np.array([[8, 4, 3, 3, 2, 6]], np.float32), np.array([2.0]), counts_tokens=False
+    )
+    cut = flat.cut(3)
+    assert cut.informative.tolist() == [True, False, True]
+    found = prior_values(UP, cut, Prior(1024.0, floor=0.0))
+    np.testing.assert_allclose(found, [[4, 2], [2.5, 2.5], [1, 3]], rtol=1e-6)
+    np.testing.assert_array_equal(prior_values(UP, cut, None).ravel(), flat.values.ravel())
 
 
 @pytest.mark.parametrize(
@@ -118,6 +159,7 @@ def test_a_weight_no_token_reached_stays_as_it_is() -> None:
         ("auto", DEFAULT_PRIOR),
         ("16", Prior(16.0)),
         ("layer:0.5", Prior(0.5)),
+        ("16+floor:0", Prior(16.0, floor=0.0)),
         ("all-experts:8", Prior(8.0, "all-experts")),
     ],
 )
@@ -128,7 +170,20 @@ def test_priors_are_spelled_like_this(text: str, expected: Prior | None) -> None
 
 
 @pytest.mark.parametrize(
-    "text", ["", "some", "-1", "nan", "inf", "layer:", "tokens:4", "all-experts"]
+    "text",
+    [
+        "",
+        "some",
+        "-1",
+        "nan",
+        "inf",
+        "layer:",
+        "tokens:4",
+        "all-experts",
+        "4+floor:1",
+        "4+floor:",
+        "4+roof:0",
+    ],
 )
 def test_priors_that_are_none(text: str) -> None:
     with pytest.raises(apex.ImatrixError, match="prior"):
@@ -139,19 +194,17 @@ def test_the_prior_is_recorded_and_part_of_the_plan(tmp_path: Path) -> None:
     from apex_native.plan import Plan
 
     read = apex.load_imatrix(apex.demo_imatrix())
-    shrunk = with_prior(read, Prior(4.0))
     with apex.open_gguf(apex.demo_model()) as source:
-        plan = apex.make_plan(source, tier="i-compact", imatrix=shrunk)
-        assert plan.imatrix_prior == "layer:4"
-        assert Plan.from_json(plan.to_json()).imatrix_prior == "layer:4"
-        with pytest.raises(apex.ImatrixError, match="prior layer:4, it is none now"):
-            apex.quantize(source, plan, tmp_path / "o.gguf", imatrix=read)
-        manifest = apex.quantize(source, plan, tmp_path / "o.gguf", imatrix=shrunk)
-        other = apex.make_plan(source, tier="i-compact", imatrix=read)
+        plan = apex.make_plan(source, tier="i-compact", imatrix=read, prior="4")
+        prior = str(Prior(4.0))
+        assert plan.imatrix_prior == prior
+        assert Plan.from_json(plan.to_json()).imatrix_prior == prior
+        manifest = apex.quantize(source, plan, tmp_path / "o.gguf", imatrix=read)
+        other = apex.make_plan(source, tier="i-compact", imatrix=read, prior="none")
         apex.quantize(source, other, tmp_path / "p.gguf", imatrix=read)
-    assert manifest.imatrix_prior == "layer:4"
+    assert manifest.imatrix_prior == prior
     with apex.open_gguf(tmp_path / "o.gguf") as one, apex.open_gguf(tmp_path / "p.gguf") as two:
-        assert one.metadata["apex.imatrix_prior"] == "layer:4"
+        assert one.metadata["apex.imatrix_prior"] == prior
         assert "apex.imatrix_prior" not in two.metadata
         assert (one.tensor_bytes(UP) != two.tensor_bytes(UP)).any()
         assert (one.tensor_bytes(DENSE) == two.tensor_bytes(DENSE)).all()

@@ -19,7 +19,7 @@ from apex_native.errors import ApexError, GgufError, ImatrixError, OutputError, 
 from apex_native.gguf import GgufFile, open_gguf
 from apex_native.types import GgmlType
 from isolation import Isolation
-from job_tools import SOON, finish, gaussian, model, start
+from job_tools import SOON, finish, gaussian, model, of_tensor, start
 
 # --- errors of workers --------------------------------------------------------------------------
 
@@ -126,15 +126,16 @@ def test_integers_cannot_be_quantized(tmp_path: Path) -> None:
 
 def test_limits_of_threads_and_memory(tmp_path: Path, output: int) -> None:
     file = model(tmp_path, gaussian(64, 1024))
-    task = (0, GgmlType.Q8_0.id, output, 0, None)
+    plain = (0, GgmlType.Q8_0.id, output, 0, None)
+    task = of_tensor(file, plain)
     with pytest.raises(ValueError, match="n_threads is 0, expected at least 1"):
-        core().QuantizeJob(file.native, [task], n_threads=0, max_memory=2**30)
-    with pytest.raises(ValueError, match=r"one worker needs 1048576 .* raise --max-memory"):
-        core().QuantizeJob(file.native, [task], n_threads=1, max_memory=2**20 - 1)
-    job = core().QuantizeJob(file.native, [task], n_threads=9, max_memory=3 * 2**20)
+        core().QuantizeJob([task], n_threads=0, max_memory=2**30)
+    with pytest.raises(ValueError, match=r"one worker needs 1048576 .* raise `max_memory`"):
+        core().QuantizeJob([task], n_threads=1, max_memory=2**20 - 1)
+    job = core().QuantizeJob([task], n_threads=9, max_memory=3 * 2**20)
     assert job.n_threads == 3
     finish(job)
-    finish(start(file, task, n_threads=10**6))  # no more threads are started than there is work
+    finish(start(file, plain, n_threads=10**6))  # no more threads are started than there is work
 
 
 STACK = 2**30

@@ -1,4 +1,4 @@
-"""The one-way flow of the stages, what imports without the native core, and the size of files."""
+"""The one-way flow of stages and files, what imports without the native core, sizes of files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,21 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "apex_native"
 
 ORDER = [
-    *("errors", "printable", "atomic_write", "json_codec", "types", "interrupt", "results"),
+    *(
+        "errors",
+        "argument_kinds",
+        "printable",
+        "progress_bar",
+        "atomic_write",
+        "json_codec",
+        "types",
+        "interrupt",
+        "results",
+    ),
     *("cuda_libraries", "_native", "machine", "gguf_layout", "fingerprint", "gguf_encode"),
+    "requirements",
     # the stages
-    "engine",
+    *("weights", "gpu_layers", "engine"),
     *(
         "gguf",
         "classification",
@@ -26,6 +37,7 @@ ORDER = [
         "imatrix",
         "quantization",
         "evaluation",
+        "allocation",
         "reports",
     ),
     # what is made of all of them
@@ -35,7 +47,15 @@ ORDER = [
 
 PURE = {"classification", "plan", "reports", "results"}
 PURE_MAY_IMPORT = {
-    *("errors", "printable", "atomic_write", "json_codec", "types", "gguf_layout"),
+    *(
+        "errors",
+        "argument_kinds",
+        "printable",
+        "atomic_write",
+        "json_codec",
+        "types",
+        "gguf_layout",
+    ),
     *PURE,
 }
 """What needs neither numpy nor the native core."""
@@ -45,11 +65,15 @@ MAY_IMPORT_NUMPY = {
     "engine",
     "gguf",
     "imatrix",
+    "weights",
     "quantization",
     "evaluation",
+    "allocation",
     "demo",
     "self_test",
 }
+
+NATIVE_SUFFIXES = {".cpp", ".h", ".cu", ".cuh"}
 
 MAX_PYTHON_LINES = 400
 MAX_FUNCTION_LINES = 50
@@ -99,6 +123,50 @@ def test_imports_come_from_the_left(unit: str) -> None:
     for path in source_files():
         if unit_of(path) == unit:
             assert units_imported(path) <= left | {unit}, path
+
+
+def import_graph() -> dict[str, set[str]]:
+    """The files of the package that each of them imports, by the names of their modules."""
+    paths = {module_of(path): path for path in source_files()}
+    graph = {}
+    for module, path in paths.items():
+        # `from package import submodule` imports the submodule.
+        members = {
+            f"{node.module}.{alias.name}": node.module
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom) and node.module is not None
+            for alias in node.names
+        }
+        values = {owner for member, owner in members.items() if member not in paths}
+        names = {name for name in imports_of(path) if name not in members.values()}
+        graph[module] = ((names | values | set(members)) & paths.keys()) - {module}
+    return graph
+
+
+def module_of(path: Path) -> str:
+    parts = ["apex_native", *path.relative_to(PACKAGE).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def cycle_in(graph: dict[str, set[str]]) -> list[str]:
+    """Nodes of a cycle, or nothing: what is left after taking away all that depends on nothing."""
+    left = {node: set(others) for node, others in graph.items()}
+    while free := [node for node, others in left.items() if not others & left.keys()]:
+        for node in free:
+            del left[node]
+    return sorted(left)
+
+
+def test_files_import_each_other_in_one_direction() -> None:
+    assert cycle_in(import_graph()) == []
+
+
+def test_a_cycle_of_files_is_found() -> None:
+    assert cycle_in({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": set()}) == [*"abcd"]
+    graph = import_graph()
+    assert "apex_native.results.checks" in graph["apex_native.results.document"]
+    graph["apex_native.results.checks"].add("apex_native.results.document")
+    assert "apex_native.results.checks" in cycle_in(graph)
 
 
 def test_nothing_imports_the_package_itself() -> None:
@@ -212,22 +280,6 @@ def test_python_functions_are_short() -> None:
     [("csrc", MAX_CPP_LINES), ("csrc/bind", MAX_BINDING_LINES), ("tests/cpp", MAX_CPP_LINES)],
 )
 def test_native_files_are_short(folder: str, limit: int) -> None:
-    suffixes = {".cpp", ".h", ".cu", ".cuh"}
-    files = [path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes]
+    files = [path for path in (ROOT / folder).rglob("*") if path.suffix in NATIVE_SUFFIXES]
     assert files
     assert {str(p.relative_to(ROOT)): n_lines(p) for p in files if n_lines(p) > limit} == {}
-
-
-def test_the_core_knows_no_python() -> None:
-    for folder in ("core", "cuda", "kernels", "model"):
-        for path in (ROOT / "csrc" / folder).rglob("*"):
-            if path.suffix in {".cpp", ".h"}:
-                text = path.read_text()
-                assert "pybind11" not in text, path
-                assert "Python.h" not in text, path
-
-
-def test_one_header_includes_pybind11() -> None:
-    sources = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in {".cpp", ".h"}]
-    including = [p.name for p in sources if "#include <pybind11" in p.read_text()]
-    assert including == ["module.h"]

@@ -66,7 +66,7 @@ def full_imatrix(table: Table, **changes: tuple[int, int] | None) -> ImatrixSumm
 
 
 def plan_of(table: Table, **arguments) -> Plan:
-    return make_plan(table.classification, table.facts, **arguments)
+    return make_plan(table.classification, **arguments)
 
 
 def findings(plan: Plan, *kinds: FindingKind) -> list[tuple[FindingKind, str]]:

@@ -22,7 +22,7 @@ from plan_tables import Table
 def make(model: str = "qwen35moe_mtp", **arguments) -> Plan:
     table = MODELS[model]()
     arguments = arguments or {"tier": "mini"}
-    return make_plan(table.classification, table.facts, **arguments)
+    return make_plan(table.classification, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_plan_survives_json_unchanged(arguments, tmp_path) -> None:
 def test_names_that_are_not_utf8_survive() -> None:
     table = Table("llama", 0)
     table.add("bad\udcff.weight", (32, 32), Role.OTHER)
-    plan = make_plan(table.classification, table.facts, ftype="Q8_0", tensor_types=["bad=q4_0"])
+    plan = make_plan(table.classification, ftype="Q8_0", tensor_types=["bad=q4_0"])
     assert plan.types == {"bad\udcff.weight": GgmlType.Q4_0}
     assert Plan.from_json(plan.to_json()) == plan
 

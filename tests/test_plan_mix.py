@@ -32,13 +32,13 @@ def test_every_file_type_and_option_gives_llama_quantizes_types(name) -> None:
     }
     assert set(expected) == {scenario.label for scenario in SCENARIOS}
     table = MODELS[name]()
-    facts, classification = table.facts, table.classification
+    classification = table.classification
     for scenario in SCENARIOS:
         if not expected[scenario.label]:  # llama-quantize refuses
             with pytest.raises(PlanError, match="no fallback"):
-                make_plan(classification, facts, **scenario.plan_arguments)
+                make_plan(classification, **scenario.plan_arguments)
             continue
-        types = make_plan(classification, facts, **scenario.plan_arguments).types
+        types = make_plan(classification, **scenario.plan_arguments).types
         assert [types[t].name for t in golden["tensors"]] == expected[scenario.label], scenario
 
 
@@ -51,9 +51,9 @@ def test_golden_files_know_the_order_of_processing() -> None:
 
 def test_the_mix_does_not_depend_on_the_order_of_the_file() -> None:
     table = MODELS["llama_gqa"]()
-    forward = make_plan(table.classification, table.facts, ftype="Q4_K_M")
+    forward = make_plan(table.classification, ftype="Q4_K_M")
     table.tensors.reverse()
-    backward = make_plan(table.classification, table.facts, ftype="Q4_K_M")
+    backward = make_plan(table.classification, ftype="Q4_K_M")
     assert forward.types == backward.types
     assert [t.name for t in backward.tensors] == [t.name for t in reversed(forward.tensors)]
 
@@ -62,7 +62,7 @@ def test_a_rule_keeps_its_tensor_from_the_counters_of_the_mix() -> None:
     # Q3_K_M gives the first two attn_v it meets Q5_K; the third becomes second behind a rule.
     table = MODELS["llama_gqa"]()
     rule = r"^blk\.0\.attn_v\.weight$=Q8_0"
-    types = make_plan(table.classification, table.facts, ftype="Q3_K_M", tensor_types=[rule]).types
+    types = make_plan(table.classification, ftype="Q3_K_M", tensor_types=[rule]).types
     found = [types[f"blk.{i}.attn_v.weight"].name for i in range(4)]
     assert found == ["Q8_0", "Q5_K", "Q5_K", "Q4_K"]
 
@@ -71,8 +71,8 @@ def test_an_expert_models_ffn_needs_a_layer_in_its_name() -> None:
     table = MODELS["mixtral"]()
     table.add("mm.ffn_down.weight", (HIDDEN, HIDDEN), Role.DENSE_FFN)
     with pytest.raises(PlanError, match=r"mm\.ffn_down\.weight.*no layer.*tensor-type rule"):
-        make_plan(table.classification, table.facts, ftype="Q4_K_M")
-    plan = make_plan(table.classification, table.facts, ftype="Q4_K_M", tensor_types=["^mm=Q8_0"])
+        make_plan(table.classification, ftype="Q4_K_M")
+    plan = make_plan(table.classification, ftype="Q4_K_M", tensor_types=["^mm=Q8_0"])
     assert plan.types["mm.ffn_down.weight"] is GgmlType.Q8_0
 
 
@@ -80,7 +80,7 @@ def test_an_expert_models_layers_must_be_within_its_depth() -> None:
     table = MODELS["mixtral"]()
     table.add("blk.16.ffn_up.weight", (HIDDEN, HIDDEN), Role.DENSE_FFN)
     with pytest.raises(PlanError, match=r"layer in \[0, 16\).*found layer 16"):
-        make_plan(table.classification, table.facts, ftype="Q4_K_M")
+        make_plan(table.classification, ftype="Q4_K_M")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_ftype_names_aliases_and_numbers() -> None:
 )
 def test_general_file_type_is_the_number_of_the_base_mix(ftype, number) -> None:
     table = MODELS["llama_mha"]()
-    plan = make_plan(table.classification, table.facts, ftype=ftype)
+    plan = make_plan(table.classification, ftype=ftype)
     assert {e.key: (e.type.name, e.value) for e in plan.metadata}["general.file_type"] == (
         "UINT32",
         number,
@@ -167,7 +167,7 @@ def test_general_file_type_is_the_number_of_the_base_mix(ftype, number) -> None:
 def test_copy_keeps_every_tensor_and_the_stated_file_type() -> None:
     table = MODELS["llama_mha"]()
     table.set("general.file_type", "I", 7)
-    plan = make_plan(table.classification, table.facts, ftype="COPY")
+    plan = make_plan(table.classification, ftype="COPY")
     assert plan.types == {t.name: t.info.type for t in table.tensors}
     assert plan.file_type == 7
 
@@ -175,7 +175,7 @@ def test_copy_keeps_every_tensor_and_the_stated_file_type() -> None:
 def test_copy_guesses_the_file_type_as_llama_cpp_does() -> None:
     # 1025 = F16 with LLAMA_FTYPE_GUESSED, as llama-quantize COPY writes for this model.
     table = MODELS["llama_mha"]()
-    assert make_plan(table.classification, table.facts, ftype="COPY").file_type == 1025
+    assert make_plan(table.classification, ftype="COPY").file_type == 1025
     mxfp4 = Table("llama", 0, weight_type=GgmlType.MXFP4)
     add_frame(mxfp4, HIDDEN, HIDDEN)
-    assert make_plan(mxfp4.classification, mxfp4.facts, ftype="COPY").file_type == 1024
+    assert make_plan(mxfp4.classification, ftype="COPY").file_type == 1024

@@ -15,15 +15,16 @@ from plan_tables import HIDDEN, STRING, U32, Table, add_frame
 
 def plan_of(model: str, **arguments) -> Plan:
     table = MODELS[model]()
-    return make_plan(table.classification, table.facts, **arguments)
+    return make_plan(table.classification, **arguments)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "exactly one of tier, ftype and like; found none"),
+        ({}, "exactly one of tier, ftype, like and types; found none"),
         ({"tier": "mini", "ftype": "Q8_0"}, "found tier and ftype"),
         ({"ftype": "Q8_0", "like": {}}, "found ftype and like"),
+        ({"like": {}, "types": {}}, "found like and types"),
         ({"tier": "mini", "semantics": "literal"}, "semantics must be one of published, declared"),
         ({"ftype": "Q8_0", "edges": Edges(1, 1, 1)}, "edges belong to a tier"),
         ({"ftype": "COPY", "pure": True}, "COPY keeps every tensor"),
@@ -38,12 +39,6 @@ def plan_of(model: str, **arguments) -> Plan:
 def test_requests_that_make_no_sense_are_refused(arguments, message) -> None:
     with pytest.raises(PlanError, match=message):
         plan_of("llama_mha", **arguments)
-
-
-def test_classification_and_facts_must_be_of_one_file() -> None:
-    one, other = MODELS["llama_mha"](), MODELS["falcon"]()
-    with pytest.raises(PlanError, match=r"154 tensors.*131 tensors.*not of the same file"):
-        make_plan(one.classification, other.facts, ftype="Q8_0")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +131,7 @@ def test_options_fall_back_where_llama_quantize_aborts() -> None:
 def test_a_plan_can_follow_another_file() -> None:
     table = MODELS["llama_gqa"]()
     model = plan_of("llama_gqa", tier="quality")
-    plan = make_plan(table.classification, table.facts, like=model.types)
+    plan = make_plan(table.classification, like=model.types)
     assert plan.types == model.types
     assert (plan.base, plan.tier, plan.ftype, plan.edges) == ("like", None, "", None)
     assert plan.file_type == 18  # most weights are Q6_K
@@ -161,16 +156,38 @@ def test_following_another_file_reports_what_it_cannot_follow() -> None:
         plan_of("llama_gqa", like={"blk.0.attn_q.weight": GgmlType.Q8_K})
 
 
+def test_types_of_any_origin_say_why() -> None:
+    given = dict(plan_of("llama_gqa", ftype="Q4_K_M").types)
+    del given["blk.3.attn_q.weight"]
+    plan = plan_of("llama_gqa", types=given, reason="search at 3 bpw", tensor_types=["attn_k=Q8_0"])
+    assert (plan.base, plan.tier, plan.ftype, plan.edges) == ("types", None, "", None)
+    tensors = {tensor.name: tensor for tensor in plan.tensors}
+    decided = tensors["blk.0.attn_q.weight"]
+    assert (decided.type, decided.decided_by) == (GgmlType.Q4_K, DecidedBy.TYPES)
+    assert decided.reason == "search at 3 bpw"
+    assert tensors["blk.0.attn_k.weight"].decided_by is DecidedBy.RULE
+    assert tensors["blk.3.attn_q.weight"].reason == "not among the types: left as it is"
+    assert [(f.kind, f.tensor) for f in plan.findings] == [
+        (FindingKind.UNCLAIMED, "blk.3.attn_q.weight")
+    ]
+    assert Plan.from_json(plan.to_json()) == plan
+    assert plan_of("llama_gqa", types=plan.types).tensors[1].reason == "as given"
+    with pytest.raises(PlanError, match="the types say Q8_K, which cannot be written"):
+        plan_of("llama_gqa", types={"blk.0.attn_q.weight": GgmlType.Q8_K})
+    with pytest.raises(PlanError, match="give it together with types"):
+        plan_of("llama_gqa", ftype="Q8_0", reason="no reason")
+
+
 def test_sources_that_are_quantized_or_no_weights() -> None:
     table = Table("llama", 0, weight_type=GgmlType.Q8_0)
     add_frame(table, HIDDEN, HIDDEN)
     table.add("table.weight", (HIDDEN, 2), Role.OTHER, GgmlType.I32)
-    plan = make_plan(table.classification, table.facts, ftype="Q8_0")
+    plan = make_plan(table.classification, ftype="Q8_0")
     assert [(f.kind, f.tensor) for f in plan.findings] == [
         (FindingKind.UNSUPPORTED_SOURCE, "table.weight")
     ]
     assert plan.blocking_findings == plan.findings
-    plan = make_plan(table.classification, table.facts, ftype="Q4_0")
+    plan = make_plan(table.classification, ftype="Q4_0")
     kinds = [f.kind for f in plan.findings]
     assert kinds == [FindingKind.REQUANTIZES] * 2 + [FindingKind.UNSUPPORTED_SOURCE]
 
@@ -221,7 +238,7 @@ def table_with_history() -> Table:
 
 def test_keys_that_would_be_wrong_in_the_copy_are_not_copied() -> None:
     table = table_with_history()
-    plan = make_plan(table.classification, table.facts, ftype="Q8_0")
+    plan = make_plan(table.classification, ftype="Q8_0")
     removed = ("general.alignment", "split.count", "apex.tier", "quantize.imatrix.file")
     assert plan.metadata_removed == removed
     sizes = table.facts.kv_sizes
@@ -231,12 +248,12 @@ def test_keys_that_would_be_wrong_in_the_copy_are_not_copied() -> None:
 
 def test_a_pure_copy_keeps_its_history() -> None:
     table = table_with_history()
-    plan = make_plan(table.classification, table.facts, ftype="COPY")
+    plan = make_plan(table.classification, ftype="COPY")
     assert plan.metadata_removed == ("general.alignment", "split.count")
 
 
 def test_keys_written_anew_are_not_listed_as_removed() -> None:
     table = table_with_history()
-    plan = make_plan(table.classification, table.facts, tier="quality")
+    plan = make_plan(table.classification, tier="quality")
     assert "apex.tier" not in plan.metadata_removed
     assert metadata(plan)["apex.tier"] == ("STRING", "quality")

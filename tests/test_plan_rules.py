@@ -99,7 +99,7 @@ def test_a_rule_file_holds_words() -> None:
 def planned(rules: list[str], **arguments):
     table = MODELS["mixtral"]()
     arguments.setdefault("ftype", "Q4_K_M")
-    return make_plan(table.classification, table.facts, tensor_types=rules, **arguments)
+    return make_plan(table.classification, tensor_types=rules, **arguments)
 
 
 def test_the_first_rule_that_matches_wins() -> None:
@@ -143,4 +143,4 @@ def test_rules_apply_to_float_file_types_and_the_difference_is_said() -> None:
 def test_a_lone_string_is_not_a_sequence_of_rules() -> None:
     table = MODELS["mixtral"]()
     with pytest.raises(PlanError, match="must be a sequence"):
-        make_plan(table.classification, table.facts, ftype="Q8_0", tensor_types="attn_v=Q8_0")
+        make_plan(table.classification, ftype="Q8_0", tensor_types="attn_v=Q8_0")

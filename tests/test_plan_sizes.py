@@ -53,7 +53,7 @@ LLAMA_QUANTIZE_MIB = {
 
 def plan_35b(base: str, name: str, semantics: str = "published") -> Plan:
     table = qwen35_35b()
-    return make_plan(table.classification, table.facts, **{base: name}, semantics=semantics)
+    return make_plan(table.classification, **{base: name}, semantics=semantics)
 
 
 @pytest.mark.parametrize("base", PUBLISHED_GIB)
@@ -155,14 +155,14 @@ LLAMA_QUANTIZE_BYTES = {
 def test_sizes_of_files_that_llama_quantize_wrote(base) -> None:
     kind, name = base
     table = demo_model()
-    plan = make_plan(table.classification, table.facts, **{kind: name}, semantics="declared")
+    plan = make_plan(table.classification, **{kind: name}, semantics="declared")
     assert bytes_without_provenance(plan) == LLAMA_QUANTIZE_BYTES[base]
 
 
 def test_bits_per_weight_are_those_llama_quantize_prints() -> None:
     # llama-quantize --dry-run demo Q4_K_M: "quant size = 11.28 MiB (5.14 BPW)".
     table = demo_model()
-    plan = make_plan(table.classification, table.facts, ftype="Q4_K_M")
+    plan = make_plan(table.classification, ftype="Q4_K_M")
     assert round(plan.tensor_bytes / 2**20, 2) == 11.28
     assert round(plan.bpw, 2) == 5.14
     assert sum(row.nbytes for row in plan.summary_by_role()) == plan.tensor_bytes

@@ -35,7 +35,7 @@ PUBLISHED = {
 
 def plan_35b(tier: str, **arguments) -> Plan:
     table = qwen35_35b()
-    return make_plan(table.classification, table.facts, tier=tier, **arguments)
+    return make_plan(table.classification, tier=tier, **arguments)
 
 
 @pytest.mark.parametrize("tier", PUBLISHED)
@@ -143,7 +143,7 @@ def test_edges_can_be_given_and_the_plan_says_so() -> None:
 
 def test_prediction_layers_are_edges_and_do_not_count_as_depth() -> None:
     table = MODELS["qwen35moe_mtp"]()  # 12 layers of trunk, layer 12 predicts
-    plan = make_plan(table.classification, table.facts, tier="mini", semantics="declared")
+    plan = make_plan(table.classification, tier="mini", semantics="declared")
     assert plan.edges == Edges(2, 2, 1)
     assert (plan.n_layer, plan.n_layer_all) == (12, 13)
     assert plan.types["blk.11.ffn_down_exps.weight"] is GgmlType.Q3_K
@@ -160,7 +160,7 @@ def test_prediction_layers_are_edges_and_do_not_count_as_depth() -> None:
 @pytest.mark.parametrize("semantics", ["published", "declared"])
 def test_no_shipped_tier_needs_an_imatrix_for_prediction(tier, semantics) -> None:
     table = MODELS["qwen35moe_mtp"]()
-    plan = make_plan(table.classification, table.facts, tier=tier, semantics=semantics)
+    plan = make_plan(table.classification, tier=tier, semantics=semantics)
     mtp = [t for t in plan.tensors if t.is_mtp]
     assert len(mtp) == 10
     assert all(t.imatrix is not ImatrixUse.REQUIRED for t in mtp)
@@ -171,13 +171,13 @@ def test_the_classifier_gives_the_plan_that_roles_by_hand_give(name) -> None:
     table = MODELS[name]()
     classified = classify_tensors(table.facts)
     for tier in ("quality", "mini"):
-        plan = make_plan(classified, table.facts, tier=tier)
-        assert plan.types == make_plan(table.classification, table.facts, tier=tier).types
+        plan = make_plan(classified, tier=tier)
+        assert plan.types == make_plan(table.classification, tier=tier).types
 
 
 def test_fused_experts_are_experts() -> None:
     table = MODELS["qwen35moe_mtp"]()
-    plan = make_plan(table.classification, table.facts, tier="quality")
+    plan = make_plan(table.classification, tier="quality")
     assert plan.types["blk.7.ffn_gate_up_exps.weight"] is GgmlType.IQ4_XS
 
 
@@ -278,7 +278,7 @@ def test_mistakes_in_a_tier_are_named(old, new, message) -> None:
 
 def test_a_role_the_model_lacks_is_information() -> None:
     table = MODELS["mixtral"]()
-    plan = make_plan(table.classification, table.facts, tier="quality")
+    plan = make_plan(table.classification, tier="quality")
     assert [f.message for f in plan.findings if f.kind is FindingKind.ROLE_ABSENT] == [
         "the model has no tensors for the tier's rule 'shared' (shared_expert)"
     ]

@@ -62,8 +62,9 @@ def write_both(
     imatrix = apex.load_imatrix(folder / "imatrix.gguf") if with_imatrix else None
     with apex.open_gguf(model) as opened:
         plan = apex.make_plan(
-            opened, ftype=ftype, tensor_types=[f"{r}={t}" for r, t in rules], imatrix=imatrix
-        )
+            opened, ftype=ftype, tensor_types=[f"{r}={t}" for r, t in rules], imatrix=imatrix,
+            prior="none",
+        )  # fmt: skip
         apex.quantize(
             opened, plan, ours, imatrix=imatrix, n_threads=3, force=True, allow_requantize=True
         )
@@ -141,7 +142,7 @@ def test_tiers_of_the_demo_model(tmp_path: Path, tier: str) -> None:
     imatrix = apex.load_imatrix(apex.demo_imatrix())
     ours, theirs = tmp_path / "ours.gguf", tmp_path / "theirs.gguf"
     with apex.open_gguf(apex.demo_model()) as model:
-        plan = apex.make_plan(model, tier=tier, imatrix=imatrix)
+        plan = apex.make_plan(model, tier=tier, imatrix=imatrix, prior="none")
         apex.quantize(model, plan, ours, imatrix=imatrix)
     core().upstream_quantize(
         str(apex.demo_model()), str(theirs), ftype=7, n_threads=2,

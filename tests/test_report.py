@@ -96,7 +96,7 @@ def test_layout_names_layers_by_type() -> None:
         *(f"blk.{i}.ffn_down_exps=q5_k" for i in (1, 6)),
         "ffn_down_exps=iq4_xs",
     ]
-    plan = make_plan(classify_tensors(facts), facts, ftype="Q8_0", tensor_types=rules)
+    plan = make_plan(classify_tensors(facts), ftype="Q8_0", tensor_types=rules)
     types = {row.role: row.types for row in role_layouts(plan)}
     assert types[Role.EXPERT_DOWN] == "0, 7: Q6_K · 1, 6: Q5_K · 2–5: IQ4_XS"
     assert types[Role.EXPERT_UP] == "Q8_0"
@@ -111,7 +111,7 @@ def test_a_list_of_layers_too_long_to_read_becomes_others() -> None:
     )
     odd = (0, 2, 3, 7, 12, 14, 20, 21, 26, 30, 31, 37)
     rules = [f"blk\\.({'|'.join(map(str, odd))})\\.ffn_down=q6_k"]
-    plan = make_plan(classify_tensors(facts), facts, ftype="Q4_0", tensor_types=rules)
+    plan = make_plan(classify_tensors(facts), ftype="Q4_0", tensor_types=rules)
     (row,) = role_layouts(plan)
     assert row.types in (
         f"others: Q6_K · {format_layers(set(range(40)) - set(odd))}: Q4_0",
@@ -121,7 +121,7 @@ def test_a_list_of_layers_too_long_to_read_becomes_others() -> None:
 
 def test_layout_adds_up_to_the_plan() -> None:
     facts = model_file()
-    plan = make_plan(classify_tensors(facts), facts, tier="quality")
+    plan = make_plan(classify_tensors(facts), tier="quality")
     rows = role_layouts(plan)
     assert sum(row.nbytes for row in rows) == plan.tensor_bytes
     assert sum(row.n_tensors for row in rows) == len(plan.tensors)
@@ -244,7 +244,7 @@ def test_facts_prefer_what_the_file_states(
     metadata: dict[str, MetadataValue], shared: int, vocabulary: int
 ) -> None:
     facts = model_file(**metadata)
-    found = model_facts(classify_tensors(facts), facts, file_bytes=(70, 30))
+    found = model_facts(classify_tensors(facts), file_bytes=(70, 30))
     assert (found.n_shared_experts, found.n_vocab) == (shared, vocabulary)
     assert (found.n_layer, found.n_expert, found.n_expert_used) == (N_LAYER, 4, 2)
     assert found.total_bytes == 100
@@ -252,7 +252,7 @@ def test_facts_prefer_what_the_file_states(
 
 def test_a_header_is_as_large_as_its_model() -> None:
     facts = model_file(has_data=False)
-    found = model_facts(classify_tensors(facts), facts, file_bytes=(5000,))
+    found = model_facts(classify_tensors(facts), file_bytes=(5000,))
     data = sum(t.nbytes for t in facts.tensors)  # every one a multiple of 32
     assert data < found.total_bytes < data + 10_000
 
@@ -273,22 +273,22 @@ def test_outputs_are_named_like_the_published_files(
     source: str, options: dict[str, object], name: str
 ) -> None:
     facts = model_file()
-    plan = make_plan(classify_tensors(facts), facts, **options)  # type: ignore[arg-type]
+    plan = make_plan(classify_tensors(facts), **options)  # type: ignore[arg-type]
     assert default_output_name(source, plan) == name
 
 
 def test_a_plan_like_another_file_has_no_name() -> None:
     facts = model_file()
     like = {t.name: t.type for t in facts.tensors}
-    with pytest.raises(PlanError, match="-o"):
-        default_output_name("m.gguf", make_plan(classify_tensors(facts), facts, like=like))
+    with pytest.raises(PlanError, match="name the output"):
+        default_output_name("m.gguf", make_plan(classify_tensors(facts), like=like))
 
 
 def test_comparison_counts_every_difference() -> None:
     facts = model_file()
     classes = classify_tensors(facts)
-    plan = make_plan(classes, facts, ftype="Q8_0")
-    other = make_plan(classes, facts, ftype="Q8_0", tensor_types=[r"ffn_(up|down)_exps=q4_0"])
+    plan = make_plan(classes, ftype="Q8_0")
+    other = make_plan(classes, ftype="Q8_0", tensor_types=[r"ffn_(up|down)_exps=q4_0"])
     found = compare_plans(plan, other)
     assert found.n_tensors == 2 * N_LAYER
     assert {(c.role, str(c.type), str(c.other_type), c.n_tensors) for c in found.changes} == {

@@ -29,7 +29,7 @@ from plot_checks import (
 from results_data import FLOOR, TEXT, evaluation
 
 BY_NAME = {plot.name: plot for plot in PLOTS}
-LABELLED = ("ppl_vs_size", "size_vs_speed")
+LABELLED = ("kld_vs_size", "ppl_vs_size", "size_vs_speed")
 
 
 def each(results: Results, change: Callable[[int, Candidate], Candidate]) -> Results:
@@ -192,13 +192,10 @@ def test_chance_is_marked_on_every_plot_that_shows_a_score() -> None:
     lost = results.candidates[-1]
     with style():
         texts = [t.text for t in shown_texts(BY_NAME["accuracy"].draw(results))]
-        radar = [t.text for t in shown_texts(BY_NAME["radar"].draw(results))]
     for score in lost.tasks:
         plain = f"{100 * score.score:.1f}"
         assert f"{plain} (chance)" in texts
         assert plain not in texts
-    assert radar.count("accuracy\n(chance)") == 1
-    assert radar.count("accuracy") == 12
 
 
 def test_a_file_that_forgot_to_say_so_is_marked_all_the_same() -> None:
@@ -231,7 +228,7 @@ def test_what_was_not_measured_is_a_sentence(tmp_path: Path, n_candidates: int) 
 
 def test_one_candidate_has_the_plots_that_need_no_second(tmp_path: Path) -> None:
     written = write_report(evaluation(1), tmp_path)
-    assert set(written.left_out) == {"ppl_vs_size", "radar"}
+    assert set(written.left_out) == {"ppl_vs_size", "kld_vs_size"}
     text = (tmp_path / "report.md").read_text("utf-8")
     assert "![" in text
     assert "needs two candidates with size and perplexity; there is 1." in text

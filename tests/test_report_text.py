@@ -56,7 +56,7 @@ CASES = {"evaluation": small_and_broken, "speed": speed_alone}
 
 
 def markdown(results: Results, *, plots: bool = False) -> str:
-    shown = {"kld": ("kld.png", "KLD"), "radar": ("radar.png", "shapes")} if plots else {}
+    shown = {"kld": ("kld.png", "KLD"), "accuracy": ("accuracy.png", "scores")} if plots else {}
     return markdown_text(results, title="Test", plots=shown, left_out={})
 
 
@@ -66,7 +66,7 @@ def outputs(case: str) -> dict[str, str]:
         results,
         title="Two quantizations" if case == "evaluation" else "Speed",
         plots={"kld": ("kld.png", "KLD of both")},
-        left_out={"radar": "The radar needs more."},
+        left_out={"accuracy": "Accuracy needs more."},
     )
     return {f"report_{case}.md": text, f"report_{case}.csv": csv_text(results)}
 
@@ -100,7 +100,9 @@ def test_core_metrics_have_the_published_columns() -> None:
     heading, *rows = rows_of(markdown(evaluation(13)), "Core Metrics")
     assert tuple(heading) == PUBLISHED_COLUMNS
     assert len(rows) == 14
-    assert rows[2] == [
+    sizes = [float(row[1]) for row in rows[1:]]
+    assert sizes == sorted(sizes, reverse=True)
+    assert rows[5] == [
         *("Qwen3.5-35B-A3B-APEX-Quality.gguf", "21.30", "5.279", "6.5270 ± 0.0411"),
         *("0.011400 ± 0.000127", "5.850", "0.3307", "96.44 ± 0.05"),
         *("83.0", "74.5", "41.2", "56.2", "37.7", "1,461", "62.3"),
@@ -137,12 +139,12 @@ def test_every_table_of_divergences_has_its_noise_floor(with_floor: bool) -> Non
 def test_every_heading_says_what_was_measured() -> None:
     text = markdown(evaluation(3), plots=True)
     headings = re.findall(r"^## (.*)$", text, flags=re.MULTILINE)
-    assert len(headings) == 10
+    assert len(headings) == 9
     for heading in headings:
         if heading not in ("What exactly was measured",):
             assert heading.endswith(")"), heading
     texts = [h for h in headings if "context 2048, 145 chunks" in h]
-    assert len(texts) == 7
+    assert len(texts) == 6
 
 
 def scores_in(text: str, score: float) -> list[str]:
@@ -154,10 +156,12 @@ def scores_in(text: str, score: float) -> list[str]:
 def test_a_score_at_chance_is_never_unmarked() -> None:
     results = small_and_broken()
     lost = results.candidates[1]
-    everywhere = markdown(results) + csv_text(results)
+    _, _, row = csv.DictReader(io.StringIO(csv_text(results)))
     for task, score in zip(TASKS, lost.tasks, strict=True):
         assert numbers.score(score).endswith(" (chance)"), task
-        found = scores_in(everywhere, score.score)
+        assert row[f"{task}_mark"] == "chance"
+        assert float(row[f"{task}_percent"]) == pytest.approx(100 * score.score, abs=1e-4)
+        found = scores_in(markdown(results), score.score)
         assert len(found) >= 2
         assert all("(chance)" in rest for rest in found), (task, found)
 
@@ -178,15 +182,22 @@ def test_a_verdict_about_guesses_is_marked() -> None:
 
 def test_positions_that_were_not_finite_are_loud() -> None:
     text = markdown(small_and_broken())
-    assert "**Qwen3.5-35B-A3B-IQ1_S.gguf: 12 of 148,480 positions had logits" in text
+    assert "**Qwen3.5-35B-A3B-IQ1_S.gguf: invalid: 12 of 148,492 positions had logits" in text
     assert "not finite" not in markdown(evaluation(3))
 
 
 def test_verdicts_and_what_cannot_be_told_apart() -> None:
     results = evaluation(3)
     text = markdown(results)
-    heading, *rows = rows_of(text, "Differences between candidates")
+    near, every = text.split("<details><summary>All 6 comparisons</summary>", 1)
+    heading, *rows = rows_of(near, "Differences between candidates")
     assert heading[4:] == ["95 % interval", "First is"]
+    assert [row[:3] for row in rows] == [
+        [f"Qwen3.5-35B-A3B-{first}.gguf", f"Qwen3.5-35B-A3B-{second}.gguf", metric]
+        for metric in ("KLD mean", "ln PPL")
+        for first, second in (("Q8_0", "APEX-Quality"), ("APEX-Quality", "APEX-I-Quality"))
+    ]
+    heading, *rows = rows_of("## All" + every, "All")
     assert [row[5] for row in rows] == [c.verdict.value for c in results.comparisons]
     assert len({row[5] for row in rows}) == 3
     n_alike = sum(c.verdict == "not distinguishable" for c in results.comparisons)
@@ -242,17 +253,35 @@ def test_csv_has_every_number_in_full() -> None:
     results = evaluation(13)
     reference, *rows = csv.DictReader(io.StringIO(csv_text(results)))
     assert reference["role"] == "reference"
-    for row, found in zip(rows, results.candidates, strict=True):
-        assert row["name"] == found.name
+    by_name = {candidate.name: candidate for candidate in results.candidates}
+    for row in rows:
+        found = by_name.pop(row["name"])
         assert int(row["bytes"]) == found.bytes
         for key in ("ppl", "ppl_se", "kld_mean", "kld_se", "kld_p999", "same_top", "delta_p_rms"):
             assert float(row[key]) == getattr(found, key)
         assert float(row["tg128_tokens_per_second"]) == found.speed[1].median
         assert (row["data"], row["ctx"], row["n_chunks"]) == ("wiki.test.raw", "2048", "145")
         assert float(row["noise_floor_kld_mean"]) == 2.1e-6
-    assert rows[-1]["mmlu_percent"] == "24.61 (chance)"
-    assert rows[0]["mmlu_percent"] == "41.21"
-    assert float(rows[0]["size_gib"]) == pytest.approx(34.4)
+    assert not by_name
+    assert (rows[-1]["mmlu_percent"], rows[-1]["mmlu_mark"]) == ("24.6124", "chance")
+    assert (rows[1]["mmlu_percent"], rows[1]["mmlu_mark"]) == ("41.2145", "")
+    assert float(rows[1]["size_gib"]) == pytest.approx(34.4)
+
+
+def test_csv_columns_hold_numbers_or_text_never_both() -> None:
+    def is_number(cell: str) -> bool:
+        try:
+            float(cell)
+        except ValueError:
+            return False
+        return True
+
+    rows = list(csv.DictReader(io.StringIO(csv_text(evaluation(13)))))
+    words = {"role", "name", "sha256", "data", "data_sha256", "fingerprint", "type_k", "type_v"}
+    words |= {f"{task}_mark" for task in TASKS}
+    for key in rows[0]:
+        cells = [row[key] for row in rows if row[key]]
+        assert all(map(is_number, cells)) or key in words, key
 
 
 def test_csv_columns_do_not_depend_on_what_was_measured() -> None:

@@ -47,6 +47,7 @@ def test_the_json_contract() -> None:
     assert set(data["reference"]) >= {"name", "path", "sha256", "bytes", "bpw", "ppl", "ppl_se"}
     assert set(data["data"]) == {
         *("name", "sha256", "n_tokens", "n_chunks", "ctx", "parse_special", "add_bos"),
+        "tokens_sha256",
     }
     assert set(data["candidates"][0]) >= {
         *("name", "bytes", "bpw", "sha256", "ppl", "ppl_se", "ln_ppl_ratio", "ln_ppl_ratio_se"),

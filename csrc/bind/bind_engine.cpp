@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "model/context.h"
 #include "model/generate.h"
+#include "model/memory_use.h"
 #include "model/vocabulary.h"
 
 namespace apex::bind {
@@ -27,8 +28,9 @@ SplitMode to_split_mode(const std::string& name) {
 std::shared_ptr<Model> load(const std::string& path, int n_gpu_layers,
                             std::vector<std::string> devices, int main_gpu,
                             const std::string& split_mode, std::vector<float> tensor_split,
-                            bool use_mmap, bool repack, bool load_mtp, bool vocab_only,
-                            int expert_used_count, std::shared_ptr<StopFlag> stop) {
+                            bool use_mmap, bool repack, bool load_mtp, bool no_alloc,
+                            bool vocab_only, int expert_used_count,
+                            std::shared_ptr<StopFlag> stop) {
     ModelOptions options;
     options.n_gpu_layers = n_gpu_layers;
     options.devices = std::move(devices);
@@ -38,6 +40,7 @@ std::shared_ptr<Model> load(const std::string& path, int n_gpu_layers,
     options.use_mmap = use_mmap;
     options.repack = repack;
     options.load_mtp = load_mtp;
+    options.no_alloc = no_alloc;
     options.vocab_only = vocab_only;
     options.expert_used_count = expert_used_count;
     const py::gil_scoped_release unlocked;
@@ -75,6 +78,29 @@ TokenArray generate_tokens(std::shared_ptr<Model> model, const TokenArray& promp
 py::object chat_template(const Model& model) {
     const char* text = llama_model_chat_template(model.get(), nullptr);
     return text == nullptr ? py::object(py::none()) : py::object(py::str(text));
+}
+
+// [(device, weights, context, compute, free)] in bytes; the host's is named "" and has no free
+// ones.
+py::list memory_of(const std::shared_ptr<Model>& model, uint32_t n_ctx, uint32_t n_batch,
+                   uint32_t n_seq_max, uint32_t n_outputs_max, uint32_t type_k, uint32_t type_v) {
+    ContextOptions options;
+    options.n_ctx = n_ctx;
+    options.n_batch = options.n_ubatch = n_batch;
+    options.n_seq_max = n_seq_max;
+    options.n_outputs_max = n_outputs_max;
+    options.type_k = to_type(type_k);
+    options.type_v = to_type(type_v);
+    std::vector<DeviceMemoryUse> found;
+    {
+        const py::gil_scoped_release unlocked;
+        found = memory_use(model, options);
+    }
+    py::list result;
+    for (const DeviceMemoryUse& use : found) {
+        result.append(py::make_tuple(use.device, use.weights, use.context, use.compute, use.free));
+    }
+    return result;
 }
 
 void register_vocabulary(py::class_<Model, std::shared_ptr<Model>>& model) {
@@ -118,17 +144,24 @@ void register_engine(py::module_& module) {
         .def(py::init(&load), "path"_a, py::kw_only(), "n_gpu_layers"_a = 0,
              "devices"_a = std::vector<std::string>{}, "main_gpu"_a = 0, "split_mode"_a = "layer",
              "tensor_split"_a = std::vector<float>{}, "use_mmap"_a = true, "repack"_a = true,
-             "load_mtp"_a = false, "vocab_only"_a = false, "expert_used_count"_a = 0,
-             "stop"_a = std::shared_ptr<StopFlag>{})
+             "load_mtp"_a = false, "no_alloc"_a = false, "vocab_only"_a = false,
+             "expert_used_count"_a = 0, "stop"_a = std::shared_ptr<StopFlag>{})
         .def("generate", &generate_tokens, "prompt"_a.noconvert(), py::kw_only(), "n_predict"_a,
              "temperature"_a, "top_k"_a, "top_p"_a, "seed"_a, "n_threads"_a,
              "stop"_a = std::shared_ptr<StopFlag>{})
+        .def("memory_use", &memory_of, py::kw_only(), "n_ctx"_a, "n_batch"_a, "n_seq_max"_a,
+             "n_outputs_max"_a, "type_k"_a = uint32_t{GGML_TYPE_F16},
+             "type_v"_a = uint32_t{GGML_TYPE_F16})
         .def_property_readonly("path", &Model::path)
         .def_property_readonly("on_gpu", &Model::on_gpu)
         .def_property_readonly("load_mtp",
                                [](const Model& self) { return self.options().load_mtp; })
         .def_property_readonly("expert_used_count",
                                [](const Model& self) { return self.options().expert_used_count; })
+        .def_property_readonly("n_layers",
+                               [](const Model& self) { return llama_model_n_layer(self.get()); })
+        .def_property_readonly("n_gpu_layers",
+                               [](const Model& self) { return self.options().n_gpu_layers; })
         .def_property_readonly("n_ctx_train", &Model::n_ctx_train)
         .def_property_readonly("n_embd", &Model::n_embd)
         .def_property_readonly("is_recurrent", &Model::is_recurrent)

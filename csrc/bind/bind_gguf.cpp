@@ -101,9 +101,17 @@ void register_gguf(py::module_& module) {
         .def_property_readonly("version",
                                [](const GgufFile& file) { return file.header().version; })
         .def_property_readonly("has_data", &GgufFile::has_data)
+        .def_property_readonly(
+            "missing_data", [](const GgufFile& file) { return lossless_text(file.missing_data()); })
         .def_property_readonly("shard_paths", &shard_paths)
         .def("encoded_pair", &encoded_pair, "key"_a, "The pair's bytes as stored in the file.")
-        .def("tensor_bytes", &tensor_bytes, "index"_a, "Read-only uint8 view of the mapped data.");
+        .def("tensor_bytes", &tensor_bytes, "index"_a, "Read-only uint8 view of the mapped data.")
+        .def(
+            "stored_tensor",
+            [](const GgufFile& file, size_t index) {
+                return file.stored_tensor(tensor_at(file, index));
+            },
+            "index"_a, "The tensor for readers by position.");
 }
 
 }  // namespace apex::bind

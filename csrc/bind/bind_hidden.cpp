@@ -1,6 +1,6 @@
 #include "bind/arrays.h"
 #include "bind/engine.h"
-#include "model/hidden_pass.h"
+#include "scoring/hidden_pass.h"
 
 namespace apex::bind {
 namespace {

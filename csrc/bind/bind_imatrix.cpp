@@ -1,6 +1,6 @@
 #include "bind/engine.h"
+#include "calibration/imatrix_run.h"
 #include "core/error.h"
-#include "model/imatrix_run.h"
 
 namespace apex::bind {
 namespace {

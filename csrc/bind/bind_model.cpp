@@ -11,9 +11,10 @@ py::dict check(const std::string& path, const std::string& text, int n_threads) 
         const py::gil_scoped_release unlocked;
         result = load_check(path, text, n_threads);
     }
-    return py::dict("description"_a = result.description, "n_parameters"_a = result.n_parameters,
-                    "n_vocab"_a = result.n_vocab, "n_tokens"_a = result.n_tokens,
-                    "mean_nll"_a = result.mean_nll);
+    return py::dict("description"_a = result.description, "kind"_a = result.kind,
+                    "n_parameters"_a = result.n_parameters, "n_vocab"_a = result.n_vocab,
+                    "n_tokens"_a = result.n_tokens, "mean_nll"_a = result.mean_nll,
+                    "all_outputs_equal"_a = result.all_outputs_equal);
 }
 
 void upstream(const std::string& source, const std::string& target, int ftype, int n_threads,

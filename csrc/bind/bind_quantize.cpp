@@ -1,6 +1,5 @@
 #include "bind/arrays.h"
 #include "core/checks.h"
-#include "core/gguf_file.h"
 #include "core/quantizer.h"
 
 namespace apex::bind {
@@ -9,13 +8,11 @@ namespace {
 // Keeps the Python objects whose memory the workers read.
 class QuantizeJob {
   public:
-    QuantizeJob(py::object file, const py::list& tasks, int n_threads, uint64_t max_memory,
-                std::vector<int> devices, double verify_rate)
-        : file_(std::move(file)) {
-        const auto& gguf = file_.cast<const GgufFile&>();
+    QuantizeJob(const py::list& tasks, int n_threads, uint64_t max_memory, std::vector<int> devices,
+                double verify_rate) {
         std::vector<QuantizeTask> converted;
         converted.reserve(tasks.size());
-        for (const py::handle& item : tasks) converted.push_back(to_task(gguf, item));
+        for (const py::handle& item : tasks) converted.push_back(to_task(item));
         QuantizeOptions options;
         options.n_threads = n_threads;
         options.max_memory = max_memory;
@@ -65,20 +62,10 @@ class QuantizeJob {
         return quantizer_;
     }
 
-    QuantizeTask to_task(const GgufFile& gguf, const py::handle& item) {
+    QuantizeTask to_task(const py::handle& item) {
         const auto fields = item.cast<py::tuple>();
-        const auto index = fields[0].cast<size_t>();
-        if (index >= gguf.tensors().size()) throw py::index_error("tensor index out of range");
-        const ShardTensor& tensor = gguf.tensors()[index];
-        gguf.tensor_data(tensor);  // throws where the file is header-only
-
         QuantizeTask task;
-        task.source.name = tensor.entry.name;
-        task.source.file = &gguf.shard_file(tensor.shard);
-        task.source.offset = gguf.file_offset(tensor);
-        task.source.type = tensor.entry.type;
-        task.source.rows = {tensor.entry.n_per_row(), tensor.entry.rows_per_slice(),
-                            tensor.entry.n_slices()};
+        task.source = fields[0].cast<const StoredTensor&>();
         const auto type = fields[1].cast<uint32_t>();
         if (!is_known_type(type)) fail<InvalidArgument>("ggml type number ", type, " is unknown");
         task.target_type = static_cast<ggml_type>(type);
@@ -99,7 +86,6 @@ class QuantizeJob {
         return array.data();
     }
 
-    py::object file_;
     std::vector<FloatArray> matrices_;
     std::shared_ptr<Quantizer> quantizer_;
 };
@@ -124,11 +110,11 @@ py::list list_cuda_devices() {
 
 void register_quantize(py::module_& module) {
     py::class_<QuantizeJob>(module, "QuantizeJob",
-                            "Quantizes tensors of a GgufFile into open files, on all cores.")
-        .def(py::init<py::object, const py::list&, int, uint64_t, std::vector<int>, double>(),
-             "file"_a, "tasks"_a, py::kw_only(), "n_threads"_a, "max_memory"_a,
-             "devices"_a = std::vector<int>(), "verify_rate"_a = 0.0,
-             "tasks: (tensor index, type number, file descriptor, offset, imatrix or None). "
+                            "Quantizes stored tensors into open files, on all cores.")
+        .def(py::init<const py::list&, int, uint64_t, std::vector<int>, double>(), "tasks"_a,
+             py::kw_only(), "n_threads"_a, "max_memory"_a, "devices"_a = std::vector<int>(),
+             "verify_rate"_a = 0.0,
+             "tasks: (StoredTensor, type number, file descriptor, offset, imatrix or None). "
              "devices: numbers of GPUs. verify_rate: share of their rows the CPU does again.")
         .def("wait", &QuantizeJob::wait, "timeout_ms"_a)
         .def("close", &QuantizeJob::close)

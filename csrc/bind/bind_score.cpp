@@ -1,8 +1,8 @@
 #include "bind/arrays.h"
 #include "bind/engine.h"
-#include "model/base_file.h"
-#include "model/hidden_states.h"
-#include "model/scorer.h"
+#include "scoring/base_file.h"
+#include "scoring/hidden_states.h"
+#include "scoring/scorer.h"
 
 namespace apex::bind {
 namespace {
@@ -30,12 +30,18 @@ struct Setup {
         } else if (base) {
             made.reference = std::make_unique<BaseFileSource>(base, made.pool, shape, first_chunk);
         } else if (hidden) {
-            made.reference = std::make_unique<HiddenSource>(hidden, made.pool, with_routes);
+            made.reference =
+                std::make_unique<HiddenSource>(hidden, made.pool, with_routes, device());
         }
         for (const CandidateTuple& candidate : candidates) {
             made.candidates.push_back(source(made, candidate));
         }
         return made;
+    }
+
+    // The GPU that a candidate computes on computes the reference's head too.
+    ggml_backend_dev_t device() const {
+        return candidates.empty() ? nullptr : std::get<0>(candidates.front())->gpu();
     }
 
     std::unique_ptr<LogitsSource> source(const Lane& lane, const CandidateTuple& candidate) const {

@@ -1,5 +1,5 @@
 #include "bind/arrays.h"
-#include "model/score_kernel.h"
+#include "scoring/score_kernel.h"
 
 namespace apex::bind {
 namespace {

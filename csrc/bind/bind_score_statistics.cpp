@@ -1,5 +1,5 @@
 #include "bind/arrays.h"
-#include "model/score_statistics.h"
+#include "scoring/score_statistics.h"
 
 namespace apex::bind {
 namespace {

@@ -1,9 +1,9 @@
+#include "bench/cpu_kernel_bench.h"
+#include "bench/cuda_kernel_bench.h"
+#include "bench/kernel_bench.h"
+#include "bench/speed.h"
 #include "bind/arrays.h"
 #include "bind/engine.h"
-#include "core/kernel_bench.h"
-#include "cuda/kernel_bench.h"
-#include "model/cpu_kernel_bench.h"
-#include "model/speed.h"
 
 namespace apex::bind {
 namespace {

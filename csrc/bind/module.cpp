@@ -1,5 +1,7 @@
 #include "bind/module.h"
 
+#include "bind/allocation.h"
+
 #include "core/error.h"
 #include "core/log.h"
 #include "model/bf16_matmul.h"
@@ -90,16 +92,19 @@ PYBIND11_MODULE(_core, module) {
     register_errors(module);
     register_gguf(module);
     register_rows(module);
+    register_stored_tensor(module);
     register_quantize(module);
     register_statistics(module);
     register_model(module);
     register_engine(module);
+    register_traits(module);
     register_choice(module);
     register_hidden(module);
     register_score(module);
     register_score_rows(module);
     register_score_statistics(module);
     register_speed(module);
+    register_allocation(module);
     register_imatrix(module);
     module.def("build_info", &build_info, "Versions and compiler of this build.");
     module.def("drain_log", &drain_log_lines,

@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <mutex>
+#include <string>
 
 #include "ggml.h"
 
@@ -10,8 +11,20 @@ namespace {
 
 thread_local int guard_depth = 0;
 
+// "path:line: GGML_ASSERT(n > 0) failed" says to a user: its check 'n > 0' failed.
+std::string reason(const std::string& message) {
+    const std::string mark = "GGML_ASSERT(", end = ") failed";
+    const size_t begin = message.find(mark);
+    if (begin != std::string::npos) {
+        const size_t first = begin + mark.size();
+        return "its check '" + message.substr(first, message.rfind(end) - first) + "' failed";
+    }
+    const size_t line = message.find(": ");
+    return "it gave up: " + (line == std::string::npos ? message : message.substr(line + 2));
+}
+
 void on_abort(const char* message) {
-    if (guard_depth > 0) throw GgmlAbort(message);
+    if (guard_depth > 0) throw GgmlAbort(reason(message));
     std::fprintf(stderr, "ggml: %s\n", message);  // and ggml ends the process
 }
 

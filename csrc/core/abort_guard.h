@@ -8,7 +8,8 @@
 
 namespace apex {
 
-// What ggml_abort said, thrown on the thread that called guarded().
+// What ggml_abort said, without the place in its source, thrown on the thread that called
+// guarded().
 struct GgmlAbort : Error {
     using Error::Error;
 };

@@ -138,7 +138,7 @@ void DeviceConverter::verify(const QuantizeTask& task, const RowUnit& unit, cons
         }
         fail<QuantizeError>(describe(task.source, part(rows, i, 1)), ": the GPU's ",
                             ggml_type_name(task.target_type),
-                            " or its error differs from the CPU's; quantize without --device and "
+                            " or its error differs from the CPU's; quantize on the CPU and "
                             "report this");
     }
     verified_rows_ += rows.n_rows;

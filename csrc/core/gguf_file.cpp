@@ -1,5 +1,8 @@
 #include "core/gguf_file.h"
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <cstdio>
 #include <unordered_set>
 
@@ -47,8 +50,9 @@ GgufFile::GgufFile(const std::string& path, bool with_siblings) {
 
 void GgufFile::open_shard(const std::string& path) {
     Shard shard;
-    shard.file = std::make_unique<MappedFile>(path);
-    shard.header = parse_gguf(shard.file->data(), shard.file->size(), path);
+    shard.file = std::make_shared<const MappedFile>(path);
+    const uint64_t set_alignment = shards_.empty() ? kDefaultAlignment : header().alignment;
+    shard.header = parse_gguf(shard.file->data(), shard.file->size(), path, set_alignment);
     shards_.push_back(std::move(shard));
 }
 
@@ -65,6 +69,10 @@ void GgufFile::open_siblings(const std::string& path, uint64_t n_shards) {
     shards_.clear();
     for (uint64_t i = 0; i < n_shards; ++i) {
         const std::string sibling = prefix + shard_suffix(i, n_shards);
+        if (::access(sibling.c_str(), F_OK) != 0) {
+            fail<GgufError>("cannot open ", sibling, ": shard ", i + 1, " of ", n_shards,
+                            " is not there; put all shards of the model into one folder");
+        }
         open_shard(sibling);
         const GgufHeader& shard = shards_.back().header;
         if (split_setting(shard, "split.no", 0, sibling) != i ||
@@ -97,21 +105,47 @@ void GgufFile::collect_tensors() {
 }
 
 bool GgufFile::has_data() const {
+    return std::all_of(shards_.begin(), shards_.end(),
+                       [](const Shard& shard) { return shard.header.has_data(); });
+}
+
+std::string GgufFile::missing_data() const {
     for (const Shard& shard : shards_) {
-        if (!shard.header.has_data) return false;
+        const GgufHeader& header = shard.header;
+        if (header.has_data()) continue;
+        if (header.data_present == 0) return shard.file->path() + ": holds the header only";
+        return concat(shard.file->path(), ": the file is truncated: ", header.data_present, " of ",
+                      header.data_needed, " bytes of its weights are there");
     }
-    return true;
+    return "";
 }
 
 uint64_t GgufFile::file_offset(const ShardTensor& tensor) const {
     return shards_.at(tensor.shard).header.data_begin + tensor.entry.offset;
 }
 
+StoredTensor GgufFile::stored_tensor(const ShardTensor& tensor) const {
+    tensor_data(tensor);  // throws
+    const GgufTensor& entry = tensor.entry;
+    const TensorRows rows{entry.n_per_row(), entry.rows_per_slice(), entry.n_slices()};
+    return {entry.name,
+            entry.type,
+            rows,
+            {{shards_.at(tensor.shard).file, file_offset(tensor), rows.n_rows(), nullptr}}};
+}
+
 const uint8_t* GgufFile::tensor_data(const ShardTensor& tensor) const {
     const Shard& shard = shards_.at(tensor.shard);
-    if (!shard.header.has_data) {
-        fail<GgufError>(shard.file->path(), ": tensor '", tensor.entry.name,
+    const std::string& path = shard.file->path();
+    if (shard.header.data_present == 0 && tensor.entry.n_bytes > 0) {
+        fail<GgufError>(path, ": tensor '", tensor.entry.name,
                         "' has no data: the file holds the header only");
+    }
+    const uint64_t end = file_offset(tensor) + tensor.entry.n_bytes;
+    if (end > shard.file->size()) {
+        fail<GgufError>(path, ": the file is truncated: tensor '", tensor.entry.name,
+                        "' ends at byte ", end, ", the file at ", shard.file->size(),
+                        "; download or convert it again");
     }
     return shard.file->data() + file_offset(tensor);
 }

@@ -7,6 +7,7 @@
 
 #include "core/gguf_parser.h"
 #include "core/mapped_file.h"
+#include "core/row_source.h"
 
 namespace apex {
 
@@ -27,21 +28,29 @@ class GgufFile {
     size_t n_shards() const { return shards_.size(); }
     const MappedFile& shard_file(size_t shard) const { return *shards_.at(shard).file; }
 
-    // False where the file ends after the tensor table: it can be planned, not read.
+    // False where a file ends after its tensor table or in its data: it can be planned, not read.
     bool has_data() const;
+
+    // Which file lacks what, as a sentence that begins with its path; empty where all is there.
+    std::string missing_data() const;
 
     // Byte position of a tensor in its shard.
     uint64_t file_offset(const ShardTensor& tensor) const;
 
-    // The mapped bytes of a tensor: valid as long as this object lives.
+    // The mapped bytes of a tensor: valid as long as this object lives. Throws GgufError where they
+    // are not in the file.
     const uint8_t* tensor_data(const ShardTensor& tensor) const;
+
+    // The tensor for readers by position; it keeps its file open. Throws GgufError where the bytes
+    // are not in the file.
+    StoredTensor stored_tensor(const ShardTensor& tensor) const;
 
     // Index in tensors(), or -1.
     int64_t find_tensor(const std::string& name) const;
 
   private:
     struct Shard {
-        std::unique_ptr<MappedFile> file;
+        std::shared_ptr<const MappedFile> file;
         GgufHeader header;
     };
 

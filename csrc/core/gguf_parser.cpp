@@ -72,7 +72,7 @@ class ByteReader {
 constexpr uint64_t kMaxKeyLength = 65535;        // the format's own limit for keys
 constexpr uint64_t kMaxStringLength = 1u << 30;  // a chat template is 10^4, a grammar 10^6
 constexpr uint64_t kMinPairBytes = 8 + 1 + 4 + 1;
-constexpr uint64_t kMinTensorBytes = 8 + 1 + 4 + 8 + 4 + 8;
+constexpr uint64_t kMinTensorBytes = 8 + 1 + 4 + 4 + 8;
 constexpr uint64_t kMaxEntries = 1u << 20;  // models have 10^2 keys and at most 10^5 tensors
 constexpr uint64_t kMinAlignment = 8;       // the format asks for a multiple of 8
 constexpr uint64_t kMaxAlignment = 1u << 20;
@@ -208,25 +208,28 @@ void read_alignment(ByteReader& in, GgufHeader& header) {
     }
 }
 
+// No dimensions: a single weight. A dimension of 0: a tensor without weights. ggml's reader takes
+// both.
 void read_dimensions(ByteReader& in, GgufTensor& tensor) {
     const auto n_dims = in.read<uint32_t>("a dimension count");
-    if (n_dims < 1 || n_dims > GGML_MAX_DIMS) {
-        in.damaged("tensor '", tensor.name, "' has ", n_dims, " dimensions, expected 1 to 4");
+    if (n_dims > GGML_MAX_DIMS) {
+        in.damaged("tensor '", tensor.name, "' has ", n_dims, " dimensions, expected at most 4");
     }
-    tensor.n_dims = static_cast<int>(n_dims);
+    tensor.n_dims = std::max(static_cast<int>(n_dims), 1);
     int64_t n_elements = 1;
     for (uint32_t d = 0; d < n_dims; ++d) {
         const auto ne = in.read<int64_t>("a dimension");
-        if (ne < 1) in.damaged("tensor '", tensor.name, "' has dimension ", ne, ", expected >= 1");
-        if (ne > INT64_MAX / 8 / n_elements) {
+        if (ne < 0) in.damaged("tensor '", tensor.name, "' has dimension ", ne, ", expected >= 0");
+        const int64_t factor = std::max<int64_t>(ne, 1);
+        if (factor > INT64_MAX / 8 / n_elements) {
             in.damaged("tensor '", tensor.name, "' has more than 2^60 elements");
         }
-        n_elements *= ne;
+        n_elements *= factor;
         tensor.ne[d] = ne;
     }
 }
 
-GgufTensor read_tensor(ByteReader& in, uint64_t alignment) {
+GgufTensor read_tensor(ByteReader& in) {
     GgufTensor tensor;
     tensor.name = in.read_name("a tensor name", GGML_MAX_NAME - 1);
     if (tensor.name.find('\0') != std::string::npos) in.damaged("a tensor name holds a zero byte");
@@ -242,12 +245,9 @@ GgufTensor read_tensor(ByteReader& in, uint64_t alignment) {
                    ", not a multiple of the block of ", ggml_blck_size(tensor.type), " of ",
                    ggml_type_name(tensor.type));
     }
-    tensor.n_bytes = row_bytes(tensor.type, tensor.ne[0]) * static_cast<uint64_t>(tensor.n_rows());
+    const auto n_rows = static_cast<uint64_t>(tensor.n_rows());
+    if (tensor.ne[0] > 0) tensor.n_bytes = row_bytes(tensor.type, tensor.ne[0]) * n_rows;
     tensor.offset = in.read<uint64_t>("a tensor offset");
-    if (tensor.offset % alignment != 0) {
-        in.damaged("tensor '", tensor.name, "' begins at ", tensor.offset,
-                   ", not a multiple of the alignment ", alignment);
-    }
     return tensor;
 }
 
@@ -255,16 +255,67 @@ void read_tensors(ByteReader& in, uint64_t n_tensors, GgufHeader& header) {
     std::unordered_set<std::string> seen;
     header.tensors.reserve(static_cast<size_t>(n_tensors));
     for (uint64_t i = 0; i < n_tensors; ++i) {
-        header.tensors.push_back(read_tensor(in, header.alignment));
+        header.tensors.push_back(read_tensor(in));
         const std::string& name = header.tensors.back().name;
         if (!seen.insert(name).second) in.damaged("tensor '", name, "' occurs twice");
     }
 }
 
-// Data must lie inside the file and must not be shared; gaps are allowed, as the format allows
-// them.
-void check_data(const ByteReader& in, const GgufHeader& header, size_t size,
-                const std::string& path) {
+uint64_t padded(uint64_t position, uint64_t alignment) {
+    return (position + alignment - 1) / alignment * alignment;
+}
+
+// Tensors lie one after the other, each padded to this alignment, as every writer lays them out.
+bool is_packed(const GgufHeader& header, uint64_t alignment) {
+    uint64_t expected = 0;
+    for (const GgufTensor& tensor : header.tensors) {
+        if (tensor.offset != expected || tensor.n_bytes > UINT64_MAX / 4) return false;
+        expected = padded(expected + tensor.n_bytes, alignment);
+        if (expected > UINT64_MAX / 4) return false;
+    }
+    return true;
+}
+
+// The file ends where packed data of this alignment end, with or without the last padding.
+bool ends_there(const GgufHeader& header, size_t table_end, size_t size, uint64_t alignment) {
+    if (header.tensors.empty()) return true;
+    const GgufTensor& last = header.tensors.back();
+    const uint64_t end = padded(table_end, alignment) + last.offset + last.n_bytes;
+    return size == end || size == padded(end, alignment);
+}
+
+// The gguf package writes general.alignment into the first shard of a set only, and pads all to it
+// (0.19.0). Offsets and the file's size tell which alignment a shard without the key has.
+uint64_t shard_alignment(const ByteReader& in, const GgufHeader& header, size_t size,
+                         uint64_t set_alignment) {
+    const bool own = is_packed(header, kDefaultAlignment);
+    const bool of_set = is_packed(header, set_alignment);
+    if (!of_set) return kDefaultAlignment;
+    const size_t end = in.position();
+    if (!own || padded(end, kDefaultAlignment) == padded(end, set_alignment)) return set_alignment;
+    const bool own_end = ends_there(header, end, size, kDefaultAlignment);
+    const bool set_end = ends_there(header, end, size, set_alignment);
+    if (own_end != set_end) return set_end ? set_alignment : kDefaultAlignment;
+    in.damaged("it states no general.alignment, the first shard states ", set_alignment,
+               ", and its data can be read either way; write the model again");
+}
+
+void check_offsets(const ByteReader& in, const GgufHeader& header) {
+    for (const GgufTensor& tensor : header.tensors) {
+        if (tensor.offset % header.alignment != 0) {
+            in.damaged("tensor '", tensor.name, "' begins at ", tensor.offset,
+                       ", not a multiple of the alignment ", header.alignment);
+        }
+        if (tensor.offset > UINT64_MAX / 4 || tensor.n_bytes > UINT64_MAX / 4) {
+            in.damaged("tensor '", tensor.name, "' lies beyond any file: offset ", tensor.offset,
+                       ", ", tensor.n_bytes, " bytes");
+        }
+    }
+}
+
+// Data must not be shared; gaps are allowed, as the format allows them. How many bytes of data the
+// header promises.
+uint64_t data_extent(const ByteReader& in, const GgufHeader& header) {
     std::vector<size_t> order(header.tensors.size());
     std::iota(order.begin(), order.end(), size_t{0});
     std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
@@ -273,23 +324,14 @@ void check_data(const ByteReader& in, const GgufHeader& header, size_t size,
     const GgufTensor* previous = nullptr;
     for (const size_t i : order) {
         const GgufTensor& tensor = header.tensors[i];
-        if (tensor.offset > UINT64_MAX / 2 || tensor.n_bytes > UINT64_MAX / 2) {
-            in.damaged("tensor '", tensor.name, "' lies beyond any file: offset ", tensor.offset,
-                       ", ", tensor.n_bytes, " bytes");
-        }
+        if (tensor.n_bytes == 0) continue;
         if (previous != nullptr && tensor.offset < previous->offset + previous->n_bytes) {
             in.damaged("tensors '", previous->name, "' and '", tensor.name, "' overlap at offset ",
                        tensor.offset);
         }
         previous = &tensor;
     }
-    if (!header.has_data || previous == nullptr) return;
-    const uint64_t available = size - header.data_begin;
-    if (previous->offset + previous->n_bytes > available) {
-        fail<GgufError>(path, ": the file is truncated: tensor '", previous->name,
-                        "' ends at byte ", header.data_begin + previous->offset + previous->n_bytes,
-                        ", the file at ", size, "; download or convert it again");
-    }
+    return previous == nullptr ? 0 : previous->offset + previous->n_bytes;
 }
 
 // A count beyond what the rest of the file can hold must not lead to an allocation.
@@ -328,7 +370,8 @@ const GgufKeyValue* GgufHeader::find(const std::string& key) const {
     return nullptr;
 }
 
-GgufHeader parse_gguf(const uint8_t* data, size_t size, const std::string& path) {
+GgufHeader parse_gguf(const uint8_t* data, size_t size, const std::string& path,
+                      uint64_t set_alignment) {
     ByteReader in(data, size, path);
     GgufHeader header;
     header.version = read_version(in, path);
@@ -340,11 +383,13 @@ GgufHeader parse_gguf(const uint8_t* data, size_t size, const std::string& path)
     read_alignment(in, header);
     read_tensors(in, n_tensors, header);
 
-    const size_t table_end = in.position();
-    const size_t a = static_cast<size_t>(header.alignment);
-    header.data_begin = (table_end + a - 1) / a * a;
-    header.has_data = size > header.data_begin || header.tensors.empty();
-    check_data(in, header, size, path);
+    if (set_alignment != kDefaultAlignment && header.find("general.alignment") == nullptr) {
+        header.alignment = shard_alignment(in, header, size, set_alignment);
+    }
+    check_offsets(in, header);
+    header.data_begin = static_cast<size_t>(padded(in.position(), header.alignment));
+    header.data_needed = data_extent(in, header);
+    header.data_present = size > header.data_begin ? size - header.data_begin : 0;
     return header;
 }
 

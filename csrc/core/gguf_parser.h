@@ -64,19 +64,25 @@ struct GgufTensor {
     int64_t n_rows() const { return ne[1] * ne[2] * ne[3]; }
 };
 
+constexpr uint64_t kDefaultAlignment = 32;  // GGUF_DEFAULT_ALIGNMENT
+
 struct GgufHeader {
     uint32_t version = 0;
-    uint64_t alignment = 32;
+    uint64_t alignment = kDefaultAlignment;
     size_t kv_begin = 0;
     size_t data_begin = 0;
-    bool has_data = true;  // false: the file ends where the tensor data would begin
+    uint64_t data_needed = 0;   // bytes from data_begin to the end of the last tensor
+    uint64_t data_present = 0;  // of them in the file: none of a header alone, some of a download
     std::vector<GgufKeyValue> key_values;
     std::vector<GgufTensor> tensors;
 
+    bool has_data() const { return data_present >= data_needed; }
     const GgufKeyValue* find(const std::string& key) const;
 };
 
-// Throws GgufError naming path, the place, what was expected and what was found.
-GgufHeader parse_gguf(const uint8_t* data, size_t size, const std::string& path);
+// Throws GgufError naming path, the place, what was expected and what was found. The tensor data
+// may end early. set_alignment is the first shard's: one that states none may be padded to it.
+GgufHeader parse_gguf(const uint8_t* data, size_t size, const std::string& path,
+                      uint64_t set_alignment = kDefaultAlignment);
 
 }  // namespace apex

@@ -99,6 +99,8 @@ const char* kernel_isa() {
             return "avx512";
         case kernels::Isa::avx2:
             return "avx2";
+        case kernels::Isa::neon:
+            return "neon";
         default:
             return "portable";
     }

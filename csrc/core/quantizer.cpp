@@ -42,7 +42,7 @@ int affordable_threads(const RowUnits& units, const QuantizeOptions& options) {
     const uint64_t affordable = options.max_memory / per_worker;
     if (affordable == 0) {
         fail<InvalidArgument>("max_memory is ", options.max_memory, " bytes, one worker needs ",
-                              per_worker, " for the longest row; raise --max-memory");
+                              per_worker, " for the longest row; raise `max_memory`");
     }
     return static_cast<int>(
         std::min<uint64_t>(affordable, static_cast<uint64_t>(options.n_threads)));

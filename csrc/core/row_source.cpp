@@ -13,6 +13,35 @@ namespace {
 // Far enough ahead that a disk of 1 GB/s is busy while the slowest reader computes.
 constexpr uint64_t kReadAhead = 32u << 20;
 
+void read_in_order(const RowRange& range, int64_t first_row, int64_t n_rows, uint64_t row_size,
+                   uint8_t* bytes) {
+    const uint64_t first = static_cast<uint64_t>(first_row) * row_size;
+    const uint64_t n_bytes = static_cast<uint64_t>(n_rows) * row_size;
+    const uint64_t total = static_cast<uint64_t>(range.n_rows) * row_size;
+    const bool opens_window = first == 0 || first / kReadAhead != (first - 1) / kReadAhead ||
+                              (first + n_bytes - 1) / kReadAhead != first / kReadAhead;
+    if (opens_window) {
+        const uint64_t ahead = std::min(kReadAhead, total - first);
+        range.file->will_need(range.offset + first, static_cast<size_t>(ahead));
+    }
+    range.file->read_at(range.offset + first, static_cast<size_t>(n_bytes), bytes);
+}
+
+// Stored rows that follow each other are read at once.
+void read_reordered(const RowRange& range, int64_t first_row, int64_t n_rows, uint64_t row_size,
+                    uint8_t* bytes) {
+    const int32_t* order = range.order->data() + first_row;
+    int64_t i = 0;
+    while (i < n_rows) {
+        int64_t end = i + 1;
+        while (end < n_rows && order[end] == order[end - 1] + 1) ++end;
+        const uint64_t offset = range.offset + static_cast<uint64_t>(order[i]) * row_size;
+        range.file->read_at(offset, static_cast<size_t>(end - i) * row_size,
+                            bytes + static_cast<uint64_t>(i) * row_size);
+        i = end;
+    }
+}
+
 std::string expert_text(const StoredTensor& tensor, const RowUnit& unit) {
     return tensor.rows.n_slices > 1 ? concat(", expert ", unit.slice) : "";
 }
@@ -29,18 +58,55 @@ void read_unit(const StoredTensor& tensor, const RowUnit& unit, std::vector<uint
 }
 
 void read_unit(const StoredTensor& tensor, const RowUnit& unit, uint8_t* bytes) {
+    read_rows(tensor, unit.slice * tensor.rows.rows_per_slice + unit.first_row, unit.n_rows, bytes);
+}
+
+void read_rows(const StoredTensor& tensor, int64_t first, int64_t n_rows, uint8_t* bytes) {
     const uint64_t row_size = row_bytes(tensor.type, tensor.rows.n_per_row);
-    const uint64_t first =
-        static_cast<uint64_t>(unit.slice * tensor.rows.rows_per_slice + unit.first_row) * row_size;
-    const uint64_t n_bytes = static_cast<uint64_t>(unit.n_rows) * row_size;
-    const uint64_t total = static_cast<uint64_t>(tensor.rows.n_rows()) * row_size;
-    const bool opens_window = first == 0 || first / kReadAhead != (first - 1) / kReadAhead ||
-                              (first + n_bytes - 1) / kReadAhead != first / kReadAhead;
-    if (opens_window) {
-        const uint64_t ahead = std::min(kReadAhead, total - first);
-        tensor.file->will_need(tensor.offset + first, static_cast<size_t>(ahead));
+    const int64_t last = first + n_rows;
+    int64_t begin = 0;  // of the range among the tensor's rows
+    for (const RowRange& range : tensor.ranges) {
+        if (begin >= last) return;
+        const int64_t from = std::max(first, begin);
+        const int64_t to = std::min(last, begin + range.n_rows);
+        if (from < to) {
+            uint8_t* out = bytes + static_cast<uint64_t>(from - first) * row_size;
+            const auto read = range.order ? read_reordered : read_in_order;
+            read(range, from - begin, to - from, row_size, out);
+        }
+        begin += range.n_rows;
     }
-    tensor.file->read_at(tensor.offset + first, static_cast<size_t>(n_bytes), bytes);
+}
+
+void check_ranges(const StoredTensor& tensor) {
+    const uint64_t row_size = row_bytes(tensor.type, tensor.rows.n_per_row);
+    if (row_size == 0) fail<InvalidArgument>("tensor '", tensor.name, "' has rows without weights");
+    int64_t n_rows = 0;
+    for (const RowRange& range : tensor.ranges) {
+        n_rows += range.n_rows;
+        int64_t n_stored = range.n_rows;
+        if (range.order) {
+            if (static_cast<int64_t>(range.order->size()) != range.n_rows) {
+                fail<InvalidArgument>("tensor '", tensor.name, "': an order of ",
+                                      range.order->size(), " rows for a range of ", range.n_rows);
+            }
+            for (const int32_t row : *range.order) {
+                if (row < 0) fail<InvalidArgument>("tensor '", tensor.name, "': no row ", row);
+                n_stored = std::max<int64_t>(n_stored, row + int64_t{1});
+            }
+        }
+        const uint64_t size = range.file->size();
+        const uint64_t room = range.offset <= size ? (size - range.offset) / row_size : 0;
+        if (range.n_rows < 0 || static_cast<uint64_t>(n_stored) > room) {
+            fail<GgufError>(range.file->path(), ": tensor '", tensor.name, "' wants ", n_stored,
+                            " rows of ", row_size, " bytes from byte ", range.offset,
+                            ", the file has ", size, " bytes; download it again");
+        }
+    }
+    if (n_rows != tensor.rows.n_rows()) {
+        fail<InvalidArgument>("tensor '", tensor.name, "' has ", tensor.rows.n_rows(),
+                              " rows, its ranges have ", n_rows);
+    }
 }
 
 void require_finite(const StoredTensor& tensor, const RowUnit& unit, const float* values) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,16 +12,31 @@
 
 namespace apex {
 
+// Rows that lie one after the other in a file, or are taken from there in another order.
+struct RowRange {
+    std::shared_ptr<const MappedFile> file;
+    uint64_t offset = 0;  // of the first stored row in the file
+    int64_t n_rows = 0;
+    std::shared_ptr<const std::vector<int32_t>> order;  // row i is stored row order[i]; none: i
+};
+
+// A tensor in one piece, as GGUF stores it, or in several, as checkpoints store experts.
 struct StoredTensor {
     std::string name;
-    const MappedFile* file = nullptr;
-    uint64_t offset = 0;  // of the tensor in the file
     ggml_type type = GGML_TYPE_COUNT;
     TensorRows rows;
+    std::vector<RowRange> ranges;  // all rows of the tensor, one range after the other
 };
+
+// Throws InvalidArgument unless the ranges are exactly the tensor's rows, GgufError where one ends
+// behind its file.
+void check_ranges(const StoredTensor& tensor);
 
 // Stored bytes of a unit.
 size_t unit_bytes(const StoredTensor& tensor, const RowUnit& unit);
+
+// n_rows rows from first on go to bytes, which has room for them.
+void read_rows(const StoredTensor& tensor, int64_t first, int64_t n_rows, uint8_t* bytes);
 
 // The stored bytes of a unit go to bytes, which has room for them; the units that follow are read
 // ahead.

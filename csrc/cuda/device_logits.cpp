@@ -1,9 +1,10 @@
-// core/device_logits.h on CUDA.
-#include "core/device_logits.h"
+// scoring/device_logits.h and core/device_memory.h on CUDA.
+#include "scoring/device_logits.h"
 
 #include <algorithm>
 #include <deque>
 
+#include "core/device_memory.h"
 #include "cuda/runtime.h"
 #include "cuda/score_rows.h"
 

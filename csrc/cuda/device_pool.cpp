@@ -130,7 +130,7 @@ void require_memory(int device, size_t needed) {
     if (needed <= free_bytes) return;
     fail<DeviceError>("cuda:", device, " has ", free_bytes, " of ", total,
                       " bytes free, this run needs ", needed,
-                      "; end what else uses the GPU, or lower --threads");
+                      "; end what else uses the GPU, or lower `n_threads`");
 }
 
 size_t grid_bytes(const std::vector<ggml_type>& types) {
@@ -184,7 +184,7 @@ std::vector<DeviceInfo> list_devices() {
     if (result == cudaErrorNoDevice || result == cudaErrorInsufficientDriver || count == 0) {
         cudaGetLastError();
         fail<DeviceError>("no GPU can be used: ", cudaGetErrorString(result),
-                          "; install NVIDIA's driver, or leave out --device");
+                          "; install NVIDIA's driver, or use the CPU");
     }
     APEX_CUDA_CALL(result);
     std::vector<DeviceInfo> devices;

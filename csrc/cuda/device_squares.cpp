@@ -1,10 +1,11 @@
-// core/device_squares.h on CUDA.
-#include "core/device_squares.h"
+// calibration/device_squares.h on CUDA.
+#include "calibration/device_squares.h"
 
 #include <map>
 #include <vector>
 
 #include "cuda/imatrix_squares.h"
+#include "cuda/routed_rows.h"
 #include "cuda/runtime.h"
 
 namespace apex {
@@ -39,6 +40,8 @@ class Squares final : public DeviceSquares {
 
     bool compute(size_t number, const DeviceInput& input) override {
         use_device(device_);
+        const bool is_routed = input.experts != nullptr;
+        if (is_routed && input.n_all_matrices() > kMaxRoutedExperts) return false;
         Slot& slot = slots_.at(number);
         slot.n_matrices = input.n_all_matrices();
         slot.n_per_row = input.ne[0];
@@ -46,9 +49,11 @@ class Squares final : public DeviceSquares {
         slot.sums = at_least(std::move(slot.sums),
                              n * static_cast<size_t>(slot.n_per_row) * sizeof(double));
         slot.counts = at_least(std::move(slot.counts), n * sizeof(int64_t));
+        if (is_routed) sorted_ = at_least(std::move(sorted_), routed_rows_bytes(input));
         APEX_CUDA_CALL(cudaMemsetAsync(failed_.as(), 0, sizeof(int), stream_->get()));
-        APEX_CUDA_CALL(launch_squares(input, slot.sums.as<double>(), slot.counts.as<int64_t>(),
-                                      failed_.as<int>(), stream_->get()));
+        APEX_CUDA_CALL(launch_squares(input, sorted_.as(), slot.sums.as<double>(),
+                                      slot.counts.as<int64_t>(), failed_.as<int>(),
+                                      stream_->get()));
         copy(failed_on_host_.as(), failed_.as(), sizeof(int));
         stream_->wait();
         return *failed_on_host_.as<int>() == 0;
@@ -100,7 +105,7 @@ class Squares final : public DeviceSquares {
     std::vector<Slot> slots_;
     std::map<size_t, Total> totals_;
     size_t next_total_ = 0;
-    DeviceBuffer failed_;
+    DeviceBuffer failed_, sorted_;
     PinnedBuffer failed_on_host_;
     std::unique_ptr<Stream> stream_;  // destroyed first: buffers are freed after it
 };

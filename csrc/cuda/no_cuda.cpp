@@ -8,7 +8,7 @@ namespace {
 [[noreturn]] void fail_without_cuda() {
     fail<DeviceError>(
         "this build of apex-native has no CUDA; build it with `pip install . "
-        "-Ccmake.define.APEX_CUDA=ON`, or leave out --device");
+        "-Ccmake.define.APEX_CUDA=ON`, or use the CPU");
 }
 
 }  // namespace

@@ -1,8 +1,10 @@
-// What core/device_logits.h and core/device_squares.h promise, in a build without CUDA. Nothing
-// lies in a GPU's memory there, so none of it is asked for.
-#include "core/device_logits.h"
-#include "core/device_squares.h"
+// What scoring/device_logits.h, calibration/device_squares.h and core/device_products.h promise, in
+// a build without CUDA. Nothing lies in a GPU's memory there, so none of it is asked for.
+#include "calibration/device_squares.h"
+#include "core/device_memory.h"
+#include "core/device_products.h"
 #include "core/error.h"
+#include "scoring/device_logits.h"
 
 namespace apex {
 namespace {
@@ -28,6 +30,10 @@ std::unique_ptr<DeviceRowBuffer> make_device_rows(int, size_t) {
 }
 
 std::unique_ptr<DeviceScores> make_device_scores(int) {
+    fail_without_cuda();
+}
+
+std::unique_ptr<DeviceProducts> make_device_products(int) {
     fail_without_cuda();
 }
 

@@ -36,7 +36,7 @@ PinnedBuffer::PinnedBuffer(size_t bytes) {
     if (result == cudaErrorMemoryAllocation) {
         cudaGetLastError();
         fail<DeviceError>("cannot pin ", bytes,
-                          " bytes of host memory for the GPU; lower --max-memory or --threads");
+                          " bytes of host memory for the GPU; lower `max_memory` or `n_threads`");
     }
     APEX_CUDA_CALL(result);
 }

@@ -1,11 +1,11 @@
-// The launches behind core/device_logits.h. All pointers are to the device's memory.
+// The launches behind scoring/device_logits.h. All pointers are to the device's memory.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
 
-#include "core/row_sums.h"
+#include "scoring/row_sums.h"
 
 namespace apex::cuda {
 

@@ -2,8 +2,8 @@
 // the CPU's loops, bit for bit.
 #pragma once
 
-#include "core/row_sums.h"
 #include "cuda/portable.cuh"
+#include "scoring/row_sums.h"
 
 namespace apex::cuda {
 

@@ -2,7 +2,7 @@
 // Plain C++ too: twin_vs_squares compares it with the CPU's sums, bit for bit.
 #pragma once
 
-#include "core/device_squares.h"
+#include "core/device_input.h"
 #include "cuda/portable.cuh"
 
 namespace apex::cuda {

@@ -38,6 +38,8 @@ Isa cpu_isa() {
                         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                         __builtin_cpu_supports("avx512vl");
     return avx512 ? Isa::avx512 : avx2 ? Isa::avx2 : Isa::portable;
+#elif defined(__aarch64__)
+    return Isa::neon;  // part of the architecture
 #else
     return Isa::portable;
 #endif
@@ -46,6 +48,7 @@ Isa cpu_isa() {
 Isa environment_limit() {
     const char* name = std::getenv("APEX_ISA");
     if (name && std::strcmp(name, "portable") == 0) return Isa::portable;
+    if (name && std::strcmp(name, "neon") == 0) return Isa::neon;
     if (name && std::strcmp(name, "avx2") == 0) return Isa::avx2;
     return Isa::avx512;
 }
@@ -72,6 +75,8 @@ QuantizeRows quantize_rows(ggml_type type, Isa isa, bool with_imatrix) {
     if (isa > cpu_isa()) return nullptr;
     if (isa == Isa::avx512) return avx512::lookup(type, with_imatrix);
     if (isa == Isa::avx2) return avx2::lookup(type, with_imatrix);
+#elif defined(__aarch64__)
+    if (isa == Isa::neon) return neon::lookup(type, with_imatrix);
 #endif
     (void)type;
     (void)isa;

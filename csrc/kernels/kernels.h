@@ -8,10 +8,10 @@
 
 namespace apex::kernels {
 
-enum class Isa { portable, avx2, avx512 };
+enum class Isa { portable, neon, avx2, avx512 };
 
 // The best instruction set of this CPU, no better than what the environment variable
-// APEX_ISA=portable|avx2|avx512 allows. Any other value of the variable is ignored.
+// APEX_ISA=portable|neon|avx2|avx512 allows. Any other value of the variable is ignored.
 Isa best_isa();
 
 // The weights or importances are so large that sums overflow and ggml fails an assertion.
@@ -33,7 +33,7 @@ struct UndefinedInGgml : std::exception {
 // n_per_row is a multiple of the type's block size. imatrix: n_per_row finite values >= 0, the
 // importance of each column, or nullptr if the function was asked for without a matrix.
 // Rows are independent; the functions are thread-safe. They throw Overflow (IQ2, IQ3 and
-// IQ1 types) and UndefinedInGgml (Q8_0); dst then holds garbage.
+// IQ1 types) and, on x86, UndefinedInGgml (Q8_0); dst then holds garbage.
 using QuantizeRows = void (*)(const float* src, void* dst, int64_t nrows, int64_t n_per_row,
                               const float* imatrix);
 

@@ -3,6 +3,9 @@
 
 #include "kernels.h"
 
+namespace apex::kernels::neon {
+QuantizeRows lookup(ggml_type type, bool with_imatrix);
+}
 namespace apex::kernels::avx2 {
 QuantizeRows lookup(ggml_type type, bool with_imatrix);
 }

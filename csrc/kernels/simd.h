@@ -1,17 +1,22 @@
 // Picks the lane type for the instruction set this file is compiled with.
 //
-// The quantizers are written once, in terms of F32, I32 and Mask, and compiled twice. Everything
-// they define lives in namespace APEX_ISA, so that the two builds never share a symbol: a linker
-// that merged an AVX-512 copy of an inline function into the AVX2 path would crash on older CPUs.
-// For the same reason these files use no std templates.
+// The quantizers are written once, in terms of F32, I32 and Mask, and compiled once per set: twice
+// on x86, once (NEON) on 64-bit ARM. Everything they define lives in namespace APEX_ISA, so that
+// two builds never share a symbol: a linker that merged an AVX-512 copy of an inline function into
+// the AVX2 path would crash on older CPUs. For the same reason these files use no std templates.
 #pragma once
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define APEX_ISA avx512
 #include "simd_avx512.h"
+#include "transpose_x86.h"
 #elif defined(__AVX2__) && defined(__F16C__)
 #define APEX_ISA avx2
 #include "simd_avx2.h"
+#include "transpose_x86.h"
+#elif defined(__aarch64__)
+#define APEX_ISA neon
+#include "simd_neon.h"
 #else
 #error "compile with the flags of csrc/kernels/README.md"
 #endif

@@ -5,6 +5,7 @@
 #include "core/abort_guard.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "llama-ext.h"
 
 namespace apex {
 namespace {
@@ -104,14 +105,24 @@ bool Context::on_eval(ggml_tensor* node, bool ask, void* self) {
     if (context->options_.leave_logits) {
         context->host_logits_.forget(context->context_.get());
     }
-    if (context->hook_ == nullptr) return !ask;
     try {
-        return ask ? context->hook_->wants(node) : context->hook_->observe(node);
+        return ask ? context->ask(node) : context->show(node);
     } catch (...) {
         // Not through ggml's frames: on_abort_check ends the computation instead.
         if (!context->hook_error_) context->hook_error_ = std::current_exception();
         return false;
     }
+}
+
+// The backend is to compute the graph up to this node, and then to show it.
+bool Context::ask(ggml_tensor* node) {
+    hook_wants_ = hook_ != nullptr && hook_->wants(node);
+    return products_.take(node) || hook_wants_;
+}
+
+bool Context::show(ggml_tensor* node) {
+    products_.compute(node);
+    return !hook_wants_ || hook_->observe(node);
 }
 
 bool Context::on_abort_check(void* self) {
@@ -133,7 +144,9 @@ void Context::decode(Batch& batch) {
     int32_t status = 0;
     try {
         guarded([&] { status = llama_decode(context_.get(), batch.view()); });
+        products_.give_back();
     } catch (const GgmlAbort& abort) {
+        products_.give_back();
         fail<ModelError>(model_->path(), ": llama.cpp cannot compute: ", abort.what());
     }
     if (hook_error_) std::rethrow_exception(hook_error_);
@@ -141,6 +154,20 @@ void Context::decode(Batch& batch) {
     if (status != 0) {
         fail<ModelError>(model_->path(), ": llama_decode returned ", status, ": ", last_errors());
     }
+}
+
+ggml_cgraph* Context::largest_graph() {
+    const uint32_t n_seqs = std::min(options_.n_seq_max, options_.n_ubatch);
+    ggml_cgraph* graph = nullptr;
+    try {
+        guarded([&] {
+            graph =
+                llama_graph_reserve(context_.get(), options_.n_ubatch, n_seqs, options_.n_ubatch);
+        });
+    } catch (const GgmlAbort& abort) {
+        fail<ModelError>(model_->path(), ": llama.cpp cannot compute it: ", abort.what());
+    }
+    return graph;
 }
 
 void Context::clear_memory() {

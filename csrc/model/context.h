@@ -8,6 +8,7 @@
 #include "model/eval_hook.h"
 #include "model/host_logits.h"
 #include "model/model.h"
+#include "model/routed_products.h"
 #include "model/thread_pool.h"
 
 namespace apex {
@@ -57,6 +58,10 @@ class Context {
     // Row of the i-th token of the last batch, which must have been an output; n_vocab floats.
     const float* logits(int32_t i) const;
 
+    // The graph of a full batch whose tokens are all outputs, valid until the next call of this
+    // context's; null where llama.cpp makes none. Throws ModelError.
+    ggml_cgraph* largest_graph();
+
     const Model& model() const { return *model_; }
     const std::shared_ptr<Model>& shared_model() const { return model_; }
     const ContextOptions& options() const { return options_; }
@@ -64,6 +69,8 @@ class Context {
 
   private:
     static bool on_eval(ggml_tensor* node, bool ask, void* self);
+    bool ask(ggml_tensor* node);
+    bool show(ggml_tensor* node);
     static bool on_abort_check(void* self);
     uint32_t max_outputs() const {
         return options_.n_outputs_max == 0 ? options_.n_batch : options_.n_outputs_max;
@@ -75,6 +82,8 @@ class Context {
     ContextOptions options_;
     EvalHook* hook_;
     std::shared_ptr<const StopFlag> stop_;
+    RoutedProducts products_;
+    bool hook_wants_ = false;  // the node that was asked about last
     std::exception_ptr hook_error_;
     HostLogits host_logits_;
     llama_context_ptr context_;

@@ -74,9 +74,20 @@ HeadRecipe read_recipe(const ggml_tensor* logits) {
     return recipe;
 }
 
+ggml_tensor* build_head(ggml_context* context, const HeadRecipe& recipe,
+                        const std::vector<ggml_tensor*>& weights, ggml_tensor* hidden) {
+    ggml_tensor* state = ggml_mul_mat(context, weights.front(), hidden);
+    const HeadRecipe::Step& product = recipe.steps.front();
+    std::memcpy(state->op_params, product.params.data(), sizeof(state->op_params));
+    for (size_t i = 1; i < recipe.steps.size(); ++i) {
+        state = apply(context, recipe.steps[i], state, weights[i]);
+    }
+    return state;
+}
+
 LmHead::LmHead(const std::string& path, HeadRecipe recipe)
     : path_(path), file_(path), recipe_(std::move(recipe)) {
-    head_ = find_weight(recipe_.steps.front().weight);
+    weights_.push_back(find_weight(recipe_.steps.front().weight));
     for (size_t i = 1; i < recipe_.steps.size(); ++i) {
         const std::string& name = recipe_.steps[i].weight;
         weights_.push_back(name.empty() ? Weight{} : find_weight(name));
@@ -109,18 +120,17 @@ void LmHead::compute(const float* hidden, int64_t n, float* logits, ThreadPool& 
         made->data = const_cast<void*>(data);  // only read
         return made;
     };
-    ggml_tensor* state = ggml_mul_mat(context.get(), tensor(head_.type, head_.ne, head_.data),
-                                      tensor(GGML_TYPE_F32, {n_embd(), n, 1, 1}, hidden));
-    std::memcpy(state->op_params, recipe_.steps.front().params.data(), sizeof(state->op_params));
-    state->data = logits;
-    for (size_t i = 1; i < recipe_.steps.size(); ++i) {
-        const Weight& weight = weights_[i - 1];
-        ggml_tensor* operand =
-            weight.data == nullptr ? nullptr : tensor(weight.type, weight.ne, weight.data);
-        state = apply(context.get(), recipe_.steps[i], state, operand);
+    std::vector<ggml_tensor*> operands;
+    for (const Weight& weight : weights_) {
+        operands.push_back(weight.data == nullptr ? nullptr
+                                                  : tensor(weight.type, weight.ne, weight.data));
     }
+    ggml_tensor* result = build_head(context.get(), recipe_, operands,
+                                     tensor(GGML_TYPE_F32, {n_embd(), n, 1, 1}, hidden));
     ggml_cgraph* graph = ggml_new_graph_custom(context.get(), n_tensors, false);
-    ggml_build_forward_expand(graph, state);
+    ggml_build_forward_expand(graph, result);
+    // Each step but the first one works in place.
+    for (int i = 0; i < ggml_graph_n_nodes(graph); ++i) ggml_graph_node(graph, i)->data = logits;
     ggml_cplan plan = ggml_graph_plan(graph, pool.n_threads(), pool.get());
     std::vector<uint8_t> work(plan.work_size);
     plan.work_data = work.data();

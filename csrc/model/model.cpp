@@ -1,14 +1,15 @@
 #include "model/model.h"
 
-#include <cstring>
 #include <mutex>
 
 #include "core/abort_guard.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "ggml-backend.h"
+#include "llama-ext.h"
 #include "model/bf16_matmul.h"
 #include "model/model_check.h"
+#include "model/model_params.h"
 
 namespace apex {
 namespace {
@@ -96,25 +97,17 @@ void check_device_memory(const std::string& path, const ModelFile& file,
                       "; put fewer layers there, or end what else uses it");
 }
 
-// One integer override and the empty key that ends the list.
-std::vector<llama_model_kv_override> expert_overrides(const std::string& architecture, int count) {
-    std::vector<llama_model_kv_override> overrides;
-    if (count == 0) return overrides;
-    overrides.resize(2);
-    std::memset(overrides.data(), 0, 2 * sizeof(llama_model_kv_override));
-    const std::string key = architecture + ".expert_used_count";
-    if (key.size() >= sizeof(overrides[0].key)) {
-        fail<GgufError>("general.architecture is too long: ", architecture.size(), " bytes");
-    }
-    overrides[0].tag = LLAMA_KV_OVERRIDE_TYPE_INT;
-    std::memcpy(overrides[0].key, key.c_str(), key.size() + 1);
-    overrides[0].val_i64 = count;
-    return overrides;
-}
-
 bool go_on(float, void* stop) {
     const auto* flag = static_cast<const StopFlag*>(stop);
     return flag == nullptr || !flag->is_set();
+}
+
+// "llama_model_load: error loading model: X" without the function's name.
+std::string without_function(const std::string& line) {
+    const size_t colon = line.find(": ");
+    if (colon == std::string::npos || line.find('_') > colon) return line;
+    const bool is_name = line.find_first_of(" '/.") > colon;
+    return is_name ? line.substr(colon + 2) : line;
 }
 
 }  // namespace
@@ -132,13 +125,19 @@ void initialize_llama() {
 std::string last_errors() {
     std::string text;
     for (const LogLine& line : drain_log()) {
-        if (line.level == GGML_LOG_LEVEL_ERROR) text += (text.empty() ? "" : "; ") + line.text;
+        if (line.level != GGML_LOG_LEVEL_ERROR) continue;
+        const std::string reason = without_function(line.text);
+        if (reason == "failed to load model") continue;  // what is said anyway
+        text += (text.empty() ? "" : "; ") + reason;
     }
     return text.empty() ? "no reason was logged" : text;
 }
 
-Model::Model(std::string path, ModelOptions options, llama_model_ptr model)
-    : path_(std::move(path)), options_(std::move(options)), model_(std::move(model)) {}
+Model::Model(std::string path, ModelOptions options, ModelTraits traits, llama_model_ptr model)
+    : path_(std::move(path)),
+      options_(std::move(options)),
+      traits_(traits),
+      model_(std::move(model)) {}
 
 std::shared_ptr<Model> Model::load(const std::string& path, const ModelOptions& options,
                                    std::shared_ptr<const StopFlag> stop) {
@@ -146,7 +145,10 @@ std::shared_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
     const ModelFile file = check_model_file(path, options.expert_used_count);
     check_gpu_options(options);
     std::vector<ggml_backend_dev_t> devices = find_devices(options.devices);
-    check_device_memory(path, file, options, devices);
+    if (!options.no_alloc) check_device_memory(path, file, options, devices);
+    const ModelTraits traits =
+        trial_load(file.first_shard, file.architecture,
+                   {options.vocab_only, options.load_mtp, options.expert_used_count}, stop);
     const auto overrides = expert_overrides(file.architecture, options.expert_used_count);
     std::vector<float> split = options.tensor_split;
     split.resize(llama_max_devices());
@@ -160,7 +162,9 @@ std::shared_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
     params.main_gpu = options.main_gpu;
     params.split_mode = on_cpu ? LLAMA_SPLIT_MODE_LAYER : to_llama(options.split_mode);
     if (!options.tensor_split.empty()) params.tensor_split = split.data();
-    params.load_mode = options.use_mmap ? LLAMA_LOAD_MODE_AUTO : LLAMA_LOAD_MODE_NONE;
+    params.no_alloc = options.no_alloc;
+    params.load_mode =
+        options.use_mmap && !options.no_alloc ? LLAMA_LOAD_MODE_AUTO : LLAMA_LOAD_MODE_NONE;
     params.use_extra_bufts = options.repack;
     params.load_mtp = options.load_mtp;
     params.vocab_only = options.vocab_only;
@@ -171,13 +175,21 @@ std::shared_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
     drain_log();
     llama_model_ptr model;
     try {
-        guarded([&] { model.reset(llama_model_load_from_file(path.c_str(), params)); });
+        guarded([&] { model.reset(llama_model_load_from_file(file.first_shard.c_str(), params)); });
     } catch (const GgmlAbort& abort) {
         fail<ModelError>(path, ": llama.cpp cannot load it: ", abort.what());
     }
     if (!model && stop && stop->is_set()) fail<Cancelled>("loading ", path, " was stopped");
     if (!model) fail<ModelError>(path, ": llama.cpp cannot load it: ", last_errors());
-    return std::shared_ptr<Model>(new Model(path, options, std::move(model)));
+    return std::shared_ptr<Model>(new Model(path, options, traits, std::move(model)));
+}
+
+ggml_backend_dev_t Model::gpu() const {
+    for (int i = 0; on_gpu() && i < llama_model_n_devices(get()); ++i) {
+        ggml_backend_dev_t device = llama_model_get_device(get(), i);
+        if (ggml_backend_dev_type(device) == GGML_BACKEND_DEVICE_TYPE_GPU) return device;
+    }
+    return nullptr;
 }
 
 std::string Model::description() const {

@@ -9,6 +9,7 @@
 #include "llama-cpp.h"
 #include "llama.h"
 #include "model/stop_flag.h"
+#include "model/trial_load.h"
 
 namespace apex {
 
@@ -29,6 +30,7 @@ struct ModelOptions {
     bool use_mmap = true;
     bool repack = true;         // let ggml rearrange weights for this CPU: faster, not readable
     bool load_mtp = false;      // the multi-token-prediction block as well
+    bool no_alloc = false;      // no weights: memory is added up and not taken
     bool vocab_only = false;    // tokenizer only: no context can be made
     int expert_used_count = 0;  // experts a token goes to; 0: as the file says
 };
@@ -43,6 +45,7 @@ class Model {
 
     const std::string& path() const { return path_; }
     const ModelOptions& options() const { return options_; }
+    const ModelTraits& traits() const { return traits_; }
     llama_model* get() const { return model_.get(); }
     const llama_vocab* vocab() const { return llama_model_get_vocab(model_.get()); }
 
@@ -53,13 +56,15 @@ class Model {
     bool is_hybrid() const { return llama_model_is_hybrid(model_.get()); }
     bool has_encoder() const { return llama_model_has_encoder(model_.get()); }
     bool on_gpu() const { return options_.n_gpu_layers != 0; }
+    ggml_backend_dev_t gpu() const;  // the first one it is on; null: it is on none
     std::string description() const;
 
   private:
-    Model(std::string path, ModelOptions options, llama_model_ptr model);
+    Model(std::string path, ModelOptions options, ModelTraits traits, llama_model_ptr model);
 
     std::string path_;
     ModelOptions options_;
+    ModelTraits traits_;
     llama_model_ptr model_;
 };
 

@@ -1,5 +1,8 @@
 #include "model/model_check.h"
 
+#include <algorithm>
+#include <cstdlib>
+
 #include "core/error.h"
 #include "core/gguf_file.h"
 
@@ -17,12 +20,33 @@ uint64_t unsigned_setting(const GgufHeader& header, const std::string& key, uint
     return value == nullptr ? fallback : *value;
 }
 
+std::string text_setting(const GgufHeader& header, const std::string& key) {
+    const GgufKeyValue* pair = header.find(key);
+    if (pair == nullptr || pair->is_array) return "";
+    const auto* value = std::get_if<std::string>(&pair->values[0]);
+    return value == nullptr ? "" : *value;
+}
+
+// Files of this format that hold no model.
+void check_kind(const GgufFile& file, const std::string& path) {
+    const std::string type = text_setting(file.header(), "general.type");
+    const std::string architecture = text_setting(file.header(), "general.architecture");
+    const auto refuse = [&](const char* what) {
+        fail<GgufError>(path, ": holds ", what, ", no model that computes text; name the model");
+    };
+    if (type == "imatrix") refuse("an importance matrix");
+    if (type == "adapter") refuse("a LoRA adapter");
+    if (type == "controlvector" || architecture == "controlvector") refuse("a control vector");
+    if (type == "mmproj" || architecture == "clip") refuse("an image or audio encoder (mmproj)");
+}
+
 std::string architecture_of(const GgufFile& file, const std::string& path) {
-    const GgufKeyValue* name = file.header().find("general.architecture");
-    const auto* architecture =
-        name == nullptr || name->is_array ? nullptr : std::get_if<std::string>(&name->values[0]);
-    if (architecture == nullptr) fail<GgufError>(path, ": has no general.architecture");
-    return *architecture;
+    std::string architecture = text_setting(file.header(), "general.architecture");
+    if (architecture.empty()) {
+        fail<GgufError>(path,
+                        ": has no general.architecture, so it is no model that can be loaded");
+    }
+    return architecture;
 }
 
 void check_experts(const GgufFile& file, const std::string& path, const std::string& architecture,
@@ -41,6 +65,31 @@ void check_experts(const GgufFile& file, const std::string& path, const std::str
     }
 }
 
+// The number in "blk.<number>.", or -1.
+int64_t block_of(const std::string& name) {
+    const std::string prefix = "blk.";
+    if (name.compare(0, prefix.size(), prefix) != 0) return -1;
+    return std::strtoll(name.c_str() + prefix.size(), nullptr, 10);
+}
+
+// Draft models are published as the last block alone; llama.cpp looks for the ones before it.
+void check_trunk(const GgufFile& file, const std::string& path, const std::string& architecture,
+                 uint64_t n_blocks) {
+    const uint64_t nextn =
+        unsigned_setting(file.header(), architecture + ".nextn_predict_layers", 0);
+    if (nextn == 0) return;
+    const auto trunk = static_cast<int64_t>(n_blocks - std::min(nextn, n_blocks));
+    bool has_blocks = false;
+    for (const ShardTensor& tensor : file.tensors()) {
+        const int64_t block = block_of(tensor.entry.name);
+        if (block >= 0 && block < trunk) return;
+        has_blocks = has_blocks || block >= 0;
+    }
+    if (!has_blocks) return;
+    fail<GgufError>(path, ": holds blocks of multi-token prediction only, and the model has ",
+                    n_blocks, "; name the file with all of them");
+}
+
 uint64_t layer_bytes(const GgufFile& file) {
     uint64_t bytes = 0;
     for (const ShardTensor& tensor : file.tensors()) {
@@ -54,8 +103,9 @@ uint64_t layer_bytes(const GgufFile& file) {
 ModelFile check_model_file(const std::string& path, int expert_used_count) {
     const GgufFile file(path);
     if (!file.has_data()) {
-        fail<GgufError>(path, ": holds the header only, there is nothing to load");
+        fail<GgufError>(file.missing_data(), ", there is nothing to load; download the whole file");
     }
+    check_kind(file, path);
     std::string architecture = architecture_of(file, path);
     const uint64_t blocks = unsigned_setting(file.header(), architecture + ".block_count", 0);
     if (blocks < 1 || blocks > kMaxBlocks) {
@@ -63,7 +113,8 @@ ModelFile check_model_file(const std::string& path, int expert_used_count) {
                         kMaxBlocks);
     }
     check_experts(file, path, architecture, expert_used_count);
-    return {std::move(architecture), blocks, layer_bytes(file)};
+    check_trunk(file, path, architecture, blocks);
+    return {std::move(architecture), file.shard_file(0).path(), blocks, layer_bytes(file)};
 }
 
 }  // namespace apex

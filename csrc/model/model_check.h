@@ -8,6 +8,7 @@ namespace apex {
 
 struct ModelFile {
     std::string architecture;  // general.architecture
+    std::string first_shard;   // what llama.cpp opens, whichever shard was named
     uint64_t n_blocks = 0;
     // All tensors but the token embedding, which stays on the host wherever the layers go
     // (src/llama-model.cpp, dev_input).

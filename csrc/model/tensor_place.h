@@ -1,7 +1,7 @@
 // In whose memory the values of a computed tensor lie.
 #pragma once
 
-#include "core/device_logits.h"
+#include "core/device_memory.h"
 #include "ggml-backend.h"
 
 namespace apex {

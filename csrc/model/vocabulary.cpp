@@ -1,6 +1,7 @@
 #include "model/vocabulary.h"
 
 #include <climits>
+#include <stdexcept>
 
 #include "core/abort_guard.h"
 #include "core/error.h"
@@ -8,12 +9,32 @@
 namespace apex {
 namespace {
 
+void check_vocabulary(const llama_vocab* vocab) {
+    if (llama_vocab_type(vocab) != LLAMA_VOCAB_TYPE_NONE) return;
+    fail<ModelError>("the model has no vocabulary, so no text can be given to it");
+}
+
 // llama_tokenize asserts on this (src/llama-vocab.cpp, llama_vocab::impl::tokenize).
 void check_bos(const llama_vocab* vocab) {
     if (!llama_vocab_get_add_bos(vocab) || llama_vocab_bos(vocab) != LLAMA_TOKEN_NULL) return;
     fail<ModelError>(
         "the vocabulary says that a text begins with a BOS token but names none; "
         "set tokenizer.ggml.bos_token_id or tokenizer.ggml.add_bos_token in the file");
+}
+
+// llama.cpp asserts, or throws std::out_of_range, where the vocabulary lacks a token it needs: a
+// byte's, a special one.
+template <class Call>
+void in_vocabulary(Call&& call) {
+    try {
+        guarded(call);
+    } catch (const Error& error) {
+        fail<ModelError>("the vocabulary is not complete: ", error.what());
+    } catch (const std::out_of_range&) {
+        fail<ModelError>(
+            "the vocabulary is not complete: it has no token for a byte of this text; convert the "
+            "model again, with its byte tokens");
+    }
 }
 
 }  // namespace
@@ -24,6 +45,7 @@ std::vector<llama_token> tokenize(const llama_vocab* vocab, const std::string& t
         fail<InvalidArgument>("text: expected fewer than 2^31 bytes, found ", text.size(),
                               "; split it");
     }
+    check_vocabulary(vocab);
     if (add_special) check_bos(vocab);
     std::vector<llama_token> tokens(text.size() + 2);
     int32_t n = 0;
@@ -31,10 +53,10 @@ std::vector<llama_token> tokenize(const llama_vocab* vocab, const std::string& t
         n = llama_tokenize(vocab, text.data(), static_cast<int32_t>(text.size()), tokens.data(),
                            static_cast<int32_t>(tokens.size()), add_special, parse_special);
     };
-    guarded(run);
+    in_vocabulary(run);
     if (n < 0) {  // a tokenizer that gives more tokens than bytes says how many
         tokens.resize(static_cast<size_t>(-static_cast<int64_t>(n)));
-        guarded(run);
+        in_vocabulary(run);
     }
     if (n < 0) fail<ModelError>("llama.cpp cannot tokenize this text");
     tokens.resize(static_cast<size_t>(n));
@@ -50,6 +72,7 @@ void check_tokens(const llama_vocab* vocab, const llama_token* tokens, size_t n_
 }
 
 std::string detokenize(const llama_vocab* vocab, const std::vector<llama_token>& tokens) {
+    check_vocabulary(vocab);
     check_tokens(vocab, tokens.data(), tokens.size());
     std::string text;
     std::string piece(64, '\0');
@@ -68,6 +91,7 @@ std::string detokenize(const llama_vocab* vocab, const std::vector<llama_token>&
 
 std::string vocabulary_bytes(const llama_vocab* vocab) {
     std::string bytes = std::to_string(llama_vocab_type(vocab));
+    if (llama_vocab_type(vocab) == LLAMA_VOCAB_TYPE_NONE) return bytes;
     const int32_t n_vocab = llama_vocab_n_tokens(vocab);
     for (llama_token token = 0; token < n_vocab; ++token) {
         bytes += llama_vocab_get_text(vocab, token);
@@ -80,6 +104,7 @@ std::string vocabulary_bytes(const llama_vocab* vocab) {
 
 std::vector<llama_token> end_tokens(const llama_vocab* vocab) {
     std::vector<llama_token> tokens;
+    if (llama_vocab_type(vocab) == LLAMA_VOCAB_TYPE_NONE) return tokens;
     const int32_t n_vocab = llama_vocab_n_tokens(vocab);
     for (llama_token token = 0; token < n_vocab; ++token) {
         if (llama_vocab_is_eog(vocab, token)) tokens.push_back(token);

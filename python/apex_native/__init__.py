@@ -15,10 +15,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from apex_native import errors
-from apex_native.api import LoadCheck, check_load, classify, evaluate, make_plan
+from apex_native.api import (
+    LoadCheck,
+    bench,
+    bench_kernels,
+    check_load,
+    classify,
+    evaluate,
+    make_plan,
+    report,
+)
 from apex_native.errors import (
     ApexError,
     Cancelled,
+    CorpusError,
     DataError,
     DeviceError,
     GgufError,
@@ -32,8 +42,10 @@ from apex_native.errors import (
 )
 from apex_native.gguf import GgufFile, open_gguf
 from apex_native.plan import Edges, Plan, tier_names
+from apex_native.progress_bar import ProgressBar
 from apex_native.quantization import Progress, QuantizeManifest
 from apex_native.quantization import quantize_model as quantize
+from apex_native.results import Results
 from apex_native.types import (
     Classification,
     ClassifiedTensor,
@@ -44,11 +56,23 @@ from apex_native.types import (
 )
 
 if TYPE_CHECKING:
+    from apex_native.allocation import search
     from apex_native.corpus import Corpus, build_corpus, load_recipe, recipe_names
     from apex_native.demo import demo_imatrix, demo_model
-    from apex_native.engine import Model, load_model
+    from apex_native.engine import Model, Placement, load_model
+    from apex_native.evaluation import (
+        EvalResults,
+        ModelUnderTest,
+        PlannedModel,
+        Text,
+        TextScorer,
+    )
+    from apex_native.evaluation.speed import SpeedSettings, speed_grid
+    from apex_native.evaluation.tasks import TaskKind, TaskSpec
     from apex_native.imatrix import (
+        CalibrationText,
         Imatrix,
+        calibrate,
         collect_imatrix,
         load_imatrix,
         merge_imatrices,
@@ -59,6 +83,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ApexError",
+    "CalibrationText",
     "Cancelled",
     "Classification",
     "ClassifiedTensor",
@@ -67,6 +92,7 @@ __all__ = [
     "DataError",
     "DeviceError",
     "Edges",
+    "EvalResults",
     "GgmlType",
     "GgufError",
     "GgufFacts",
@@ -76,17 +102,30 @@ __all__ = [
     "LoadCheck",
     "Model",
     "ModelError",
+    "ModelUnderTest",
     "NativeModuleError",
     "OutputError",
+    "Placement",
     "Plan",
     "PlanError",
+    "PlannedModel",
     "Progress",
+    "ProgressBar",
     "QuantizeError",
     "QuantizeManifest",
+    "Results",
     "ResultsError",
     "Role",
+    "SpeedSettings",
+    "TaskKind",
+    "TaskSpec",
     "TensorInfo",
+    "Text",
+    "TextScorer",
+    "bench",
+    "bench_kernels",
     "build_corpus",
+    "calibrate",
     "check_load",
     "classify",
     "collect_imatrix",
@@ -102,31 +141,48 @@ __all__ = [
     "open_gguf",
     "quantize",
     "recipe_names",
+    "report",
     "save_imatrix",
+    "search",
+    "speed_grid",
     "tier_names",
 ]
 
 # What needs numpy, or data that is unpacked, comes on first use: `apex-native --help` is quick.
 _LAZY = {
-    "Corpus": "apex_native.corpus",
-    "Imatrix": "apex_native.imatrix",
-    "Model": "apex_native.engine",
-    "build_corpus": "apex_native.corpus",
-    "collect_imatrix": "apex_native.imatrix",
-    "demo_imatrix": "apex_native.demo",
-    "demo_model": "apex_native.demo",
-    "load_imatrix": "apex_native.imatrix",
-    "load_model": "apex_native.engine",
-    "load_recipe": "apex_native.corpus",
-    "merge_imatrices": "apex_native.imatrix",
-    "recipe_names": "apex_native.corpus",
-    "save_imatrix": "apex_native.imatrix",
+    "apex_native.allocation": ("search",),
+    "apex_native.corpus": ("Corpus", "build_corpus", "load_recipe", "recipe_names"),
+    "apex_native.demo": ("demo_imatrix", "demo_model"),
+    "apex_native.engine": ("Model", "Placement", "load_model"),
+    "apex_native.evaluation": (
+        *("EvalResults", "ModelUnderTest", "PlannedModel", "Text", "TextScorer"),
+    ),
+    "apex_native.evaluation.speed": ("SpeedSettings", "speed_grid"),
+    "apex_native.evaluation.tasks": ("TaskKind", "TaskSpec"),
+    "apex_native.imatrix": (
+        *("CalibrationText", "Imatrix", "calibrate", "collect_imatrix"),
+        *("load_imatrix", "merge_imatrices", "save_imatrix"),
+    ),
 }
+_MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
+
+_STAGES = (
+    *("allocation", "classification", "plan", "corpus", "engine", "imatrix"),
+    *("quantization", "evaluation", "results", "reports", "types"),
+)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name in _STAGES:
+        return importlib.import_module(f"apex_native.{name}")
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'apex_native' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_LAZY[name]), name)
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    """What there is to use, lazy names and stages included; nothing that only serves this file."""
+    own = [name for name in globals() if name.startswith("__")]
+    return sorted({*__all__, *_STAGES, *own})

@@ -9,19 +9,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from apex_native.allocation import EFFORTS, SearchRequest, builtin_texts, search_types
 from apex_native.api import evaluate, make_plan
 from apex_native.corpus import build_corpus
 from apex_native.demo import demo_model
 from apex_native.demo_text import SANITY_SEED, demo_text
-from apex_native.engine import load_model
+from apex_native.engine import Placement, load_model
 from apex_native.errors import OutputError
-from apex_native.evaluation.models import Text
+from apex_native.evaluation import Text
 from apex_native.gguf import GgufFile, open_gguf
-from apex_native.imatrix import DEFAULT_PRIOR, Imatrix, collect_imatrix, with_prior
+from apex_native.imatrix import Imatrix, collect_imatrix
 from apex_native.plan import Plan
 from apex_native.quantization import quantize_model
 from apex_native.reports import default_output_name, grouped_errors
-from apex_native.results import Candidate, Reference, Results
+from apex_native.results import Candidate, MeasuredModel, Results
 
 __all__ = ["DEMO_RECIPES", "Demo", "DemoRow", "run_demo"]
 
@@ -43,10 +44,16 @@ CALIBRATION_TOKENS = 12_288
 EVALUATION_CHUNKS = 24
 """6,120 scored positions: the tiers' differences are clear, and it takes some 20 s on two cores."""
 
+SEARCHED_FTYPE = "Q4_K_M"
+"""The mix whose size a search is given."""
+
 _EVALUATION_CHARS = 100_000
 """More than 24 chunks of 512 tokens; the demo model's tokens have about 3 of these characters."""
 
 _DEMO_STEM = "demo-bf16.gguf"
+
+_Job = tuple[str, Plan, Imatrix | None]
+"""Name of a file, its plan, the matrix it is made with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +75,14 @@ class DemoRow:
     kld_mean: float | None = None
     kld_se: float | None = None
 
-    def measured(self, found: Candidate | Reference) -> DemoRow:
+    def measured(self, found: MeasuredModel) -> DemoRow:
         """The same row with what the evaluation found."""
         return replace(
             self,
             ppl=found.ppl,
             ppl_se=found.ppl_se,
-            kld_mean=getattr(found, "kld_mean", None),
-            kld_se=getattr(found, "kld_se", None),
+            kld_mean=found.kld_mean if isinstance(found, Candidate) else None,
+            kld_se=found.kld_se if isinstance(found, Candidate) else None,
         )
 
 
@@ -92,10 +99,12 @@ def run_demo(
     *,
     n_threads: int | None = None,
     force: bool = False,
+    search: bool = False,
     starting: Callable[[str], None] | None = None,
 ) -> Demo:
     """Plan and write every recipe into folder, and compare the files with their source.
 
+    search: one more file, of types that a search finds for the size of `SEARCHED_FTYPE`'s.
     starting is called with what is made next. The files appear when all are done. Raises
     OutputError where one exists already and force is not given.
     """
@@ -105,6 +114,9 @@ def run_demo(
         say("importance matrix")
         imatrix = calibrate_demo(n_threads=n_threads)
         jobs = [_plan(source, recipe, imatrix) for recipe in DEMO_RECIPES]
+        if search:
+            say("search")
+            jobs.insert(*_searched(source, imatrix, jobs, n_threads))
         rows = [_source_row(source)]
         with _scratch(folder) as scratch:
             for name, plan, matrix in jobs:
@@ -115,8 +127,25 @@ def run_demo(
             for name, _, _ in jobs:
                 (scratch / name).replace(folder / name)
     assert results.reference is not None
-    found: list[Candidate | Reference] = [results.reference, *results.candidates]
+    found: list[MeasuredModel] = [results.reference, *results.candidates]
     return Demo(tuple(row.measured(m) for row, m in zip(rows, found, strict=True)), results)
+
+
+def _searched(
+    source: GgufFile, imatrix: Imatrix, jobs: list[_Job], n_threads: int | None
+) -> tuple[int, _Job]:
+    """The search's job and its place: behind the file whose size it has."""
+    place, size = next(
+        (i, plan.total_bytes) for i, (_, plan, _) in enumerate(jobs) if plan.ftype == SEARCHED_FTYPE
+    )
+    request = SearchRequest(
+        budgets=(size,),
+        texts=builtin_texts(demo_model()),
+        effort=EFFORTS["quick"],
+        placement=Placement(n_threads=n_threads),
+    )
+    found = search_types(source, request, imatrix).budgets[0]
+    return place + 1, (f"demo-search-{size}.gguf", found.plan, imatrix)
 
 
 def _evaluate(scratch: Path, names: list[str], n_threads: int | None) -> Results:
@@ -139,20 +168,19 @@ def _require_fresh(source: GgufFile, folder: Path, *, force: bool) -> None:
         plan = make_plan(source, tier=recipe.get("tier"), ftype=recipe.get("ftype"))
         path = folder / default_output_name(_DEMO_STEM, plan)
         if path.exists() and not force:
-            raise OutputError(f"{path} exists; choose another folder or pass --force")
+            raise OutputError(f"{path} exists; choose another folder or pass `force=True`")
 
 
 def calibrate_demo(*, n_threads: int | None = None) -> Imatrix:
     """What ``quantize --calibration diverse`` collects, on a smaller text."""
     with load_model(demo_model(), n_threads=n_threads) as model:
         corpus = build_corpus(CALIBRATION_RECIPE, model, tokens=CALIBRATION_TOKENS)
-        collected = collect_imatrix(
+        return collect_imatrix(
             model,
             corpus.text,
             parse_special=corpus.parse_special,
             dataset=f"recipe {CALIBRATION_RECIPE}",
         )
-    return with_prior(collected, DEFAULT_PRIOR)
 
 
 @contextmanager
@@ -183,7 +211,7 @@ def _write(
     manifest = quantize_model(source, plan, path, imatrix=imatrix, n_threads=n_threads)
     return DemoRow(
         file=path.name,
-        recipe=plan.tier or plan.ftype,
+        recipe=plan.tier or plan.ftype or "search",
         nbytes=manifest.total_bytes,
         bpw=manifest.bpw,
         errors=grouped_errors(manifest.tensors),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -17,9 +18,20 @@ import numpy as np
 import numpy.typing as npt
 
 from apex_native._native import core, forward_log
+from apex_native.gpu_layers import fit_gpu_layers, has_gpu
 from apex_native.interrupt import run_interruptible
+from apex_native.requirements import ModelTraits
 
-__all__ = ["GPU_UBATCH", "UBATCH", "Model", "SplitMode", "Tokens", "load_model"]
+__all__ = [
+    "GPU_UBATCH",
+    "UBATCH",
+    "GpuLayers",
+    "Model",
+    "Placement",
+    "SplitMode",
+    "Tokens",
+    "load_model",
+]
 
 UBATCH = 512
 """Tokens computed at once, llama.cpp's default (common/common.h)."""
@@ -29,13 +41,15 @@ GPU_UBATCH = 2048
 
 Tokens = npt.NDArray[np.int32]
 SplitMode = Literal["none", "layer", "row"]
+GpuLayers = int | Literal["auto"]
 
 
 def load_model(
     path: str | os.PathLike[str],
     *,
     n_threads: int | None = None,
-    n_gpu_layers: int = 0,
+    n_gpu_layers: GpuLayers = 0,
+    gpu_reserve: int = 0,
     devices: Sequence[str] = (),
     main_gpu: int = 0,
     split_mode: SplitMode = "layer",
@@ -49,18 +63,21 @@ def load_model(
     """Load a model; Ctrl-C is heard.
 
     n_threads: threads of everything done with it, default all. n_gpu_layers: -1 puts all layers on
-    the GPU. devices: ggml's names ("CUDA0"), default all. repack: let ggml rearrange weights for
-    this CPU, as llama.cpp's programs do. load_mtp: load the multi-token-prediction block too.
-    vocab_only: tokenizer only. expert_used_count: experts a token goes to, default the file's.
+    the GPU, "auto" as many as its free memory holds with cache and buffers, beside gpu_reserve
+    bytes for what comes later, and none where there is no GPU. devices: ggml's names ("CUDA0"),
+    default all. repack: let ggml rearrange weights for this CPU, as llama.cpp's programs do.
+    load_mtp: load the multi-token-prediction block too. vocab_only: tokenizer only.
+    expert_used_count: experts a token goes to, default the file's.
 
     Raises GgufError where the file is damaged or holds no weights, ModelError with llama.cpp's
     reason where it refuses the file, DeviceError for a GPU that is not here or has no room.
     """
     stop = core().StopFlag()
-    native = run_interruptible(
-        lambda: core().Model(
+
+    def load(n: int, *, no_alloc: bool = False) -> Any:
+        return core().Model(
             os.fspath(path),
-            n_gpu_layers=n_gpu_layers,
+            n_gpu_layers=n,
             devices=list(devices),
             main_gpu=main_gpu,
             split_mode=split_mode,
@@ -68,14 +85,65 @@ def load_model(
             use_mmap=use_mmap,
             repack=repack,
             load_mtp=load_mtp,
+            no_alloc=no_alloc,
             vocab_only=vocab_only,
             expert_used_count=0 if expert_used_count is None else expert_used_count,
             stop=stop,
-        ),
-        stop.set,
-    )
+        )
+
+    def open_native() -> Any:
+        if n_gpu_layers != "auto":
+            return load(n_gpu_layers)
+        if vocab_only or not has_gpu():
+            return load(0)
+        return load(fit_gpu_layers(lambda n: load(n, no_alloc=True), reserve=gpu_reserve))
+
+    native = run_interruptible(open_native, stop.set)
     forward_log()
     return Model(native, n_threads or os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a model lies and what computes it; fields and defaults are `load_model`'s."""
+
+    n_threads: int | None = None
+    n_gpu_layers: GpuLayers = 0
+    gpu_reserve: int = 0
+    devices: tuple[str, ...] = ()
+    main_gpu: int = 0
+    split_mode: SplitMode = "layer"
+    tensor_split: tuple[float, ...] = ()
+    use_mmap: bool = True
+    repack: bool = True
+
+    @property
+    def on_gpu(self) -> bool:
+        """Layers are on a GPU."""
+        return has_gpu() if self.n_gpu_layers == "auto" else self.n_gpu_layers != 0
+
+    def load(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        load_mtp: bool = False,
+        expert_used_count: int | None = None,
+    ) -> Model:
+        """Load a model there; errors are `load_model`'s."""
+        return load_model(
+            path,
+            load_mtp=load_mtp,
+            expert_used_count=expert_used_count,
+            n_threads=self.n_threads,
+            n_gpu_layers=self.n_gpu_layers,
+            gpu_reserve=self.gpu_reserve,
+            devices=self.devices,
+            main_gpu=self.main_gpu,
+            split_mode=self.split_mode,
+            tensor_split=self.tensor_split,
+            use_mmap=self.use_mmap,
+            repack=self.repack,
+        )
 
 
 class Model:
@@ -119,6 +187,11 @@ class Model:
     def description(self) -> str:
         """llama.cpp's own: architecture, size, type."""
         return str(self.native.description)
+
+    @cached_property
+    def traits(self) -> ModelTraits:
+        """What the model can do; of one loaded with vocab_only, its vocabulary only."""
+        return ModelTraits(**core().traits_of(self.native))
 
     @property
     def n_parameters(self) -> int:

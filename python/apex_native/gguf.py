@@ -96,6 +96,11 @@ class GgufFile:
         return self.facts.tensors
 
     @property
+    def missing_data(self) -> str | None:
+        """Which file holds no data or only some, as a sentence; None where all are whole."""
+        return self.native.missing_data or None
+
+    @property
     def shard_paths(self) -> tuple[Path, ...]:
         """The files this model is made of."""
         return tuple(Path(path) for path in self.native.shard_paths)
@@ -114,6 +119,13 @@ class GgufFile:
         view: npt.NDArray[np.uint8] = self.native.tensor_bytes(self._index[name])
         return view
 
+    def stored_tensor(self, name: str) -> Any:
+        """The tensor for native readers by position; KeyError if there is none of that name.
+
+        Raises GgufError where its bytes are not in the file.
+        """
+        return self.native.stored_tensor(self._index[name])
+
     def to_float32(self, name: str) -> npt.NDArray[np.float32]:
         """A tensor's weights as float32 in its row-major shape (dequantized if need be)."""
         info = self.tensors[self._index[name]]
@@ -126,8 +138,7 @@ class GgufFile:
     ) -> list[WeightStatistics]:
         """Weight statistics of each named tensor, streamed from disk on all cores."""
         rows = core().weight_statistics(
-            self.native,
-            [self._index[name] for name in names],
+            [self.stored_tensor(name) for name in names],
             n_threads=n_threads or os.cpu_count() or 1,
         )
         return [WeightStatistics(*row) for row in rows]
@@ -150,5 +161,5 @@ class GgufFile:
 
 
 def open_gguf(path: str | os.PathLike[str]) -> GgufFile:
-    """Open a GGUF model: a single file, any shard of a split one, or a header without data."""
+    """Open a GGUF model: a file, any shard of a split one, or a header without (all) data."""
     return GgufFile(path)

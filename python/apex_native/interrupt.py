@@ -1,13 +1,20 @@
-"""Native calls that hear Ctrl-C: the call runs in a thread, the main thread waits and listens."""
+"""Native calls that hear Ctrl-C: the call runs in a thread, the main thread waits and listens.
+
+A caller's own wish to stop is heard the same way, in everything that runs inside `cancellable`.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Generic, TypeVar
 
-__all__ = ["POLL_S", "run_interruptible"]
+from apex_native.errors import Cancelled
+
+__all__ = ["POLL_S", "cancellable", "check_cancelled", "run_interruptible"]
 
 POLL_S = 0.1
 """Seconds between looks: Ctrl-C is heard and progress shown ten times a second."""
@@ -16,6 +23,30 @@ START_S = 5.0
 """Seconds a thread may take to come to life on a busy machine."""
 
 Result = TypeVar("Result")
+
+
+_cancel: ContextVar[threading.Event | None] = ContextVar("apex_native_cancel", default=None)
+
+
+@contextmanager
+def cancellable(cancel: threading.Event | None) -> Iterator[None]:
+    """Raise Cancelled in this thread's native calls inside the block once the event is set.
+
+    With None an outer block's event stays in force.
+    """
+    token = None if cancel is None else _cancel.set(cancel)
+    try:
+        yield
+    finally:
+        if token is not None:
+            _cancel.reset(token)
+
+
+def check_cancelled() -> None:
+    """Raise Cancelled if the event of the `cancellable` block around this call is set."""
+    cancel = _cancel.get()
+    if cancel is not None and cancel.is_set():
+        raise Cancelled("stopped by the caller")
 
 
 class _Call(Generic[Result]):
@@ -64,13 +95,15 @@ def run_interruptible(
 
     stop makes the call end soon (for native calls: ``StopFlag.set``). tick is called every
     `POLL_S` seconds in the caller's thread, for progress; what it raises stops the call as Ctrl-C
-    does. Returns what the call returns and raises what it raises; after a stop the exception that
-    caused it is raised, not the call's.
+    does, and so does the event of `cancellable`. Returns what the call returns and raises what it
+    raises; after a stop the exception that caused it is raised, not the call's.
     """
+    check_cancelled()
     running = _Call(call)
     try:
         running.start()
         while not running.finished.wait(POLL_S):
+            check_cancelled()
             if tick is not None:
                 tick()
     except BaseException:

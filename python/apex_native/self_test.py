@@ -153,8 +153,8 @@ def _check_demo_model() -> str:
 
     result = check_load(demo_model(), demo_text(1000, seed=SANITY_SEED))
     guessing = math.log(result.n_vocab)
-    text = f"{result.mean_nll:.3f} nats per token, guessing has {guessing:.3f}"
-    if not result.mean_nll < guessing:
+    text = f"{result.mean_nll or 0:.3f} nats per token, guessing has {guessing:.3f}"
+    if result.mean_nll is None or not result.mean_nll < guessing:
         raise _CheckError(text)
     return text
 

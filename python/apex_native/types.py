@@ -213,6 +213,14 @@ class GgufFacts:
     alignment: int = 32
     has_data: bool = True
 
+    def __repr__(self) -> str:
+        n_bytes = sum(tensor.nbytes for tensor in self.tensors)
+        data = "" if self.has_data else ", header only"
+        return (
+            f"GgufFacts({self.architecture!r}, {len(self.tensors)} tensors of {n_bytes:,} bytes, "
+            f"{len(self.kv_sizes)} keys{data})"
+        )
+
     @property
     def architecture(self) -> str:
         """``general.architecture``, or '' where the file has none."""
@@ -244,13 +252,27 @@ class ClassifiedTensor:
 class Classification:
     """All tensors of a model, classified, in file order.
 
-    n_layer is the trunk depth: MTP layers are not counted. n_layer_all counts them too.
+    facts is what was classified, of which everything here was found. n_layer is the trunk depth:
+    MTP layers are not counted. n_layer_all counts them too.
     """
 
-    architecture: str
+    facts: GgufFacts
     n_layer: int
     n_layer_all: int
     tensors: tuple[ClassifiedTensor, ...]
     n_expert: int = 0
     n_expert_used: int = 0
     warnings: tuple[str, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        experts = f", {self.n_expert} experts" if self.n_expert else ""
+        warnings = f", {len(self.warnings)} warnings" if self.warnings else ""
+        return (
+            f"Classification({self.architecture!r}, {self.n_layer} layers{experts}, "
+            f"{len(self.tensors)} tensors{warnings})"
+        )
+
+    @property
+    def architecture(self) -> str:
+        """The facts' architecture."""
+        return self.facts.architecture

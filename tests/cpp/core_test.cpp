@@ -67,12 +67,7 @@ std::vector<ggml_type> types_where(const std::function<bool(ggml_type)>& conditi
 }
 
 StoredTensor stored_tensor(const GgufFile& model, size_t index) {
-    const ShardTensor& tensor = model.tensors()[index];
-    return {tensor.entry.name,
-            &model.shard_file(tensor.shard),
-            model.file_offset(tensor),
-            tensor.entry.type,
-            {tensor.entry.n_per_row(), tensor.entry.rows_per_slice(), tensor.entry.n_slices()}};
+    return model.stored_tensor(model.tensors()[index]);
 }
 
 // All tensors of a model in one type, one after the other in the output. Owns the matrices.

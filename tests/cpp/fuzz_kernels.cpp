@@ -157,7 +157,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const struct {
         Isa isa;
         const char* name;
-    } isas[] = {{Isa::avx2, "avx2"}, {Isa::avx512, "avx512"}};
+    } isas[] = {{Isa::neon, "neon"}, {Isa::avx2, "avx2"}, {Isa::avx512, "avx512"}};
     Outcome stock;
     bool have_stock = false;
     for (const auto& [isa, name] : isas) {

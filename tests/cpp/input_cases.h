@@ -6,7 +6,7 @@
 #include <random>
 #include <vector>
 
-#include "core/device_squares.h"
+#include "calibration/device_squares.h"
 
 namespace apex::tests {
 

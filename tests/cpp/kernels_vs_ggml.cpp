@@ -1,11 +1,11 @@
 // Differential test: apex::kernels against ggml_quantize_chunk, byte for byte.
 //
-//   kernels_vs_ggml [--types q4_K,q6_K] [--rows 2000] [--seed 1] [--isa avx2,avx512]
+//   kernels_vs_ggml [--types q4_K,q6_K] [--rows 2000] [--seed 1] [--isa avx2,avx512,neon]
 //                   [--matrix both]
 //
 // --types: ggml type names, default all with a kernel. --rows: rows per type and matrix setting,
-// spread over data kinds, matrix kinds and widths. --isa: avx2, avx512 or both, default all that
-// this CPU has; ggml's bytes are computed once for all. --matrix: with, without or both.
+// spread over data kinds, matrix kinds and widths. --isa: some of avx2, avx512, neon, default all
+// that this CPU has; ggml's bytes are computed once for all. --matrix: with, without or both.
 // Prints one line per type, matrix setting and ISA: rows compared, how many of them our function
 // left to ggml (UndefinedInGgml), how many differ. Exit code 1 if any row differs, 2 if the options
 // are wrong or the CPU lacks an ISA that was named.
@@ -29,7 +29,7 @@ struct NamedIsa {
     Isa isa;
     const char* name;
 };
-const NamedIsa kIsas[] = {{Isa::avx2, "avx2"}, {Isa::avx512, "avx512"}};
+const NamedIsa kIsas[] = {{Isa::neon, "neon"}, {Isa::avx2, "avx2"}, {Isa::avx512, "avx512"}};
 
 bool cpu_has(Isa isa) {
     return apex::kernels::quantize_rows(GGML_TYPE_Q8_0, isa, true) != nullptr;

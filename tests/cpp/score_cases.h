@@ -6,7 +6,7 @@
 #include <limits>
 #include <random>
 
-#include "model/score_kernel.h"
+#include "scoring/score_kernel.h"
 
 namespace apex::tests {
 

@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "cuda/softmax.cuh"
-#include "model/row_scores.h"
-#include "model/score_kernel.h"
 #include "score_cases.h"
+#include "scoring/row_scores.h"
+#include "scoring/score_kernel.h"
 
 namespace {
 

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "core/squared_columns.h"
+#include "calibration/squared_columns.h"
 #include "cuda/squares.cuh"
 #include "input_cases.h"
 

@@ -63,7 +63,7 @@ def planned_types(
 ) -> Types | None:
     """make_plan's types; None if it refuses the request."""
     try:
-        plan = make_plan(classification, facts, **scenario.plan_arguments)
+        plan = make_plan(classification, **scenario.plan_arguments)
     except PlanError:
         return None
     return {tensor.name: tensor.type.name for tensor in plan.tensors}
@@ -77,7 +77,7 @@ def tier_scenarios(classification: Classification, facts: GgufFacts) -> Iterator
     """
     for tier in tier_names():
         for semantics in ("published", "declared"):
-            plan = make_plan(classification, facts, tier=tier, semantics=semantics)
+            plan = make_plan(classification, tier=tier, semantics=semantics)
             decided = [t for t in plan.tensors if t.decided_by is DecidedBy.TIER]
             rules = [f"^{re.escape(t.name)}$={t.wanted.name}" for t in decided]
             arguments = [part for rule in rules for part in ("--tensor-type", rule)]

@@ -94,7 +94,7 @@ class Parity:
         theirs, ours = self.folder / "theirs.gguf", self.folder / "ours.gguf"
         imatrix = self.imatrix if case.with_imatrix else None
         with apex.open_gguf(source) as model:
-            plan = apex.make_plan(model, imatrix=imatrix, **case.plan)
+            plan = apex.make_plan(model, imatrix=imatrix, prior="none", **case.plan)
             arguments = [*case.options, *self._arguments(case, plan)]
             made = self._tool(source, theirs, case.ftype, arguments)
             if plan.blocking_findings or not made:

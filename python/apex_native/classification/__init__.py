@@ -10,6 +10,7 @@ Not decided here: types (``plan``) and which tensors may be quantized at all (``
 
 from __future__ import annotations
 
+from .kind import FileKind, find_kind
 from .tensors import classify_tensors
 
-__all__ = ["classify_tensors"]
+__all__ = ["FileKind", "classify_tensors", "find_kind"]

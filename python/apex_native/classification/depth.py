@@ -14,6 +14,7 @@ from typing import NamedTuple
 from ..errors import GgufError
 from ..types import GgufFacts
 from .hparams import read_count
+from .kind import FileKind, find_kind
 from .names import TensorName
 
 __all__ = ["MAX_LAYERS", "Depth", "find_depth"]
@@ -47,6 +48,10 @@ def find_depth(facts: GgufFacts, names: Sequence[TensorName]) -> Depth:
             or either is no count.
     """
     warnings: list[str] = []
+    if find_kind(facts) is not FileKind.MODEL:
+        blocks = max((name.layer + 1 for name in names if name.layer is not None), default=0)
+        n_layer = max(_encoder_depth(facts), blocks)
+        return Depth(n_layer, n_layer, ())
     n_layer_all = _block_count(facts, names, warnings)
     n_layer = n_layer_all - _nextn_count(facts, names, n_layer_all, warnings)
     if n_layer == 0 < n_layer_all:
@@ -54,13 +59,22 @@ def find_depth(facts: GgufFacts, names: Sequence[TensorName]) -> Depth:
             f"all {n_layer_all} blocks are for multi-token prediction: this is a draft model, "
             "it has no trunk that layer rules could match"
         )
-    last = max((name.layer or 0 for name in names if name.stack == "blk"), default=0)
+    last = max((name.layer or 0 for name in names if name.stack == "blk"), default=-1)
     if n_layer_all <= last:
         warnings.append(
             f"block {last} exists, but the metadata counts only {n_layer_all} blocks; "
             f"blocks from {n_layer} on are taken for multi-token prediction"
         )
     return Depth(n_layer, n_layer_all, tuple(warnings))
+
+
+def _encoder_depth(facts: GgufFacts) -> int:
+    """Blocks of a projector file's encoder, the deeper one of two; 0 for what has none.
+
+    clip.vision.block_count and clip.audio.block_count, tools/mtmd/clip-impl.h.
+    """
+    keys = (f"clip.{encoder}.block_count" for encoder in ("vision", "audio"))
+    return max(read_count(facts.metadata, key) or 0 for key in keys)
 
 
 def _block_count(facts: GgufFacts, names: Sequence[TensorName], warnings: list[str]) -> int:

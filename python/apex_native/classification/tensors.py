@@ -39,7 +39,7 @@ def classify_tensors(facts: GgufFacts) -> Classification:
     )
     n_expert = read_max_count(facts.metadata, f"{facts.architecture}.expert_count")
     return Classification(
-        architecture=facts.architecture,
+        facts=facts,
         n_layer=depth.n_layer,
         n_layer_all=depth.n_layer_all,
         tensors=tensors,

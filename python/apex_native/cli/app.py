@@ -20,10 +20,14 @@ from apex_native.cli import (
     plan,
     quantize,
     report,
+    search,
+    strategies,
 )
+from apex_native.cli.command import Command
 from apex_native.cli.errors import CtrlCError
 from apex_native.cli.errors import report as report_error
 from apex_native.cli.options import examples, help_style
+from apex_native.cli.termination import heard_as_interrupt
 
 __all__ = ["app"]
 
@@ -36,7 +40,8 @@ class _ApexGroup(TyperGroup):
         options["standalone_mode"] = False
         try:
             # typer returns the code of an Exit, and None where the verb simply ended.
-            code = super().main(*args, **options)
+            with heard_as_interrupt():
+                code = super().main(*args, **options)
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  (the last resort)
             code = report_error(error)
         sys.exit(code if isinstance(code, int) else 0)
@@ -61,7 +66,15 @@ class _ApexGroup(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-app = typer.Typer(
+class _ApexTyper(typer.Typer):
+    """Every verb is a `Command` of ours."""
+
+    def command(self, name: str | None = None, **options: Any) -> Any:
+        """As typer's, with our class."""
+        return super().command(name, cls=Command, **options)
+
+
+app = _ApexTyper(
     cls=_ApexGroup,
     add_completion=False,
     rich_markup_mode=help_style(),
@@ -105,5 +118,18 @@ def _root(
         typer.echo(ctx.get_help())
 
 
-for _verb in (inspect, plan, corpus, imatrix, quantize, evaluate, bench, report, demo, doctor):
+for _verb in (
+    inspect,
+    plan,
+    corpus,
+    imatrix,
+    quantize,
+    search,
+    strategies,
+    evaluate,
+    bench,
+    report,
+    demo,
+    doctor,
+):
     _verb.register(app)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,18 +13,12 @@ from apex_native.cli import bench_kernels
 from apex_native.cli.bench_options import number_list, pair_list, settings_errors, type_list
 from apex_native.cli.bench_progress import Show, bench_progress
 from apex_native.cli.compute_options import DeviceChoices
-from apex_native.cli.json_lines import JsonLines
 from apex_native.cli.options import RUN, ForceOption, JsonOption, QuietOption, examples, spread
 from apex_native.cli.output import Output
 from apex_native.cli.tables import Column, Table
 
 if TYPE_CHECKING:
-    from apex_native.evaluation.speed import (
-        SpeedProgress,
-        SpeedResult,
-        SpeedSettings,
-        SpeedSubject,
-    )
+    from apex_native.evaluation.speed import ModelSpeed, ModelSpeedProgress, SpeedSettings
 
 __all__ = ["register"]
 
@@ -157,14 +151,6 @@ def register(app: typer.Typer) -> None:
     bench_kernels.register(app)
 
 
-@dataclass(frozen=True, slots=True)
-class _Tested:
-    """A model and its finished tests."""
-
-    subject: SpeedSubject
-    results: list[SpeedResult]
-
-
 def bench(
     models: Annotated[
         list[Path], typer.Argument(metavar="MODEL...", help="GGUF files; or: kernels.")
@@ -185,90 +171,73 @@ def bench(
 
     `apex-native bench kernels` measures the types instead of models.
     """
+    from apex_native import api
+    from apex_native.engine import Placement
+    from apex_native.evaluation.speed import speed_record
+
     out = Output(json_mode=json_mode, quiet=quiet)
     settings = tests.settings()
-    _require_free(outputs)
-    load = {**devices.settings(), "repack": not no_repack}
-    finished: list[_Tested] = []
-    records = JsonLines(outputs.jsonl)
+    placement = Placement(
+        n_threads=settings[0].n_threads, repack=not no_repack, **devices.settings()
+    )
+    finished: dict[str, ModelSpeed] = {}
+
+    def keep(speed: ModelSpeed) -> None:
+        finished[speed.name] = speed
+
     try:
-        with records, bench_progress(out) as show, settings_errors():
-            for path in models:
-                _bench_model(path, load, settings, finished, records, show)
-    except KeyboardInterrupt as stop:
-        if outputs.jsonl is not None and records.n_lines:
-            stop.add_note(f"the {records.n_lines} finished tests are in {outputs.jsonl}")
-        raise
+        with bench_progress(out) as show, settings_errors():
+            api.bench(
+                models,
+                settings,
+                placement=placement,
+                jsonl=outputs.jsonl,
+                results=outputs.results,
+                force=outputs.force,
+                progress=_progress(show),
+                finished=keep,
+            )
     finally:
-        if any(tested.results for tested in finished):
-            out.table(_table(finished))
-    out.document({"tests": records.values})
-    _write_results(out, outputs.results, finished)
+        if finished:
+            out.table(_table(list(finished.values())))
+    records = [speed_record(speed, r) for speed in finished.values() for r in speed.results]
+    out.document({"tests": records})
+    if outputs.results is not None:
+        out.text(f"wrote {outputs.results}")
 
 
-def _bench_model(
-    path: Path,
-    load: dict[str, Any],
-    settings: Sequence[SpeedSettings],
-    finished: list[_Tested],
-    records: JsonLines,
-    show: Show | None,
-) -> None:
-    from apex_native.engine import load_model
-    from apex_native.evaluation.speed import describe_subject, measure_speed, speed_record
+def _progress(show: Show | None) -> Callable[[ModelSpeedProgress], None] | None:
+    if show is None:
+        return None
 
-    with load_model(path, n_threads=settings[0].n_threads, **load) as model:
-        tested = _Tested(describe_subject(model), [])
-        finished.append(tested)
-        for i, test in enumerate(settings):
+    def progress(state: ModelSpeedProgress) -> None:
+        label = f"{state.model} {state.test.test} ({state.number}/{state.n_tests})"
+        show(label, state.test.tokens_done / max(state.test.n_tokens, 1), state.test.eta_s)
 
-            def progress(state: SpeedProgress, i: int = i) -> None:
-                if show is not None:
-                    label = f"{path.name} {state.test} ({i + 1}/{len(settings)})"
-                    show(label, state.tokens_done / max(state.n_tokens, 1), state.eta_s)
-
-            result = measure_speed(model, test, progress=progress)
-            tested.results.append(result)
-            records.append(speed_record(tested.subject, load, result))
+    return progress
 
 
-def _require_free(outputs: OutputChoices) -> None:
-    from apex_native.errors import OutputError
-
-    if outputs.results is not None and outputs.results.exists() and not outputs.force:
-        raise OutputError(f"{outputs.results} exists; choose another place or add --force")
-
-
-def _write_results(out: Output, path: Path | None, finished: Sequence[_Tested]) -> None:
-    if path is None:
-        return
-    from apex_native.evaluation.speed import speed_results
-
-    speed_results([(tested.subject, tested.results) for tested in finished]).save(path)
-    out.text(f"wrote {path}")
-
-
-def _table(finished: Sequence[_Tested]) -> Table:
+def _table(finished: Sequence[ModelSpeed]) -> Table:
     columns = (
         Column("model", wraps=True),
-        Column("GiB", right=True),
-        Column("test"),
-        Column("threads", right=True),
-        Column("batch", right=True),
-        Column("K, V"),
+        Column("GiB", right=True, drop=3),
+        Column("test", wraps=True),
+        Column("threads", right=True, drop=2),
+        Column("batch", right=True, drop=5),
+        Column("K, V", drop=4),
         Column("tokens/s", right=True),
-        Column("spread", right=True),
+        Column("spread", right=True, drop=1),
     )
     return Table(columns, list(_rows(finished)))
 
 
-def _rows(finished: Sequence[_Tested]) -> Iterator[tuple[str, ...]]:
+def _rows(finished: Sequence[ModelSpeed]) -> Iterator[tuple[str, ...]]:
     for tested in finished:
         for result in tested.results:
             settings = result.settings
             yield (
-                tested.subject.name,
-                f"{tested.subject.bytes / (1 << 30):.3f}",
+                tested.name,
+                f"{tested.model.source.nbytes / (1 << 30):.3f}",
                 settings.test,
                 str(settings.n_threads),
                 f"{settings.n_batch}/{settings.n_ubatch}",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from apex_native.cli.bench_options import number_list, settings_errors, type_list
 from apex_native.cli.bench_progress import Show, bench_progress
-from apex_native.cli.json_lines import JsonLines
 from apex_native.cli.options import (
     ForceOption,
     JsonOption,
@@ -89,21 +88,16 @@ class KernelChoices:
         ),
     ] = None
 
-    def measure(self, show: Show | None) -> Iterator[KernelSpeed]:
-        """The measurements, as they are made; usage errors for what cannot be."""
-        from apex_native.evaluation.speed import bench_kernels
-        from apex_native.machine import usable_threads
-
-        counts = number_list("--threads", self.threads, least=1) or {1, usable_threads()}
-        return bench_kernels(
-            type_list("--types", self.types),
-            device=self.device,
-            n_threads=sorted(counts),
-            repetitions=self.repetitions,
-            sample_seconds=self.sample_seconds,
-            working_set=self.working_set,
-            progress=_progress(show),
-        )
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments of `apex_native.bench_kernels`; usage errors for what cannot be."""
+        return {
+            "types": type_list("--types", self.types),
+            "device": self.device,
+            "n_threads": number_list("--threads", self.threads, least=1),
+            "repetitions": self.repetitions,
+            "sample_seconds": self.sample_seconds,
+            "working_set": self.working_set,
+        }
 
 
 @dataclass(frozen=True)
@@ -143,19 +137,22 @@ def kernels(
 
     All results are checked. A sentence below the table says which types cost speed here.
     """
+    from apex_native import api
     from apex_native.evaluation.speed import kernel_record
 
     out = Output(json_mode=json_mode, quiet=quiet)
-    _require_free(outputs)
-    rows: list[KernelSpeed] = []
-    records = JsonLines(outputs.jsonl)
-    with records, bench_progress(out) as show, settings_errors():
-        for row in choices.measure(show):
-            rows.append(row)
-            records.append(kernel_record(row))
-    out.document({"kernels": records.values, "advice": list(_advice(rows))})
+    with bench_progress(out) as show, settings_errors():
+        rows = api.bench_kernels(
+            **choices.settings(),
+            jsonl=outputs.jsonl,
+            png=outputs.png,
+            force=outputs.force,
+            progress=_progress(show),
+        )
+    out.document({"kernels": [kernel_record(row) for row in rows], "advice": list(_advice(rows))})
     _show(out, rows)
-    _draw(out, outputs.png, rows)
+    if outputs.png is not None:
+        out.text(f"wrote {outputs.png}")
 
 
 def _progress(show: Show | None) -> Callable[[KernelProgress], None]:
@@ -164,13 +161,6 @@ def _progress(show: Show | None) -> Callable[[KernelProgress], None]:
             show(state.label, state.done / state.total, state.eta_s)
 
     return progress
-
-
-def _require_free(outputs: KernelOutputs) -> None:
-    from apex_native.errors import OutputError
-
-    if outputs.png is not None and outputs.png.exists() and not outputs.force:
-        raise OutputError(f"{outputs.png} exists; choose another place or add --force")
 
 
 def _advice(rows: Sequence[KernelSpeed]) -> tuple[str, ...]:
@@ -199,10 +189,10 @@ def _show(out: Output, rows: Sequence[KernelSpeed]) -> None:
 
 
 def _columns(device: str) -> tuple[Column, ...]:
-    columns = [Column("type"), Column("bpw", right=True)]
+    columns = [Column("type"), Column("bpw", right=True, drop=2)]
     for heading, fields in _COLUMNS[device].values():
         columns.append(Column(f"{heading} {fields[0]}", right=True))
-        columns += [Column(field, right=True) for field in fields[1:]]
+        columns += [Column(field, right=True, drop=3) for field in fields[1:]]
     return tuple(columns)
 
 
@@ -226,16 +216,3 @@ def _cells(line: KernelLine, rows: Sequence[MeasuredKernel], device: str) -> tup
         }
         cells += [texts[field] for field in fields]
     return tuple(cells)
-
-
-def _draw(out: Output, path: Path | None, rows: Sequence[KernelSpeed]) -> None:
-    if path is None:
-        return
-    from apex_native.atomic_write import write_atomically
-    from apex_native.machine import cpu_name, gpu_names
-    from apex_native.reports.plots.kernels import kernel_plot
-
-    name = cpu_name() if rows[0].device == "cpu" else (*gpu_names(), "GPU")[0]
-    nbytes = max(row.n_weights * row.bytes_per_weight for row in rows)
-    write_atomically(path, kernel_plot(rows, cpu=name, working_set=nbytes), what="plot")
-    out.text(f"wrote {path}")

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import typer
 
+from apex_native.cli.option_names import in_options
 from apex_native.errors import ApexError
 from apex_native.types import GgmlType
 
@@ -48,7 +49,7 @@ def settings_errors() -> Iterator[None]:
     except ApexError:
         raise
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+        raise typer.BadParameter(in_options(str(error))) from error
 
 
 def _values(option: str, given: Sequence[str], parse: Callable[[str], Value]) -> list[Value]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from apex_native.cli.options import RUN
 
 if TYPE_CHECKING:
-    from apex_native.engine import Model
+    from apex_native.engine import Model, Placement
 
 __all__ = ["ComputeChoices", "DeviceChoices", "SplitChoice"]
 
@@ -37,20 +37,31 @@ def _parse_shares(text: str) -> list[float]:
     return shares
 
 
+def _parse_layers(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    try:
+        number = int(text)
+    except ValueError:
+        number = -2
+    if number < -1:
+        raise typer.BadParameter(f"'{text}' is neither auto nor a number from -1")
+    return number
+
+
 @dataclass(frozen=True)
 class DeviceChoices:
     """Devices, as `apex_native.engine.load_model` takes them."""
 
     gpu_layers: Annotated[
-        int,
+        str,
         typer.Option(
             "--gpu-layers",
-            min=-1,
-            metavar="N",
+            metavar="N|auto",
             rich_help_panel=GPU,
-            help="Layers on the GPU; -1 is all of them.",
+            help="Layers on the GPU; -1 is all of them, auto what its free memory holds.",
         ),
-    ] = 0
+    ] = "auto"
     gpu: Annotated[
         list[str] | None,
         typer.Option(
@@ -88,13 +99,22 @@ class DeviceChoices:
         ),
     ] = 0
 
+    def layers(self) -> int | Literal["auto"]:
+        """As `load_model` takes them; 0 where nothing is asked for and there is no GPU."""
+        from apex_native.gpu_layers import has_gpu
+
+        layers = _parse_layers(self.gpu_layers)
+        return 0 if layers == "auto" and not has_gpu() else layers
+
     def settings(self) -> dict[str, Any]:
         """Keyword arguments of `load_model`."""
         return {
-            "n_gpu_layers": self.gpu_layers,
+            "n_gpu_layers": self.layers(),
             "devices": tuple(self.gpu or ()),
             "split_mode": self.split_mode.value,
-            "tensor_split": () if self.tensor_split is None else _parse_shares(self.tensor_split),
+            "tensor_split": ()
+            if self.tensor_split is None
+            else tuple(_parse_shares(self.tensor_split)),
             "main_gpu": self.main_gpu,
         }
 
@@ -117,3 +137,10 @@ class ComputeChoices(DeviceChoices):
     def settings(self) -> dict[str, Any]:
         """Keyword arguments of `load_model`."""
         return {"n_threads": self.threads, **super().settings()}
+
+    @property
+    def placement(self) -> Placement:
+        """The same as a value."""
+        from apex_native.engine import Placement
+
+        return Placement(**self.settings())

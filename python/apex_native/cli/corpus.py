@@ -135,8 +135,8 @@ def _list(out: Output) -> None:
     out.document({"recipes": [recipe.to_dict() for recipe in recipes]})
     columns = (
         Column("recipe"),
-        Column("tokens", right=True),
-        Column("shares"),
+        Column("tokens", right=True, drop=1),
+        Column("shares", wraps=True, drop=2),
         Column("what it is", wraps=True),
     )
     rows = [
@@ -154,7 +154,12 @@ def _list(out: Output) -> None:
 @contextmanager
 def _loaded(file: Path, recipe: Recipe, compute: ComputeChoices) -> Iterator[Model]:
     """The model; without its weights where it only has to count tokens."""
+    from apex_native.requirements import Work, require_able, require_traits
+
+    if recipe.needs_generation:
+        require_able(file, Work.GENERATION)
     with compute.load(file, vocab_only=not recipe.needs_generation) as model:
+        require_traits(model, Work.CORPUS)
         yield model
 
 
@@ -196,10 +201,10 @@ def _show(out: Output, built: Corpus, output: Path) -> None:
     columns = (
         Column("domain"),
         Column("source", wraps=True),
-        Column("documents", right=True),
-        Column("tokens", right=True),
+        Column("documents", right=True, drop=2),
+        Column("tokens", right=True, drop=1),
         Column("share", right=True),
-        Column("wanted", right=True),
+        Column("wanted", right=True, drop=3),
     )
     rows = [
         (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +18,7 @@ from apex_native.cli.options import (
     examples,
 )
 from apex_native.cli.output import Output
+from apex_native.cli.result_tables import show_comparisons
 from apex_native.cli.tables import Column, Table
 
 if TYPE_CHECKING:
@@ -42,6 +42,11 @@ def register(app: typer.Typer) -> None:
     )(demo)
 
 
+SearchOption = Annotated[
+    bool, typer.Option("--search", help="Find types for Q4_K_M's size, too: half a minute.")
+]
+
+
 def demo(
     output_dir: Annotated[
         Path | None,
@@ -55,6 +60,7 @@ def demo(
         Path | None,
         typer.Option(metavar="DIR", help="Write the evaluation as a report with plots into DIR."),
     ] = None,
+    search: SearchOption = False,
     force: ForceOption = False,
     threads: ThreadsOption = None,
     json_mode: JsonOption = False,
@@ -75,6 +81,7 @@ def demo(
             folder,
             n_threads=threads,
             force=force,
+            search=search,
             starting=lambda name: out.note(f"making {name}"),
         )
     if report is not None:
@@ -89,7 +96,7 @@ def demo(
     )
     out.table(_table(found.rows))
     out.text()
-    out.table(_verdicts(found))
+    show_comparisons(out, found.results, ("kld_mean",))
     out.note(
         f"the files are in {folder}" if kept else "the files were temporary; --keep keeps them"
     )
@@ -117,12 +124,12 @@ def _folder(stack: ExitStack, output_dir: Path | None, keep: bool | None) -> tup
 def _table(rows: tuple[DemoRow, ...]) -> Table:
     groups = list(rows[-1].errors)
     columns = (
-        Column("file"),
+        Column("file", wraps=True),
         Column("bytes", right=True),
-        Column("bpw", right=True),
-        *(Column(group, right=True) for group in groups),
-        Column("PPL", right=True),
-        Column("KLD mean", right=True),
+        Column("bpw", right=True, drop=2),
+        *(Column(group, right=True, drop=3 + i) for i, group in enumerate(groups)),
+        Column("PPL", right=True, drop=1),
+        Column("KLD mean", right=True, wraps=True),
     )
     return Table(columns, [_cells(row, groups) for row in rows], notes=_NOTES)
 
@@ -141,30 +148,3 @@ def _cells(row: DemoRow, groups: list[str]) -> tuple[str, ...]:
 
 def _with_error(value: float | None, error: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f} ± {error or 0:.{digits}f}"
-
-
-def _verdicts(found: Demo) -> Table:
-    """Each file against the next smaller one, by KLD on the same chunks."""
-    neighbours = set(pairwise(candidate.name for candidate in found.results.candidates))
-    rows = [
-        (
-            comparison.first,
-            comparison.verdict.value,
-            comparison.second,
-            f"{comparison.difference:+.4f}",
-            f"{comparison.low:+.4f} to {comparison.high:+.4f}",
-        )
-        for comparison in found.results.comparisons
-        if comparison.metric == "kld_mean"
-        and (comparison.first, comparison.second) in neighbours
-        and comparison.low is not None
-        and comparison.high is not None
-    ]
-    columns = (
-        Column("file"),
-        Column("is"),
-        Column("than"),
-        Column("KLD difference", right=True),
-        Column("95 % interval", right=True),
-    )
-    return Table(columns, rows, notes=("paired bootstrap over the chunks of the text",))

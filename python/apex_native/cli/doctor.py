@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,12 +23,22 @@ def register(app: typer.Typer) -> None:
     """Add the verb."""
     app.command(
         "doctor",
-        short_help="Check this installation.",
-        epilog=examples("apex-native doctor", "apex-native doctor --full --json"),
+        short_help="Check this installation, or what can be done with a file.",
+        epilog=examples(
+            "apex-native doctor",
+            "apex-native doctor model.gguf",
+            "apex-native doctor --full --json",
+        ),
     )(doctor)
 
 
 def doctor(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]", help="A GGUF file: say which verbs can work with it, and why not."
+        ),
+    ] = None,
     full: Annotated[
         bool,
         typer.Option(
@@ -38,10 +49,27 @@ def doctor(
     quiet: QuietOption = False,
 ) -> None:
     """Say what this installation is and whether it works; exit code 1 if it does not."""
+    out = Output(json_mode=json_mode, quiet=quiet)
+    if file is not None:
+        _show_abilities(out, file)
+    else:
+        _check_installation(out, full=full)
+
+
+def _show_abilities(out: Output, file: Path) -> None:
+    from apex_native.cli.abilities import abilities
+
+    found = abilities(file)
+    out.document({"file": str(file), "verbs": {row.verb: row.obstacle for row in found}})
+    columns = (Column("verb"), Column("works"), Column("why not", wraps=True))
+    cells = [(row.verb, "no" if row.obstacle else "yes", row.obstacle or "") for row in found]
+    out.table(Table(columns, cells))
+
+
+def _check_installation(out: Output, *, full: bool) -> None:
     from apex_native.self_test import QUICK_TYPES, describe_environment, run_self_test
     from apex_native.types import GgmlType
 
-    out = Output(json_mode=json_mode, quiet=quiet)
     environment = describe_environment()
     types = tuple(type for type in GgmlType if type.is_target) if full else QUICK_TYPES
     results = run_self_test(types)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import typer
 
+from apex_native.cli.option_names import in_options
 from apex_native.cli.output import print_error
+from apex_native.cli.termination import Terminated
 from apex_native.errors import (
     ApexError,
     Cancelled,
@@ -29,8 +31,12 @@ __all__ = ["EXIT_FAILURE", "EXIT_INTERRUPTED", "EXIT_USAGE", "CtrlCError", "Usag
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
+EXIT_INVALID = 3
+"""The work was done, and its result is that a model computes nothing valid."""
 EXIT_INTERRUPTED = 130
 """128 + SIGINT, as shells count."""
+EXIT_TERMINATED = 143
+"""128 + SIGTERM."""
 
 # The base class of typer's usage errors. It comes from click, which newer versions of typer have
 # inside and older ones import; through a public subclass it is found in both.
@@ -38,11 +44,12 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 class CtrlCError(Exception):
-    """Ctrl-C, kept from typer, which would drop the notes on how to go on."""
+    """Ctrl-C or SIGTERM, kept from typer, which would drop the notes on how to go on."""
 
     def __init__(self, stop: KeyboardInterrupt) -> None:
         """Take over the notes that were added while the interrupt travelled up."""
         super().__init__("; ".join(getattr(stop, "__notes__", ())))
+        self.was_terminated = isinstance(stop, Terminated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +86,11 @@ def report(error: BaseException) -> int:
     if _debug():
         traceback.print_exception(error)
     if isinstance(error, CtrlCError | KeyboardInterrupt | typer.Abort):
-        left = str(error) or "nothing was left behind; run the command again to start over"
-        print_error(f"interrupted: {left}")
-        return EXIT_INTERRUPTED
+        nothing = "nothing was left behind; run the command again to start over"
+        left = in_options(str(error)) or nothing
+        terminated = isinstance(error, Terminated) or getattr(error, "was_terminated", False)
+        print_error(f"{'terminated' if terminated else 'interrupted'}: {left}")
+        return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
     if isinstance(error, UsageError):
         print_error(_usage_sentence(error))
         return EXIT_USAGE
@@ -92,7 +101,7 @@ def report(error: BaseException) -> int:
             "please report it with the traceback that APEX_DEBUG=1 shows"
         )
         return EXIT_FAILURE
-    hints = list(getattr(error, "__notes__", ()))
+    hints = [in_options(note) for note in getattr(error, "__notes__", ())]
     if not _debug():
         hints.append("APEX_DEBUG=1 shows where this was raised")
     print_error(_with_advice(_message(error), row.advice), *hints)
@@ -104,7 +113,7 @@ def _message(error: BaseException) -> str:
     if isinstance(error, OSError) and not isinstance(error, ApexError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror}"
-    return str(error) or type(error).__name__
+    return in_options(str(error)) or type(error).__name__
 
 
 def _with_advice(message: str, advice: str) -> str:

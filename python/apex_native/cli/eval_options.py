@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from apex_native.cli.options import RUN
+
+if TYPE_CHECKING:
+    from apex_native.evaluation.divergence.text import Text
 
 __all__ = ["CacheType", "TextChoices"]
 
@@ -35,19 +38,13 @@ class TextChoices:
     """Which text, how it is cut, and how the models run over it."""
 
     text: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            "--text", "-f", metavar="FILE", rich_help_panel=TEXT, help="UTF-8 text to score."
-        ),
-    ] = None
-    base: Annotated[
-        Path | None,
-        typer.Option(
-            "--base",
+            "--text",
+            "-f",
             metavar="FILE",
             rich_help_panel=TEXT,
-            help="Log-probabilities that llama-perplexity or --save-base wrote, in the place of "
-            "a reference and a text.",
+            help="UTF-8 text to score; several are joined.",
         ),
     ] = None
     ctx: Annotated[
@@ -78,10 +75,11 @@ class TextChoices:
                      help="One model in memory at a time; the reference's hidden states are kept."),
     ] = False  # fmt: skip
     noise_chunks: Annotated[
-        int,
+        int | None,
         typer.Option("--noise-chunks", min=0, metavar="N", rich_help_panel=TEXT,
+                     show_default="up to 8, a tenth of the work at most",
                      help="Chunks the reference is compared with itself on; 0 is none."),
-    ] = 8  # fmt: skip
+    ] = None  # fmt: skip
     no_router: Annotated[
         bool,
         typer.Option("--no-router", rich_help_panel=TEXT,
@@ -104,13 +102,19 @@ class TextChoices:
                      help="Load whatever the free memory says."),
     ] = False  # fmt: skip
 
-    @property
-    def wanted(self) -> bool:
-        """Text metrics were asked for."""
-        return self.text is not None or self.base is not None
+    def joined(self) -> Path | Text | None:
+        """The text to score: a file, or several joined by a line break, as `imatrix` joins them."""
+        if not self.text or len(self.text) == 1:
+            return self.text[0] if self.text else None
+        from apex_native.evaluation.divergence.text import Text, read_text
+
+        return Text(
+            " + ".join(path.name for path in self.text),
+            "\n".join(read_text(path).content for path in self.text),
+        )
 
     def settings(self) -> dict[str, Any]:
-        """Keyword arguments of `evaluate_models`."""
+        """Keyword arguments of `apex_native.evaluate`."""
         return {
             "ctx": self.ctx,
             "chunks": self.chunks,

@@ -114,6 +114,22 @@ class CollectChoices:
         typer.Option("--resume", rich_help_panel=RUN, help="Go on with an interrupted collection."),
     ] = False
 
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments of `apex_native.imatrix.calibrate`."""
+        return {
+            "ctx": self.ctx,
+            "skip_chunks": self.skip_chunks,
+            "max_chunks": self.chunks,
+            "min_expert_tokens": self.min_expert_tokens,
+            "parse_special": self.parse_special,
+            "all_experts": self.all_experts,
+            "scope": self.scope.value,
+            "batch": self.batch,
+            "ubatch": self.ubatch,
+            "checkpoint_every": self.checkpoint_every,
+            "resume": self.resume,
+        }
+
 
 @dataclass(frozen=True)
 class ReportChoices:
@@ -192,9 +208,13 @@ def imatrix(
     The file is llama.cpp's: llama-quantize reads it. Safe to interrupt: --resume goes on.
     """
     from apex_native.cli.imatrix_report import show_matrix
+    from apex_native.cli.planning import require_writable
 
     out = Output(json_mode=json_mode, quiet=quiet)
     _require_consistent(model, collected, reported)
+    for path in (reported.coverage, reported.heatmap):
+        if path is not None:
+            require_writable(path, force=force)
     missing: list[MissingData] = []
     if reported.show_statistics is not None:
         from apex_native.imatrix import load_imatrix
@@ -234,75 +254,32 @@ def _make(
     force: bool,
 ) -> tuple[Imatrix, list[MissingData]]:
     """Collect, merge, or collect and merge, and write the result."""
-    from apex_native.imatrix import load_imatrix, merge_imatrices, save_imatrix
+    from apex_native.cli.imatrix_report import warn_of_missing
+    from apex_native.cli.planning import require_writable
+    from apex_native.cli.progress import imatrix_progress
+    from apex_native.gguf import open_gguf
+    from apex_native.imatrix import calibrate, load_imatrix, merge_imatrices, save_imatrix
 
     output = reported.output or Path("imatrix.gguf")
     format = reported.format or FormatChoice("dat" if output.suffix == ".dat" else "gguf")
     added = [load_imatrix(path) for path in reported.in_file or ()]
-    plain = format is FormatChoice.GGUF and not added
-    if not (model is not None and plain):
-        _require_writable(output, force=force)
     if model is None:
+        require_writable(output, force=force)
         return save_imatrix(merge_imatrices(added), output, format=format.value), []
-    target = output if plain else output.with_name(output.name + ".collected.gguf")
-    matrix, missing = _collect(out, model, collected, compute, target, force)
-    if not plain:
-        merged = merge_imatrices([*added, matrix]) if added else matrix
-        matrix = save_imatrix(merged, output, format=format.value)
-        target.unlink()
-    return matrix, missing
-
-
-def _require_writable(path: Path, *, force: bool) -> None:
-    from apex_native.cli.planning import require_writable
-
-    require_writable(path, force=force)
-
-
-def _collect(
-    out: Output,
-    model: Path,
-    collected: CollectChoices,
-    compute: ComputeChoices,
-    output: Path,
-    force: bool,
-) -> tuple[Imatrix, list[MissingData]]:
-    from apex_native.cli.collecting import (
-        CalibrationText,
-        CollectRequest,
-        collect,
-        warn_of_missing,
-    )
-    from apex_native.gguf import open_gguf
-    from apex_native.imatrix import read_text
-
-    files = collected.file or []
-    options: dict[str, Any] = {
-        "ctx": collected.ctx,
-        "batch": collected.batch,
-        "ubatch": collected.ubatch,
-        "skip_chunks": collected.skip_chunks,
-        "max_chunks": collected.chunks,
-        "min_expert_tokens": collected.min_expert_tokens,
-        "scope": collected.scope.value,
-        "checkpoint_every": collected.checkpoint_every,
-        "resume": collected.resume,
-        "force": force,
-    }
+    with imatrix_progress(out) as progress:
+        matrix = calibrate(
+            model,
+            collected.file or [],
+            **collected.settings(),
+            placement=compute.placement,
+            added=added,
+            output=output,
+            format=format.value,
+            force=force,
+            progress=progress,
+        )
     with open_gguf(model) as file:
-        facts = file.facts
-    text = CalibrationText(
-        read_text(files), ", ".join(str(path) for path in files), collected.parse_special
-    )
-    request = CollectRequest(
-        model=model,
-        text=lambda _: text,
-        output=output,
-        all_experts=collected.all_experts,
-        options=options,
-    )
-    matrix = collect(out, request, compute)
-    return matrix, warn_of_missing(out, matrix, facts)
+        return matrix, warn_of_missing(out, matrix, file.facts)
 
 
 def _write_reports(out: Output, matrix: Imatrix, reported: ReportChoices) -> None:

@@ -11,11 +11,21 @@ from apex_native.cli.tables import Column, Table
 
 if TYPE_CHECKING:
     from apex_native.imatrix import Coverage, Imatrix, MissingData, TensorStatistics
+    from apex_native.types import GgufFacts
 
-__all__ = ["show_matrix"]
+__all__ = ["show_matrix", "warn_of_missing"]
+
+MOST_NAMED = 8
+"""Missing tensors that are named one by one; the rest is counted."""
 
 MOST_LISTED = 12
 """Experts listed by name; JSON has all of them."""
+
+_FIGURES = (
+    *("Σ(act²)", "active", "mean", "max", "CosSim", "ZD", "σ", "min", "N"),
+    *("E (norm)", "entropy"),
+)
+"""What a narrow terminal keeps first."""
 
 
 def show_matrix(
@@ -83,12 +93,12 @@ def _explain_end(out: Output, matrix: Imatrix, coverage: Coverage, wanted: int) 
 def _coverage_table(coverage: Coverage) -> Table:
     columns = (
         Column("layer", right=True),
-        Column("experts", right=True),
+        Column("experts", right=True, drop=4),
         Column("fewest tokens", right=True),
         Column("mean", right=True),
-        Column("most", right=True),
-        Column("largest share", right=True),
-        Column("Gini", right=True),
+        Column("most", right=True, drop=1),
+        Column("largest share", right=True, drop=3),
+        Column("Gini", right=True, drop=2),
         Column("never hit", wraps=True),
     )
     rows = [
@@ -137,8 +147,8 @@ def _tensor_table(rows: Sequence[TensorStatistics]) -> Table:
     names = ("Σ(act²)", "min", "max", "mean", "σ", "active", "N", "entropy", "E (norm)")
     columns = (
         Column("layer", right=True),
-        Column("tensor"),
-        *(Column(name, right=True) for name in (*names, "ZD", "CosSim")),
+        Column("tensor", wraps=True),
+        *(Column(name, right=True, drop=_FIGURES.index(name)) for name in (*names, "ZD", "CosSim")),
     )
     cells = [
         (
@@ -159,3 +169,15 @@ def _tensor_table(rows: Sequence[TensorStatistics]) -> Table:
         for row in rows
     ]
     return Table(columns, cells)
+
+
+def warn_of_missing(out: Output, imatrix: Imatrix, facts: GgufFacts) -> list[MissingData]:
+    """Name what the matrix says nothing about."""
+    from apex_native.imatrix import missing_data
+
+    missing = missing_data(imatrix, facts)
+    for item in missing[:MOST_NAMED]:
+        out.warning(f"no data for {item.tensor}: {item.reason}")
+    if len(missing) > MOST_NAMED:
+        out.warning(f"no data for {len(missing) - MOST_NAMED} more; --json lists them")
+    return missing

@@ -56,7 +56,7 @@ def inspect(
 ) -> None:
     """Show a model's facts and what its tensors weigh, by role and type.
 
-    A header without data can be inspected too.
+    A header without data, or a download that is not finished, can be inspected too.
     """
     from apex_native.classification import classify_tensors
     from apex_native.gguf import open_gguf
@@ -66,7 +66,8 @@ def inspect(
     with open_gguf(file) as source:
         classification = classify_tensors(source.facts)
         sizes = tuple(path.stat().st_size for path in source.shard_paths)
-        facts = model_facts(classification, source.facts, file_bytes=sizes)
+        facts = model_facts(classification, file_bytes=sizes)
+        missing = source.missing_data
         rows = stored_rows(classification)
         statistics = _statistics(source, classification, threads) if stats else ()
         document = _document(source, classification, facts, rows, statistics)
@@ -75,6 +76,10 @@ def inspect(
     out.document(document)
     for label, value in _fact_lines(facts):
         out.text(f"{label:<14}{value}")
+    if missing is not None:
+        # Without the file's name, which the command has.
+        found = missing.rpartition(": ")[2]
+        out.text(f"{'note':<14}{found}: can be planned, not quantized")
     out.text()
     out.table(_stored_table(rows, facts))
     if stats:
@@ -88,7 +93,7 @@ def _statistics(
     from apex_native.reports import role_statistics
 
     # Tables of token ids (I32) are no weights.
-    tensors = [tensor for tensor in classification.tensors if tensor.info.type.is_target]
+    tensors = [t for t in classification.tensors if t.info.type.is_target and t.info.nbytes]
     found = source.statistics([tensor.name for tensor in tensors], n_threads=threads)
     return role_statistics(
         (tensor.role, values) for tensor, values in zip(tensors, found, strict=True)
@@ -114,9 +119,8 @@ def _fact_lines(facts: ModelFacts) -> list[tuple[str, str]]:
         ("source types", ", ".join(f"{type} ×{n}" for type, n in facts.source_types)),
         ("alignment", f"{facts.alignment} bytes"),
     ]
-    if not facts.has_data:
-        on_disk = f"{sum(facts.file_bytes):,} bytes"
-        lines.append(("note", f"header only ({on_disk}): can be planned, not quantized"))
+    if facts.kind != "model":
+        lines.insert(1, ("kind", facts.kind))
     return lines
 
 
@@ -128,9 +132,9 @@ def _stored_table(rows: tuple[StoredRow, ...], facts: ModelFacts) -> Table:
     columns = (
         Column("role"),
         Column("type"),
-        Column("tensors", right=True),
-        Column("weights", right=True),
-        Column("bytes", right=True),
+        Column("tensors", right=True, drop=2),
+        Column("weights", right=True, drop=3),
+        Column("bytes", right=True, drop=1),
         Column("share", right=True),
     )
     total = sum(row.nbytes for row in rows)
@@ -141,7 +145,7 @@ def _stored_table(rows: tuple[StoredRow, ...], facts: ModelFacts) -> Table:
             str(row.n_tensors),
             f"{row.n_weights:,}",
             f"{row.nbytes:,}",
-            f"{row.nbytes / total:.1%}",
+            f"{row.nbytes / max(total, 1):.1%}",
         )
         for row in rows
     ]
@@ -152,11 +156,11 @@ def _stored_table(rows: tuple[StoredRow, ...], facts: ModelFacts) -> Table:
 def _statistics_table(statistics: tuple[RoleStatistics, ...]) -> Table:
     columns = (
         Column("role"),
-        Column("tensors", right=True),
-        Column("weights", right=True),
+        Column("tensors", right=True, drop=4),
+        Column("weights", right=True, drop=3),
         Column("rms", right=True),
-        Column("max", right=True),
-        Column("kurtosis", right=True),
+        Column("max", right=True, drop=2),
+        Column("kurtosis", right=True, drop=1),
         Column("outliers", right=True),
     )
     cells = [

@@ -176,6 +176,15 @@ class PlanChoices:
             help="No mix: every tensor in the file type's default type.",
         ),
     ] = False
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            rich_help_panel=OVERRIDES,
+            help="Write layer counts without layers for multi-token prediction that the file "
+            "promises and does not have.",
+        ),
+    ] = False
     imatrix: Annotated[
         Path | None,
         typer.Option(

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
+import textwrap
 from typing import Any, TextIO
 
-from apex_native.cli.tables import Table, render_plain, render_rich
+from apex_native.cli.table_render import LineKind, plain_lines, terminal_lines
+from apex_native.cli.tables import Table
 from apex_native.printable import printable
 
 __all__ = ["Output", "exact_size", "print_error"]
+
+_STYLES = {
+    LineKind.TITLE: "bold",
+    LineKind.HEADING: "bold",
+    LineKind.RULE: "dim",
+    LineKind.NOTE: "dim",
+}
 
 
 def exact_size(nbytes: int) -> str:
@@ -35,20 +45,24 @@ class Output:
                 stream.reconfigure(errors="replace")
 
     def text(self, line: str = "") -> None:
-        """A line of data for people; nothing in json mode."""
+        """A line of data for people; nothing in json mode. A terminal breaks it between words."""
         if not self.json_mode:
-            _write(sys.stdout, printable(line) + "\n")
+            _write_line(sys.stdout, line)
 
     def table(self, table: Table) -> None:
-        """A table of data for people; nothing in json mode."""
+        """A table of data for people, as wide as the terminal; nothing in json mode."""
         if self.json_mode:
             return
         if not sys.stdout.isatty():
-            _write(sys.stdout, render_plain(table))
+            _write(sys.stdout, "".join(f"{line.text}\n" for line in plain_lines(table)))
             return
+        from rich.cells import cell_len
         from rich.console import Console
+        from rich.text import Text
 
-        Console(file=sys.stdout).print(render_rich(table))
+        console = Console(file=sys.stdout, highlight=False)
+        for line in terminal_lines(table, console.width, cell_len):
+            console.print(Text(line.text, _STYLES.get(line.kind, "")), soft_wrap=True)
 
     def document(self, value: Any) -> None:
         """The JSON document; nothing unless in json mode."""
@@ -58,7 +72,7 @@ class Output:
     def note(self, text: str) -> None:
         """Something worth knowing, on stderr; dropped when quiet."""
         if not self.quiet:
-            _write(sys.stderr, printable(text) + "\n")
+            _write_line(sys.stderr, text)
 
     def warning(self, text: str) -> None:
         """Something that may be wrong, on stderr; dropped when quiet."""
@@ -71,6 +85,24 @@ def print_error(text: str, *hints: str) -> None:
     _write(
         sys.stderr, "".join(printable(part) + "\n" for line in lines for part in line.split("\n"))
     )
+
+
+def _write_line(stream: TextIO, text: str) -> None:
+    """A line; on a terminal as many as it takes, broken between words and indented by two."""
+    text = printable(text)
+    if stream.isatty():
+        width = shutil.get_terminal_size().columns
+        text = "\n".join(
+            textwrap.wrap(
+                *(text, width),
+                subsequent_indent="  ",
+                break_long_words=False,
+                break_on_hyphens=False,
+                drop_whitespace=True,
+                replace_whitespace=False,
+            )
+        )
+    _write(stream, text + "\n")
 
 
 def _write(stream: TextIO, text: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apex_native.cli.option_names import in_options
 from apex_native.cli.options import (
     ForceOption,
     JsonOption,
@@ -22,15 +24,18 @@ from apex_native.cli.output import Output, exact_size
 from apex_native.cli.tables import Column, Table
 
 if TYPE_CHECKING:
-    from apex_native.plan import Plan
+    from apex_native.plan import Finding, Plan
     from apex_native.reports import PlanComparison
 
-__all__ = ["register", "show_findings", "show_plan"]
+__all__ = ["register", "show_findings", "show_plan", "warn_of_findings"]
 
 
 CompareOption = Annotated[
-    str | None,
-    typer.Option(metavar="TIER_OR_TYPE", help="Set the plan beside another tier or file type."),
+    list[str] | None,
+    typer.Option(
+        metavar="TIER_OR_TYPE",
+        help="Set the plan beside another tier or file type; repeatable.",
+    ),
 ]
 ExplainOption = Annotated[
     bool, typer.Option("--explain", help="List every tensor, its type and why.")
@@ -82,23 +87,25 @@ def plan(
         planner = Planner(source, choices)
         made = planner.planned().plan
         read_otherwise = planner.other_semantics()
-        compared = compare_plans(made, planner.compared(compare)) if compare else None
+        compared = {name: compare_plans(made, planner.compared(name)) for name in compare or ()}
     if output is not None:
         made.save(output)
         out.note(f"plan saved as {output}")
     if json_mode:
         document = json.loads(made.to_json())
-        if compared is not None:
-            document["compare"] = _comparison_document(str(compare), compared)
+        if compared:
+            document["compare"] = [
+                _comparison_document(name, comparison) for name, comparison in compared.items()
+            ]
         out.document(document)
         return
     show_plan(out, made)
     if read_otherwise is not None:
         out.text(_semantics_line(read_otherwise[0].value, compare_plans(made, read_otherwise[1])))
     show_findings(out, made, every=explain)
-    if compared is not None:
+    for name, comparison in compared.items():
         out.text()
-        out.table(_comparison_table(str(compare), compared))
+        out.table(_comparison_table(name, comparison))
     if explain:
         out.text()
         out.table(_explanation(made))
@@ -111,8 +118,8 @@ def show_plan(out: Output, plan: Plan) -> None:
     columns = (
         Column("role"),
         Column("types by layer", wraps=True),
-        Column("tensors", right=True),
-        Column("bytes", right=True),
+        Column("tensors", right=True, drop=2),
+        Column("bytes", right=True, drop=1),
         Column("bpw", right=True),
     )
     rows = [
@@ -157,14 +164,24 @@ def show_findings(out: Output, plan: Plan, *, every: bool = False) -> None:
         if every:
             lines = [f"{f.tensor}: {f.message}" if f.tensor else f.message for f in group.findings]
         for line in lines:
-            out.text(f"{group.severity.value:<9}{line}")
+            out.text(f"{group.severity.value:<9}{in_options(line)}")
+
+
+def warn_of_findings(out: Output, findings: Sequence[Finding]) -> None:
+    """What needs a look, on stderr before the work: one line a kind."""
+    from apex_native.plan import Severity
+    from apex_native.reports import group_findings
+
+    for group in group_findings(findings):
+        if group.severity is Severity.WARNING:  # the run refuses what blocks it
+            out.warning(in_options(group.line()))
 
 
 def _comparison_table(name: str, comparison: PlanComparison) -> Table:
     columns = (
         Column("role"),
-        Column("bytes", right=True),
-        Column(name, right=True),
+        Column("bytes", right=True, drop=2),
+        Column(name, right=True, drop=1),
         Column("difference", right=True),
     )
 
@@ -181,9 +198,9 @@ def _comparison_table(name: str, comparison: PlanComparison) -> Table:
 
 def _explanation(plan: Plan) -> Table:
     columns = (
-        Column("tensor"),
+        Column("tensor", wraps=True),
         Column("type"),
-        Column("bytes", right=True),
+        Column("bytes", right=True, drop=1),
         Column("why", wraps=True),
     )
     rows = [

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from apex_native.plan import Edges, Plan
     from apex_native.types import Classification, GgmlType
 
-__all__ = ["Planned", "Planner", "require_writable", "weighted_imatrix"]
+__all__ = ["Planned", "Planner", "read_imatrix", "require_writable"]
 
 _T = TypeVar("_T")
 
@@ -45,10 +45,11 @@ class Planner:
 
     def __init__(self, source: GgufFile, choices: PlanChoices) -> None:
         """Check the options and read the files they name."""
-        from apex_native.classification import classify_tensors
+        from apex_native.classification import FileKind, classify_tensors, find_kind
+        from apex_native.imatrix import parse_prior
         from apex_native.plan import FileType, load_tier, parse_rule
 
-        _require_one_base(choices)
+        _require_one_base(choices, optional=find_kind(source.facts) is not FileKind.MODEL)
         if choices.tier is not None:
             _parsed("--tier", load_tier, choices.tier)
         if choices.ftype is not None:
@@ -62,7 +63,8 @@ class Planner:
         self._embedding_type = _type("--token-embedding-type", choices.token_embedding_type)
         self.classification = classify_tensors(source.facts)
         self._edges = _edges(choices.edges, self.classification.n_layer)
-        self._imatrix = weighted_imatrix(choices.imatrix, choices.prior)
+        self._prior = _parsed("--prior", parse_prior, choices.prior)
+        self._imatrix = read_imatrix(choices.imatrix)
 
     def planned(self) -> Planned:
         """The plan that was asked for."""
@@ -121,22 +123,24 @@ class Planner:
                 token_embedding_type=self._embedding_type if overrides else None,
                 leave_output_tensor=self._choices.leave_output_tensor and overrides,
                 pure=self._choices.pure and overrides,
+                repair=self._choices.repair,
                 imatrix=self._imatrix,
+                prior=self._prior,
                 strict=strict,
             )
 
 
-def weighted_imatrix(path: Path | None, prior: str) -> Imatrix | None:
-    """The matrix of a file with a prior applied; None without a file."""
-    from apex_native.imatrix import load_imatrix, parse_prior, with_prior
+def read_imatrix(path: Path | None) -> Imatrix | None:
+    """The matrix of a file; None without a file."""
+    from apex_native.imatrix import load_imatrix
 
-    parsed = _parsed("--prior", parse_prior, prior)
-    return None if path is None else with_prior(load_imatrix(path), parsed)
+    return None if path is None else load_imatrix(path)
 
 
-def _require_one_base(choices: PlanChoices) -> None:
+def _require_one_base(choices: PlanChoices, *, optional: bool) -> None:
+    """optional: the file has a type of its own accord, or is refused for what it is."""
     given = [option for name, option in _BASES.items() if name in choices.given]
-    if len(given) != 1:
+    if len(given) != 1 and not (optional and not given):
         found = " and ".join(given) if given else "none of them"
         raise UsageError(f"give exactly one of {', '.join(_BASES.values())}, found {found}")
     if choices.edges is not None and choices.tier is None:

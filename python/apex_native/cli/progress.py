@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Protocol
 
 from apex_native.cli.output import Output
 
@@ -21,14 +21,19 @@ __all__ = [
     "imatrix_progress",
     "quantize_progress",
     "show_share",
+    "step_progress",
 ]
 
 PLAIN_EVERY_S = 5.0
 """Seconds between lines in a log: often enough to see that it lives."""
 
 
-ShowShare = Callable[[int, int, str], None]
-"""Takes what is done, of how much, and a few words on the state."""
+class ShowShare(Protocol):
+    """Takes what is done, of how much, a few words on the state, and another label if need be."""
+
+    def __call__(self, done: int, total: int, state: str, label: str | None = None) -> None:
+        """Show it."""
+        ...
 
 
 @contextmanager
@@ -54,14 +59,17 @@ def quantize_progress(out: Output, label: str) -> Iterator[Callable[[Progress], 
 
 
 @contextmanager
-def imatrix_progress(out: Output, label: str) -> Iterator[Callable[[ImatrixProgress], None] | None]:
-    """The callback for `collect_imatrix`, None when quiet."""
-    with show_share(out, label) as show:
+def imatrix_progress(out: Output) -> Iterator[Callable[[ImatrixProgress], None] | None]:
+    """The callback for `calibrate`, None when quiet."""
+    with show_share(out, "calibrating") as show:
         if show is None:
             yield None
         else:
             yield lambda progress: show(
-                progress.chunks_done, progress.n_chunks, _imatrix_state(progress)
+                progress.chunks_done,
+                progress.n_chunks,
+                _imatrix_state(progress),
+                "calibrating all experts" if progress.all_experts else None,
             )
 
 
@@ -81,21 +89,22 @@ def _bar(label: str) -> Iterator[ShowShare]:
     with Bar(*columns, console=Console(file=sys.stderr), transient=True) as bar:
         task = bar.add_task(label, total=None, state="")
 
-        def show(done: int, total: int, state: str) -> None:
-            bar.update(task, total=total, completed=done, state=state)
+        def show(done: int, total: int, state: str, label: str | None = None) -> None:
+            # rich leaves a description of None as it is.
+            bar.update(task, total=total, completed=done, state=state, description=label)
 
         yield show
 
 
-def _lines(out: Output, label: str) -> ShowShare:
+def _lines(out: Output, first_label: str) -> ShowShare:
     last = time.monotonic()
 
-    def show(done: int, total: int, state: str) -> None:
+    def show(done: int, total: int, state: str, label: str | None = None) -> None:
         nonlocal last
         if time.monotonic() - last < PLAIN_EVERY_S:
             return
         last = time.monotonic()
-        out.note(f"{label}: {done / total if total else 1.0:.0%}, {state}")
+        out.note(f"{label or first_label}: {done / total if total else 1.0:.0%}, {state}")
 
     return show
 
@@ -123,3 +132,24 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@contextmanager
+def step_progress(out: Output) -> Iterator[Callable[[str, float], None] | None]:
+    """For work of several named steps: takes the step's name and the share of it that is done."""
+    if out.quiet:
+        yield None
+        return
+    with ExitStack() as stack:
+        current: list[str] = []
+        shown: list[ShowShare | None] = [None]
+
+        def update(step: str, share: float) -> None:
+            if current != [step]:
+                stack.close()
+                current[:] = [step]
+                shown[0] = stack.enter_context(show_share(out, step))
+            if shown[0] is not None:
+                shown[0](round(1000 * share), 1000, "")
+
+        yield update

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from apex_native.cli.calibrating import CalibrationChoices
+from apex_native.cli.calibration_options import CalibrationChoices, matrix_path
 from apex_native.cli.compute_options import ComputeChoices
 from apex_native.cli.options import (
     RUN,
@@ -23,7 +23,7 @@ from apex_native.cli.options import (
     spread,
 )
 from apex_native.cli.output import Output, exact_size
-from apex_native.cli.tables import Column, Table
+from apex_native.cli.quantize_report import show_result
 
 if TYPE_CHECKING:
     from apex_native.api import LoadCheck
@@ -169,6 +169,7 @@ def quantize(
 
     Safe to interrupt: the file appears under its name when it is whole; --resume goes on.
     """
+    from apex_native.cli.plan import warn_of_findings
     from apex_native.gguf import open_gguf
     from apex_native.quantization import start_driver
 
@@ -176,18 +177,25 @@ def quantize(
     _require_consistent(choices, run, calibration, plan_file)
     start_driver(run.device)
     with open_gguf(file) as source:
-        job = _prepare(source, choices, run, plan_file)
+        collects = calibration.calibration is not None
+        job = _prepare(source, choices, run, plan_file, collects=collects)
         if run.dry_run:
-            follows = calibration.calibration is not None
-            _show_dry_run(out, job, _dry_run(source, job, run, imatrix_follows=follows))
+            _show_dry_run(out, job, _dry_run(source, job, run, imatrix_follows=collects))
             return
-        if calibration.calibration is not None:
+        if collects:
             job = _calibrated(out, source, job, choices, run, calibration, compute)
-        manifest = _execute(out, source, job, run, compute.threads)
+        warn_of_findings(out, job.plan.findings)
+        manifest = _execute(out, source, job, run, compute.threads, strict=choices.strict)
+        written = manifest.findings[len(job.plan.findings) :]
+        warn_of_findings(out, written)
     if job.manifest is not None:
         manifest.save(job.manifest)
     checked = _check(manifest.files[0], compute.threads) if run.check else None
-    _show_result(out, job, manifest, checked)
+    if checked is not None and checked.zero_tensors:
+        names = checked.zero_tensors
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        out.warning(f"{names[0]}{more}: all weights have one value")
+    show_result(out, job.plan, manifest, job.manifest, checked)
 
 
 def _require_consistent(
@@ -198,7 +206,7 @@ def _require_consistent(
         raise typer.BadParameter(
             f"makes an importance matrix of its own; leave out {other}", param_hint="--calibration"
         )
-    given = [name for name in choices.given if name != "imatrix"]
+    given = [name for name in choices.given if name not in ("imatrix", "strict")]
     if plan_file is not None and given:
         option = "--type" if given[0] == "ftype" else "--" + given[0].replace("_", "-")
         raise typer.BadParameter(
@@ -216,18 +224,25 @@ def _require_consistent(
 
 
 def _prepare(
-    source: GgufFile, choices: PlanChoices, run: RunChoices, plan_file: Path | None
+    source: GgufFile,
+    choices: PlanChoices,
+    run: RunChoices,
+    plan_file: Path | None,
+    *,
+    collects: bool,
 ) -> _Job:
-    from apex_native.cli.planning import Planner, require_writable, weighted_imatrix
+    from apex_native.cli.planning import Planner, read_imatrix, require_writable
     from apex_native.plan import Plan
     from apex_native.reports import default_output_name
 
     if plan_file is None:
-        planned = Planner(source, choices).planned()
+        # A strict plan is made when the matrix is there.
+        strict = choices.strict and not collects
+        planned = Planner(source, replace(choices, strict=strict)).planned()
         plan, imatrix = planned.plan, planned.imatrix
     else:
         plan = Plan.load(plan_file)
-        imatrix = weighted_imatrix(choices.imatrix, plan.imatrix_prior or "none")
+        imatrix = read_imatrix(choices.imatrix)
     output = run.output or Path()
     if output.is_dir():
         output = output / default_output_name(source.path.name, plan)
@@ -249,19 +264,39 @@ def _calibrated(
     compute: ComputeChoices,
 ) -> _Job:
     """The job with an importance matrix, collected once everything else is known to be right."""
-    from apex_native.cli.calibrating import calibrate
+    from apex_native.cli.imatrix_report import warn_of_missing
     from apex_native.cli.planning import Planner
+    from apex_native.cli.progress import imatrix_progress
+    from apex_native.imatrix import calibrate
 
+    assert calibration.calibration is not None
     _dry_run(source, job, run, imatrix_follows=True)
-    path = calibrate(
-        out, source, job.output, calibration, compute, resume=run.resume, force=run.force
-    )
+    path = matrix_path(job.output)
+    with imatrix_progress(out) as progress:
+        matrix = calibrate(
+            source.path,
+            calibration.calibration,
+            **calibration.settings(),
+            placement=compute.placement,
+            output=path,
+            resume=run.resume,
+            force=run.force,
+            progress=progress,
+        )
+    warn_of_missing(out, matrix, source.facts)
+    out.note(f"wrote {path}")
     planned = Planner(source, replace(choices, imatrix=path)).planned()
     return replace(job, plan=planned.plan, imatrix=planned.imatrix)
 
 
 def _execute(
-    out: Output, source: GgufFile, job: _Job, run: RunChoices, threads: int | None
+    out: Output,
+    source: GgufFile,
+    job: _Job,
+    run: RunChoices,
+    threads: int | None,
+    *,
+    strict: bool,
 ) -> QuantizeManifest:
     from apex_native.cli.progress import quantize_progress
     from apex_native.quantization import DEFAULT_MAX_MEMORY, quantize_model
@@ -278,6 +313,7 @@ def _execute(
             allow_requantize=run.allow_requantize,
             resume=run.resume,
             force=run.force,
+            strict=strict,
             device=run.device,
             verify_gpu=run.verify_gpu,
             progress=progress,
@@ -322,65 +358,3 @@ def _show_dry_run(out: Output, job: _Job, files: tuple[PredictedFile, ...]) -> N
     for file in files:
         out.text(f"would write {file.path}: {exact_size(file.nbytes)}")
     out.note("dry run: there is room for it on the disk, nothing was written")
-
-
-def _show_result(
-    out: Output, job: _Job, manifest: QuantizeManifest, checked: LoadCheck | None
-) -> None:
-    if out.json_mode:
-        extra = {} if checked is None else {"check": asdict(checked)}
-        out.document({**manifest.to_dict(), **extra})
-        return
-    if out.quiet:
-        for path in manifest.files:
-            out.text(str(path))
-        return
-    out.table(_summary(job.plan, manifest))
-    out.text()
-    speed = sum(row.source_type.tensor_bytes(row.shape) for row in manifest.tensors)
-    resumed = f", {manifest.resumed_tensors} tensors resumed" if manifest.resumed_tensors else ""
-    out.text(
-        f"{exact_size(manifest.total_bytes)}, {manifest.bpw:.3f} bits per weight, in "
-        f"{manifest.elapsed_s:.1f} s ({speed / manifest.elapsed_s / 1e6:.0f} MB/s of source, "
-        f"{_threads(manifest.n_threads)}{resumed})"
-    )
-    if manifest.device_rows:
-        out.text(
-            f"{manifest.device_rows:,} rows were quantized on GPUs; the CPU did "
-            f"{manifest.verified_rows:,} of them again and found the same bytes"
-        )
-    if checked is not None:
-        out.text(
-            f"llama.cpp loads it ({checked.description}): {checked.mean_nll:.3f} nats per token "
-            f"over {checked.n_tokens} tokens of a short text, a sign of life and no benchmark"
-        )
-    for path in manifest.files:
-        out.text(f"wrote {path}")
-    if job.manifest is not None:
-        out.text(f"wrote {job.manifest}")
-
-
-def _summary(plan: Plan, manifest: QuantizeManifest) -> Table:
-    from apex_native.reports import role_layouts
-
-    errors = {row.role: row.relative_rmse for row in manifest.errors_by_role()}
-    rows = [
-        (
-            row.role.value,
-            row.types,
-            f"{row.nbytes:,}",
-            f"{errors[row.role]:.3%}" if row.role in errors else "exact",
-        )
-        for row in role_layouts(plan)
-    ]
-    columns = (
-        Column("role"),
-        Column("types by layer", wraps=True),
-        Column("bytes", right=True),
-        Column("relative RMSE", right=True),
-    )
-    return Table(columns, rows)
-
-
-def _threads(count: int) -> str:
-    return f"{count} thread" if count == 1 else f"{count} threads"

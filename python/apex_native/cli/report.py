@@ -63,14 +63,13 @@ def report(
 
     A score that guessing could have given is marked (chance) wherever it stands.
     """
-    from apex_native.reports import report_files, write_report
+    from apex_native import api
     from apex_native.results import Results, merge_results
 
     formats = _formats(format)
     out = Output(json_mode=json_mode, quiet=quiet)
-    _require_free([path for path in report_files(output, formats) if path.exists()], force=force)
     merged = merge_results([Results.load(path) for path in results])
-    written = write_report(merged, output, title=title, formats=formats)
+    written = api.report(merged, output, title=title, formats=formats, force=force)
     out.document(
         {
             "folder": str(written.folder),
@@ -96,10 +95,3 @@ def _formats(text: str) -> tuple[ReportFormat, ...]:
             f"'{unknown[0]}' is none of {', '.join(FORMATS)}", param_hint="--format"
         )
     return tuple(kind for kind in FORMATS if kind in wanted)
-
-
-def _require_free(existing: list[Path], *, force: bool) -> None:
-    from apex_native.errors import OutputError
-
-    if existing and not force:
-        raise OutputError(f"{existing[0]} exists; choose another folder or pass --force")

@@ -1,4 +1,4 @@
-"""Evaluations as tables for a terminal: the core metrics, and who is better than whom."""
+"""Evaluations as tables for a terminal: the core metrics, and which steps in size cost quality."""
 
 from __future__ import annotations
 
@@ -8,82 +8,127 @@ from apex_native.cli.output import Output
 from apex_native.cli.tables import Column, Table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from apex_native.reports.labels import ShortNames
     from apex_native.results import Comparison, Results
 
-__all__ = ["show_comparisons", "show_core_metrics", "show_results"]
+__all__ = ["UNCLEAR", "show_comparisons", "show_core_metrics", "show_results"]
 
-MOST_PAIRS = 40
-"""More rows than this nobody reads in a terminal; the report has them all."""
+_KEPT = ("Quantization", "Size (GiB)", "KLD mean")
+_DROP = ("PPL", "KLD 99.9 %", "KV cache", "bpw", "Same top (%)", "KLD max")
+"""Columns by importance: the last ones go first, and tasks and speeds, which have tables of their
+own, before them."""
+
+
+UNCLEAR = "unclear"
+"""The short word for Verdict.NOT_DISTINGUISHABLE in a table."""
 
 
 def show_results(out: Output, results: Results) -> None:
-    """Core metrics and comparisons."""
+    """Core metrics, and each candidate against the next smaller one."""
     show_core_metrics(out, results)
     show_comparisons(out, results)
 
 
 def show_core_metrics(out: Output, results: Results) -> None:
-    """The Core Metrics table and what it was measured on."""
+    """The Core Metrics table and what it was measured on; the largest model first."""
     from apex_native.reports.core_metrics import core_metrics
+    from apex_native.reports.labels import short_names
     from apex_native.reports.models import noise_floor_line, text_conditions
 
     core = core_metrics(results)
-    columns = tuple(Column(column.heading, right=column.right) for column in core.columns)
+    names = short_names(results)
+    columns = tuple(
+        Column(
+            column.heading,
+            right=column.right,
+            wraps=column.heading in _KEPT,
+            drop=_drop(column.heading),
+        )
+        for column in core.columns
+    )
+    rows = [(names[row[0]], *row[1:]) for row in core.rows]
     notes = [text_conditions(results)]
     if any(column.heading.startswith("KLD") for column in core.columns):
         notes.append(noise_floor_line(results.noise_floor))
+    notes += [names.note] if names.note else []
     notes += _not_finite(results)
-    out.table(Table(columns, core.rows, notes=tuple(notes)))
-    out.text()
-
-
-def show_comparisons(out: Output, results: Results) -> None:
-    """Paired differences with their intervals and verdicts."""
-    from apex_native.reports.comparisons import METRIC_TITLES
-    from apex_native.reports.numbers import signed
-
-    shown = results.comparisons[:MOST_PAIRS]
-    if not shown:
-        return
-    columns = (
-        Column("first"),
-        Column("second"),
-        Column("metric"),
-        Column("first - second", right=True),
-        Column("95 % interval", right=True),
-        Column("first is"),
-    )
-    rows = [
-        (
-            c.first,
-            c.second,
-            METRIC_TITLES.get(c.metric, c.metric),
-            signed(c.difference),
-            f"{signed(c.low)} to {signed(c.high)}",
-            c.verdict.value,
-        )
-        for c in shown
-    ]
-    notes = [_method(shown[0])]
-    if len(shown) < len(results.comparisons):
-        notes.append(f"{len(results.comparisons) - len(shown)} more pairs: see `report`")
     out.table(Table(columns, rows, notes=tuple(notes)))
     out.text()
 
 
-def _method(comparison: Comparison) -> str:
-    return (
-        f"Paired bootstrap over {comparison.n_chunks} chunks, {comparison.n_resamples:,} resamples;"
-        " lower is better in both metrics."
+def _drop(heading: str) -> int:
+    if heading in _KEPT:
+        return 0
+    return 1 + (_DROP.index(heading) if heading in _DROP else len(_DROP))
+
+
+def show_comparisons(out: Output, results: Results, metrics: Sequence[str] = ()) -> None:
+    """A table a metric (default: all): is each candidate's next smaller neighbour as good as it?"""
+    from apex_native.reports.comparisons import METRIC_TITLES
+    from apex_native.reports.labels import short_names
+    from apex_native.reports.neighbours import neighbour_comparisons
+
+    names = short_names(results)
+    for metric in metrics or METRIC_TITLES:
+        shown = neighbour_comparisons(results, metric)
+        if shown:
+            n_pairs = sum(c.metric == metric for c in results.comparisons)
+            out.table(_comparison_table(METRIC_TITLES[metric], shown, names, n_pairs))
+            out.text()
+
+
+def _comparison_table(
+    title: str, shown: Sequence[Comparison], names: ShortNames, n_pairs: int
+) -> Table:
+    from apex_native.reports.comparisons import too_few
+    from apex_native.results import Verdict
+
+    columns = (
+        Column("model", wraps=True),
+        Column("is"),
+        Column("than", wraps=True),
+        Column("difference", right=True, drop=1),
+        Column("95 % interval", right=True, wraps=True, drop=2),
     )
+    rows = [
+        (
+            names[c.first],
+            UNCLEAR if c.verdict is Verdict.NOT_DISTINGUISHABLE else c.verdict.value,
+            names[c.second],
+            _signed(c.difference),
+            "—" if c.low is None else f"{_signed(c.low)} to {_signed(c.high)}",
+        )
+        for c in shown
+    ]
+    first = shown[0]
+    notes = [
+        f"Paired bootstrap over {first.n_chunks} chunks, {first.n_resamples:,} resamples."
+        if first.n_resamples is not None
+        else "Paired differences."
+    ]
+    if any(row[1] == UNCLEAR for row in rows):
+        notes.append(f"{UNCLEAR}: the interval holds 0, the text does not tell the two apart.")
+    if any(c.verdict is Verdict.TOO_FEW for c in shown):
+        notes.append(too_few(first))
+    if n_pairs > len(shown):
+        notes.append("`report` and --json have every pair.")
+    heading = f"{title}, lower is better: each model against the next smaller one"
+    return Table(columns, rows, title=heading, notes=(" ".join(notes),))
+
+
+def _signed(value: float | None) -> str:
+    return "—" if value is None else f"{value:+.3g}"
 
 
 def _not_finite(results: Results) -> list[str]:
     """A line for each model with positions that could not be averaged."""
+    from apex_native.reports.numbers import not_finite
+
     reference = () if results.reference is None else (results.reference,)
     return [
-        f"INVALID: {model.name} has {model.n_not_finite:,} positions with NaN or infinite logits; "
-        "they are left out of every number"
+        f"INVALID: {model.name}: {not_finite(model)}; they are left out of every number"
         for model in (*reference, *results.candidates)
         if model.n_not_finite
     ]

@@ -18,7 +18,7 @@ __all__ = ["MANIFEST_SCHEMA_VERSION", "MANIFEST_SUFFIX", "Corpus", "load_corpus"
 MANIFEST_SCHEMA_VERSION = 1
 MANIFEST_SUFFIX = ".manifest.json"
 
-_ADVICE = "free the place or choose another with -o"
+_ADVICE = "free the place or choose another"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,9 @@ class Corpus:
 
     text: str
     manifest: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return f"Corpus({self.n_tokens:,} tokens, recipe {self.manifest['recipe']['name']!r})"
 
     @property
     def n_tokens(self) -> int:

@@ -82,6 +82,16 @@ class CorpusProgress:
     elapsed_s: float
 
     @property
+    def share(self) -> float:
+        """How much of the budget is there, 0 to 1."""
+        return min(1.0, self.tokens_done / self.n_tokens) if self.n_tokens else 1.0
+
+    @property
+    def state(self) -> str:
+        """Tokens and where they come from, in words."""
+        return f"{self.tokens_done:,}/{self.n_tokens:,} tokens, {self.source}"
+
+    @property
     def eta_s(self) -> float | None:
         """Seconds left at the speed so far; None while unknown."""
         if not self.tokens_done or not self.elapsed_s:

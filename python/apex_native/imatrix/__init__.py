@@ -1,12 +1,14 @@
 """Importance matrices: collected here, read, written, merged, judged and put to use.
 
-Input: a loaded model and text, or files of llama.cpp's formats. Output: an `Imatrix`, mean squared
+Input: a model and text, or files of llama.cpp's formats. Output: an `Imatrix`, mean squared
 activations per weight column and expert, float32, ready for the quantizers.
 """
 
 from __future__ import annotations
 
 from apex_native.imatrix.all_experts import with_all_experts
+from apex_native.imatrix.calibration import calibrate
+from apex_native.imatrix.calibration_text import CalibrationText
 from apex_native.imatrix.collect import (
     DEFAULT_BATCH,
     DEFAULT_CONTEXT,
@@ -15,11 +17,12 @@ from apex_native.imatrix.collect import (
 )
 from apex_native.imatrix.coverage import Coverage, RouterCoverage, expert_coverage
 from apex_native.imatrix.entries import Imatrix, ImatrixEntry
-from apex_native.imatrix.files import load_imatrix, save_imatrix
+from apex_native.imatrix.files import as_imatrix, load_imatrix, save_imatrix
 from apex_native.imatrix.heatmap import save_heatmap
+from apex_native.imatrix.importance import Importance
 from apex_native.imatrix.merge import merge_imatrices
 from apex_native.imatrix.missing import MissingData, missing_data
-from apex_native.imatrix.prior import DEFAULT_PRIOR, Prior, parse_prior, with_prior
+from apex_native.imatrix.prior import DEFAULT_PRIOR, Prior, parse_prior
 from apex_native.imatrix.progress import ImatrixProgress
 from apex_native.imatrix.statistics import (
     LayerStatistics,
@@ -34,15 +37,19 @@ __all__ = [
     "DEFAULT_CONTEXT",
     "DEFAULT_PRIOR",
     "DEFAULT_UBATCH",
+    "CalibrationText",
     "Coverage",
     "Imatrix",
     "ImatrixEntry",
     "ImatrixProgress",
+    "Importance",
     "LayerStatistics",
     "MissingData",
     "Prior",
     "RouterCoverage",
     "TensorStatistics",
+    "as_imatrix",
+    "calibrate",
     "collect_imatrix",
     "expert_coverage",
     "layer_statistics",
@@ -55,5 +62,4 @@ __all__ = [
     "save_imatrix",
     "tensor_statistics",
     "with_all_experts",
-    "with_prior",
 ]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from apex_native._native import forward_log
+from apex_native.argument_kinds import require_kind
 from apex_native.engine import GPU_UBATCH, UBATCH, Model, Tokens
 from apex_native.errors import DataError, OutputError
 from apex_native.imatrix.checkpoint import checkpoint_path
@@ -18,6 +19,7 @@ from apex_native.imatrix.entries import Imatrix
 from apex_native.imatrix.files import load_imatrix, save_imatrix, sealed
 from apex_native.imatrix.from_state import imatrix_from_state
 from apex_native.imatrix.progress import ImatrixProgress
+from apex_native.requirements import Work, require_traits
 
 __all__ = ["DEFAULT_BATCH", "DEFAULT_CONTEXT", "DEFAULT_UBATCH", "collect_imatrix"]
 
@@ -67,6 +69,7 @@ def collect_imatrix(
     outside the vocabulary, ModelError naming the weight whose input is not finite, OutputError,
     Cancelled (resumable where output is given).
     """
+    require_traits(model, Work.CALIBRATION)
     tokens = _tokens(model, text, parse_special)
     n_chunks = _count_chunks(len(tokens), ctx, skip_chunks, max_chunks)
     path = None if output is None else Path(output)
@@ -103,6 +106,10 @@ def _ubatch(model: Model) -> int:
 
 
 def _tokens(model: Model, text: str | Tokens | Sequence[int], parse_special: bool) -> Tokens:
+    require_kind(
+        *("model", model, Model),
+        "load it with apex.load_model, or let apex.calibrate take its path",
+    )
     if isinstance(text, str):
         return model.tokenize(text, add_special=True, parse_special=parse_special)
     return np.ascontiguousarray(text, dtype=np.int32)
@@ -123,7 +130,7 @@ def _finished(path: Path, settings: Mapping[str, object]) -> Imatrix:
         if imatrix.settings.get(key) != value:
             raise OutputError(
                 f"{path} exists and was collected with {key} {imatrix.settings.get(key)!r}, now it "
-                f"is {value!r}; choose another name or pass --force"
+                f"is {value!r}; choose another name or pass `force=True`"
             )
     return imatrix
 

@@ -79,12 +79,12 @@ def require_fresh(output: Path, *, resume: bool, force: bool) -> None:
     if not output.absolute().parent.is_dir():
         raise OutputError(f"{output.absolute().parent}: no such folder; create it first")
     if output.exists() and not force:
-        raise OutputError(f"{output} exists; choose another name or pass --force")
+        raise OutputError(f"{output} exists; choose another name or pass `force=True`")
     checkpoint = checkpoint_path(output)
     if checkpoint.exists() and not (resume or force):
         raise OutputError(
-            f"{checkpoint} is left from an interrupted collection; pass --resume to go on with it "
-            "or --force to start again"
+            f"{checkpoint} is left from an interrupted collection; pass `resume=True` to go on "
+            "with it or `force=True` to start again"
         )
 
 
@@ -234,5 +234,5 @@ class Collection:
             return
         stop.add_note(
             f"{self._snapshot.chunks_done} of {self._plan.n_chunks} chunks are done; "
-            "go on with --resume"
+            "go on with `resume=True`"
         )

@@ -10,9 +10,7 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from apex_native.plan import ImatrixSummary
-
-__all__ = ["Imatrix", "ImatrixEntry", "means"]
+__all__ = ["Floats", "Imatrix", "ImatrixEntry", "means"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -33,17 +31,17 @@ def means(sums: Floats, counts: npt.NDArray[np.float64]) -> Floats:
 class ImatrixEntry:
     """One tensor's data: values float32 (n_slices, n_per_row), counts float64 (n_slices,).
 
-    sums are squared activations added up, as the file has them; values are what a quantizer takes:
-    their means, 1.0 for an expert no token reached (as llama-quantize fills them), or what
-    `with_prior` makes of them. counts are tokens (chunks in legacy files, which do not store
-    tokens). all_experts, where it was collected, holds sums and counts of a pass with every expert
-    active.
+    sums are squared activations added up, as the file has them; values are their means, 1.0 for an
+    expert no token reached, as llama-quantize fills them. counts are tokens, or, where
+    counts_tokens is false, chunks (legacy files do not store tokens). all_experts, where it was
+    collected, holds sums and counts of a pass with every expert active.
     """
 
     sums: Floats
     counts: npt.NDArray[np.float64]
     values: Floats
     all_experts: tuple[Floats, npt.NDArray[np.float64]] | None = None
+    counts_tokens: bool = True
 
     @classmethod
     def from_sums(
@@ -51,14 +49,46 @@ class ImatrixEntry:
         sums: Floats,
         counts: npt.NDArray[np.float64],
         all_experts: tuple[Floats, npt.NDArray[np.float64]] | None = None,
+        *,
+        counts_tokens: bool = True,
     ) -> ImatrixEntry:
         """The entry whose values are means(sums, counts)."""
-        return cls(sums, counts, means(sums, counts), all_experts)
+        return cls(sums, counts, means(sums, counts), all_experts, counts_tokens)
+
+    def __repr__(self) -> str:
+        n_slices, n_per_row = self.values.shape
+        return f"ImatrixEntry({n_slices} x {n_per_row}, {self.counts.sum():,.0f} tokens)"
 
     @property
     def is_routed(self) -> bool:
         """Each expert has a count of its own."""
         return len(self.counts) > 1
+
+    @property
+    def informative(self) -> npt.NDArray[np.bool_]:
+        """Which slices say anything: tokens were counted and their sums are not all zero.
+
+        In a legacy file an expert that was not reached is stored as the same value everywhere.
+        """
+        speaks: npt.NDArray[np.bool_] = (self.counts > 0) & self.sums.any(axis=1)
+        if not self.counts_tokens and self.sums.shape[1] > 1:
+            speaks &= self.sums.min(axis=1) != self.sums.max(axis=1)
+        return speaks
+
+    def cut(self, n_slices: int) -> ImatrixEntry:
+        """The same numbers as n_slices slices; for legacy entries, which have all in one row.
+
+        A count for the whole tensor is taken for every slice.
+        """
+        if n_slices == len(self.counts) or len(self.counts) != 1:
+            return self
+        return ImatrixEntry(
+            self.sums.reshape(n_slices, -1),
+            np.repeat(self.counts, n_slices),
+            self.values.reshape(n_slices, -1),
+            None,
+            self.counts_tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +96,7 @@ class Imatrix:
     """An importance matrix: tensor name → entry, with where it came from.
 
     chunk_size is in tokens, 0 where the file does not say (legacy). settings is how this package
-    collected it, empty for other files. prior names what `with_prior` did, None: nothing.
+    collected it, empty for other files.
     """
 
     entries: Mapping[str, ImatrixEntry]
@@ -77,18 +107,10 @@ class Imatrix:
     is_legacy: bool
     chunk_size: int = 0
     settings: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
-    prior: str | None = None
 
-    def summary(self) -> ImatrixSummary:
-        """What planning needs: names and sizes, no values."""
-        return ImatrixSummary(
-            entries={
-                name: (entry.values.shape[1], entry.values.shape[0])
-                for name, entry in self.entries.items()
-            },
-            sha256=self.sha256,
-            file=self.path.name,
-            chunk_count=self.chunk_count,
-            datasets=self.datasets,
-            prior=self.prior,
+    def __repr__(self) -> str:
+        size = f" of {self.chunk_size} tokens" if self.chunk_size else ""
+        return (
+            f"Imatrix({str(self.path)!r}, {len(self.entries)} entries, {self.chunk_count} chunks"
+            f"{size})"
         )

@@ -13,6 +13,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
+from apex_native.argument_kinds import require_kind
 from apex_native.errors import ImatrixError, OutputError
 from apex_native.gguf import open_gguf
 from apex_native.imatrix.entries import Imatrix, ImatrixEntry
@@ -53,6 +54,15 @@ def load_imatrix(path: str | os.PathLike[str]) -> Imatrix:
     return imatrix
 
 
+def as_imatrix(imatrix: Imatrix | str | os.PathLike[str]) -> Imatrix:
+    """The matrix itself, or `load_imatrix` of a path; TypeError for anything else."""
+    require_kind(
+        *("imatrix", imatrix, (Imatrix, str, os.PathLike)),
+        "give a path, or what load_imatrix or calibrate gave",
+    )
+    return imatrix if isinstance(imatrix, Imatrix) else load_imatrix(imatrix)
+
+
 def save_imatrix(
     imatrix: Imatrix, path: str | os.PathLike[str], *, format: ImatrixFormat = "gguf"
 ) -> Imatrix:
@@ -62,6 +72,7 @@ def save_imatrix(
     drops the experts' counts. Returns the matrix as the file has it: with its path and hash.
     Raises OutputError where it cannot be written, ImatrixError where the format cannot hold it.
     """
+    require_kind("imatrix", imatrix, Imatrix, "give what load_imatrix or calibrate gave")
     path = Path(path)
     if format == "gguf" and imatrix.is_legacy:
         raise ImatrixError(

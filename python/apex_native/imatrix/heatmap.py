@@ -32,7 +32,7 @@ def save_heatmap(coverage: Coverage, path: str | os.PathLike[str], *, title: str
             "a heatmap needs matplotlib; install it with `pip install matplotlib`"
         ) from error
     if not coverage.routers:
-        raise OutputError("there are no experts to draw; --heatmap is for expert models")
+        raise OutputError("there are no experts to draw; a heatmap is for expert models")
     n_experts = max(router.n_experts for router in coverage.routers)
     n_layers = len(coverage.routers)
     figure = Figure(

@@ -53,7 +53,8 @@ class LegacyReader:
         raw = self._take(4 * n_values, f"the values of '{name}'")
         sums = np.frombuffer(raw, dtype="<f4").astype(np.float32).reshape(1, -1)
         # Without calls llama-quantize takes the values as they are.
-        return name, ImatrixEntry.from_sums(sums, np.array([max(n_calls, 0) or 1], np.float64))
+        counts = np.array([max(n_calls, 0) or 1], np.float64)
+        return name, ImatrixEntry.from_sums(sums, counts, counts_tokens=False)
 
     def _int(self, what: str) -> int:
         number: int = struct.unpack("<i", self._take(4, what))[0]

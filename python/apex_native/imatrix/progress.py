@@ -19,6 +19,21 @@ class ImatrixProgress:
     chunks_resumed: int
     chunk_size: int
     elapsed_s: float
+    all_experts: bool = False
+    """It is the second pass, in which every expert is active."""
+
+    @property
+    def share(self) -> float:
+        """How much of this pass is done, 0 to 1."""
+        return self.chunks_done / self.n_chunks if self.n_chunks else 1.0
+
+    @property
+    def state(self) -> str:
+        """Finished chunks and speed, in words."""
+        every = ", all experts" if self.all_experts else ""
+        return (
+            f"{self.chunks_done}/{self.n_chunks} chunks{every}, {self.tokens_per_s:,.0f} tokens/s"
+        )
 
     @property
     def tokens_per_s(self) -> float:

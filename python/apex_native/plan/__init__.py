@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from apex_native.plan.edges import Edges, Position, default_edges
 from apex_native.plan.ftypes import FileType
-from apex_native.plan.imatrix import EntryFit, ImatrixSummary, ImatrixUse
+from apex_native.plan.imatrix import EntryDoubts, EntryFit, ImatrixSummary, ImatrixUse
 from apex_native.plan.make import make_plan
 from apex_native.plan.model import SCHEMA_VERSION, Plan
 from apex_native.plan.parts import (
@@ -30,6 +30,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "DecidedBy",
     "Edges",
+    "EntryDoubts",
     "EntryFit",
     "FileType",
     "Finding",

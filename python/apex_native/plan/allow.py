@@ -76,6 +76,8 @@ def reason_to_keep(
 
     shape is row-major; keep_output is llama-quantize's ``--leave-output-tensor``.
     """
+    if 0 in shape:
+        return "without weights"
     if len(ne_order(shape)) < 2:
         return "one-dimensional"
     # Written as upstream writes it: a 5-letter name without "weight" passes there (npos), and

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from apex_native.plan.imatrix import EntryFit, ImatrixUse
-from apex_native.plan.names import is_token_embedding
+from apex_native.plan.audit_imatrix import imatrix_findings
+from apex_native.plan.audit_model import model_findings
 from apex_native.plan.parts import DecidedBy, Finding, FindingKind, PlannedTensor
+from apex_native.plan.readers import reader_findings
 from apex_native.plan.request import PlanRequest
 from apex_native.plan.resolve import Decision
-from apex_native.types import Role
+from apex_native.types import Classification, GgufFacts, Role
 
 __all__ = ["audit"]
 
@@ -23,19 +24,22 @@ _MATTERS_UNCLAIMED = frozenset(
 
 def audit(
     request: PlanRequest,
+    classification: Classification,
+    facts: GgufFacts,
     tensors: Sequence[PlannedTensor],
     decisions: Mapping[str, Decision],
 ) -> tuple[Finding, ...]:
     """All findings about a plan, in the order of the checks and of the tensors."""
     return (
+        *model_findings(classification, facts, repairs=request.options.repair),
         *_rules_without_effect(request, decisions),
-        *_other_file(request, tensors),
+        *_given_types(request, tensors),
         *_unclaimed(request, tensors, decisions),
         *_roles_absent(request, tensors),
         *_fallbacks(tensors),
         *_sources(tensors),
-        *_imatrix_as_a_whole(request, tensors),
-        *_imatrix_entries(tensors),
+        *imatrix_findings(request, tensors),
+        *reader_findings(tensor.type for tensor in tensors),
         *_not_as_upstream(request, tensors),
     )
 
@@ -57,25 +61,25 @@ def _rules_without_effect(
             )
 
 
-def _other_file(request: PlanRequest, tensors: Sequence[PlannedTensor]) -> Iterator[Finding]:
-    if request.like is None:
+def _given_types(request: PlanRequest, tensors: Sequence[PlannedTensor]) -> Iterator[Finding]:
+    if request.types is None:
         return
+    whose = "the other file has" if request.is_like else "the types name"
     names = {tensor.name for tensor in tensors}
-    strangers = [name for name in request.like if name not in names]
+    strangers = [name for name in request.types if name not in names]
     if strangers:
         yield Finding(
             FindingKind.RULE_WITHOUT_EFFECT,
             "",
-            f"the other file has {len(strangers)} tensors this model lacks, the first is "
-            f"{strangers[0]}",
+            f"{whose} {len(strangers)} tensors this model lacks, the first is {strangers[0]}",
         )
     for tensor in tensors:
-        other = request.like.get(tensor.name, tensor.type)
+        other = request.types.get(tensor.name, tensor.type)
         if tensor.decided_by is DecidedBy.KEPT and other is not tensor.type:
             yield Finding(
                 FindingKind.LIKE_NOT_FOLLOWED,
                 tensor.name,
-                f"the other file has {other}; kept as {tensor.type} ({tensor.reason})",
+                f"{whose} {other}; kept as {tensor.type} ({tensor.reason})",
             )
 
 
@@ -87,8 +91,9 @@ def _unclaimed(
     unclaimed = [tensor for tensor in tensors if not decisions[tensor.name].claimed]
     followers: Counter[Role] = Counter()
     for tensor in unclaimed:
-        if request.like is not None:
-            message = f"not in the other file: left as {tensor.type}"
+        if request.types is not None:
+            where = "in the other file" if request.is_like else "among the types"
+            message = f"not {where}: left as {tensor.type}"
         elif tensor.role in _MATTERS_UNCLAIMED:
             message = f"no rule of the tier names {tensor.role.value}: {tensor.reason}"
         else:
@@ -133,48 +138,6 @@ def _sources(tensors: Sequence[PlannedTensor]) -> Iterator[Finding]:
         elif source.is_quantized:
             message = f"is {source} already; requantizing to {tensor.type} adds error to error"
             yield Finding(FindingKind.REQUANTIZES, tensor.name, message)
-
-
-def _imatrix_as_a_whole(
-    request: PlanRequest, tensors: Sequence[PlannedTensor]
-) -> Iterator[Finding]:
-    if request.imatrix is None:
-        needy = [tensor for tensor in tensors if tensor.imatrix is ImatrixUse.REQUIRED]
-        if request.needs_imatrix and request.tier is not None:
-            message = f"tier {request.tier.name} needs an importance matrix and none is given"
-            yield Finding(FindingKind.IMATRIX_NEEDED, "", message)
-        elif needy:
-            types = ", ".join(sorted({tensor.type.name for tensor in needy}))
-            message = f"no importance matrix is given and {len(needy)} tensors need it ({types})"
-            yield Finding(FindingKind.IMATRIX_NEEDED, needy[0].name, message)
-        return
-    names = {tensor.name for tensor in tensors}
-    strangers = [name for name in request.imatrix.entries if name not in names]
-    if strangers:
-        message = (
-            f"the importance matrix has {len(strangers)} entries for tensors this model lacks, "
-            f"the first is {strangers[0]}; it may be of another model"
-        )
-        yield Finding(FindingKind.IMATRIX_FOREIGN, "", message)
-
-
-def _imatrix_entries(tensors: Sequence[PlannedTensor]) -> Iterator[Finding]:
-    """Entries that are missing or of the wrong size, if there is an imatrix at all."""
-    for tensor in tensors:
-        entry = tensor.imatrix_entry
-        if tensor.imatrix is ImatrixUse.UNUSED or entry in (EntryFit.FITS, EntryFit.NOT_GIVEN):
-            continue
-        problem = "has no entry" if entry is EntryFit.MISSING else "has an entry of the wrong size"
-        if tensor.imatrix is ImatrixUse.REQUIRED:
-            kind = FindingKind.IMATRIX_NEEDED
-            message = f"{tensor.type} needs an importance matrix; the given one {problem}"
-        elif entry is EntryFit.WRONG_SIZE and not is_token_embedding(tensor.name):
-            kind = FindingKind.IMATRIX_WRONG_SIZE
-            message = f"the importance matrix {problem}; it is of another model or version"
-        else:
-            kind = FindingKind.IMATRIX_LACKS_ENTRY
-            message = f"the importance matrix {problem}: quantized without it"
-        yield Finding(kind, tensor.name, message)
 
 
 def _not_as_upstream(request: PlanRequest, tensors: Sequence[PlannedTensor]) -> Iterator[Finding]:

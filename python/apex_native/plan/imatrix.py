@@ -10,7 +10,22 @@ from apex_native.plan.ftypes import FileType
 from apex_native.plan.names import is_token_embedding
 from apex_native.types import GgmlType, TensorInfo
 
-__all__ = ["EntryFit", "ImatrixSummary", "ImatrixUse", "entry_fit", "imatrix_use"]
+__all__ = ["EntryDoubts", "EntryFit", "ImatrixSummary", "ImatrixUse", "entry_fit", "imatrix_use"]
+
+
+@dataclass(frozen=True, slots=True)
+class EntryDoubts:
+    """What an entry does not tell of a tensor: slices are experts, one for a dense tensor.
+
+    unseen: slices without information (no tokens, or sums of zero); few: slices that saw fewer
+    tokens than a profile takes; silent_columns: columns of weight 0 in some slice that is seen.
+    """
+
+    n_slices: int
+    n_columns: int
+    unseen: tuple[int, ...] = ()
+    few: tuple[int, ...] = ()
+    silent_columns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +35,10 @@ class ImatrixSummary:
     entries maps a tensor name to (n_per_row, n_slices), the shape of its vectors; file is the
     name recorded in the output; sha256 is that of the imatrix file; prior says what was done to
     the values of experts that saw few tokens, None: nothing.
+
+    same_input gives tensors without an entry the name of one that describes the same input;
+    unusable the entries that look as if they did and do not. doubts holds what entries do not
+    tell; fills_gaps says whether a prior speaks in their place.
     """
 
     entries: Mapping[str, tuple[int, int]]
@@ -28,6 +47,14 @@ class ImatrixSummary:
     chunk_count: int = 0
     datasets: tuple[str, ...] = field(default=())
     prior: str | None = None
+    same_input: Mapping[str, str] = field(default_factory=dict)
+    unusable: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    doubts: Mapping[str, EntryDoubts] = field(default_factory=dict)
+    fills_gaps: bool = False
+
+    def source(self, tensor: str) -> str:
+        """The entry that serves a tensor: its own, or one of the same input."""
+        return tensor if tensor in self.entries else self.same_input.get(tensor, tensor)
 
 
 class ImatrixUse(StrEnum):
@@ -91,7 +118,7 @@ def entry_fit(imatrix: ImatrixSummary | None, tensor: TensorInfo) -> EntryFit:
     """
     if imatrix is None:
         return EntryFit.NOT_GIVEN
-    entry = imatrix.entries.get(tensor.name)
+    entry = imatrix.entries.get(imatrix.source(tensor.name))
     if entry is None:
         return EntryFit.MISSING
     expected = (tensor.n_per_row, tensor.n_expert_slices)

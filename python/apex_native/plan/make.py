@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from apex_native.classification import FileKind, find_kind
 from apex_native.errors import PlanError
 from apex_native.plan.audit import audit
 from apex_native.plan.edges import Edges
@@ -13,24 +15,20 @@ from apex_native.plan.metadata import kv_bytes, new_metadata, removed_metadata
 from apex_native.plan.model import Plan
 from apex_native.plan.names import weights_map_key
 from apex_native.plan.parts import (
-    Finding,
     PlannedTensor,
     PlanOptions,
-    Severity,
     rules_sha256,
 )
+from apex_native.plan.repair import repaired_metadata
 from apex_native.plan.request import PlanRequest, Semantics, as_rule_texts, resolve_request
 from apex_native.plan.resolve import Decision, resolve_types
 from apex_native.types import Classification, GgmlType, GgufFacts, MetadataValue
 
 __all__ = ["make_plan"]
 
-_FINDINGS_SHOWN = 8
-
 
 def make_plan(
     classification: Classification,
-    facts: GgufFacts,
     *,
     tier: str | None = None,
     ftype: str | None = None,
@@ -38,10 +36,13 @@ def make_plan(
     edges: Edges | None = None,
     tensor_types: Sequence[str] = (),
     like: Mapping[str, GgmlType] | None = None,
+    types: Mapping[str, GgmlType] | None = None,
+    reason: str = "",
     output_tensor_type: GgmlType | None = None,
     token_embedding_type: GgmlType | None = None,
     leave_output_tensor: bool = False,
     pure: bool = False,
+    repair: bool = False,
     imatrix: ImatrixSummary | None = None,
     strict: bool = False,
     extra_metadata: Mapping[str, MetadataValue] | None = None,
@@ -49,69 +50,78 @@ def make_plan(
     """Decide the type of every tensor and the exact size of the output.
 
     Exactly one base is given: a tier (name, ``i-`` name or ``.toml`` path), an ftype (one of
-    llama-quantize's, decided as it would), or like (another file's name → type map). Options
-    come before tensor_types ("REGEX=TYPE", first match wins), these before the tier's rules,
-    these before the base mix; the shape fallback comes last. A plan that lacks an imatrix it
-    needs is still made, so that sizes are known first: see ``Plan.blocking_findings``.
+    llama-quantize's, decided as it would), like (another file's name → type map), or types (a name
+    → type map of any origin, as a search finds one); a multimodal projector needs none and gets the
+    type they are published in. Options come before tensor_types ("REGEX=TYPE", first match wins),
+    these before the tier's rules, these before the base mix; the shape fallback comes last. A plan
+    that lacks an imatrix it needs is still made, so that sizes are known first: see
+    ``Plan.blocking_findings``.
 
     Args:
-        classification: the model's tensors with their roles.
-        facts: metadata and tensor table of the same file.
+        classification: the model's tensors with their roles, and the facts they come from.
         tier: recipe; its base mix decides what its rules do not name.
         ftype: name, alias or number of a file type.
         semantics: "published" leaves a tier's type to the base mix where it equals the mix's
             default type, as in the published files; "declared" applies every rule.
         edges: layer widths for a tier, instead of those for the model's depth.
         tensor_types: rules that override the base.
-        like: name → type map.
+        like: name → type map of another file.
+        types: name → type map; tensors it lacks stay as they are.
+        reason: why types are as they are; it stands with every tensor they decide.
         output_tensor_type: type of ``output.weight`` (or of tied embeddings).
         token_embedding_type: type of the token embeddings.
         leave_output_tensor: keep ``output.weight`` in its source type.
         pure: no mix, every tensor in the file type's default type.
+        repair: write layer counts without the layers that have no tensors (multi-token prediction).
         imatrix: which entries the importance matrix has.
         strict: raise instead of returning a plan with findings above INFO.
         extra_metadata: further key-value pairs to write, typed as ``MetadataEntry.infer`` does.
 
     Raises:
-        PlanError: the request is not valid, a tensor cannot be given a type, or strict found
-            something.
+        PlanError: the file is no model, the request is not valid, a tensor cannot be given a
+            type, or strict found something.
     """
-    _check_same_file(classification, facts)
+    given = like if types is None else types
+    ftype = _checked_file_type(classification.facts, tier, ftype, given)
     options = PlanOptions(
         tensor_types=as_rule_texts(tensor_types),
         output_tensor_type=output_tensor_type,
         token_embedding_type=token_embedding_type,
         leave_output_tensor=leave_output_tensor,
         pure=pure,
+        repair=repair,
     )
     request = resolve_request(
         classification,
         tier=tier,
         ftype=ftype,
         like=like,
+        types=types,
+        reason=reason,
         semantics=semantics,
         edges=edges,
         options=options,
         imatrix=imatrix,
     )
-    plan = _assemble(request, classification, facts, extra_metadata or {})
+    plan = _assemble(request, classification, extra_metadata or {})
     if strict:
-        _check_findings(plan.findings)
+        plan.require_clean()
     return plan
 
 
 def _assemble(
     request: PlanRequest,
     classification: Classification,
-    facts: GgufFacts,
     extra_metadata: Mapping[str, MetadataValue],
 ) -> Plan:
-    decisions = resolve_types(request, classification, facts, request.semantics)
-    notes = _differences_between_semantics(request, classification, facts, decisions)
+    facts = classification.facts
+    decisions = resolve_types(request, classification, request.semantics)
+    notes = _differences_between_semantics(request, classification, decisions)
     tensors = _planned_tensors(request, classification, decisions, notes)
     file_type = _file_type_number(request, facts, tensors)
     digest = rules_sha256((tensor.name, tensor.type) for tensor in tensors)
-    written = new_metadata(request, file_type, digest, extra_metadata)
+    repaired = repaired_metadata(classification, facts) if request.options.repair else ()
+    written = (*repaired, *new_metadata(request, file_type, digest, extra_metadata))
     removed = removed_metadata(request, facts, written)
     return Plan(
         base=request.base,
@@ -131,7 +141,7 @@ def _assemble(
         metadata=written,
         metadata_removed=removed,
         kv_bytes=kv_bytes(facts, written, removed),
-        findings=audit(request, tensors, decisions),
+        findings=audit(request, classification, facts, tensors, decisions),
     )
 
 
@@ -160,15 +170,20 @@ def _planned_tensors(
                 imatrix=imatrix_use(tensor.name, source, decision.type, request.file_type),
                 imatrix_entry=entry_fit(request.imatrix, tensor.info),
                 note=notes.get(tensor.name, ""),
+                imatrix_source=_other_source(request.imatrix, tensor.name),
             )
         )
     return tuple(planned)
 
 
+def _other_source(imatrix: ImatrixSummary | None, name: str) -> str:
+    source = name if imatrix is None else imatrix.source(name)
+    return "" if source == name else source
+
+
 def _differences_between_semantics(
     request: PlanRequest,
     classification: Classification,
-    facts: GgufFacts,
     decisions: Mapping[str, Decision],
 ) -> dict[str, str]:
     """For each tensor the other semantics would store differently, how and why.
@@ -180,7 +195,7 @@ def _differences_between_semantics(
         return {}
     other: Semantics = "declared" if request.semantics == "published" else "published"
     notes = {}
-    for name, there in resolve_types(request, classification, facts, other).items():
+    for name, there in resolve_types(request, classification, other).items():
         if there.type is not decisions[name].type:
             notes[name] = f"{other} semantics give {there.type}: {there.reason}"
     return notes
@@ -197,21 +212,41 @@ def _file_type_number(
     return request.file_type.number
 
 
-def _check_same_file(classification: Classification, facts: GgufFacts) -> None:
-    classified = tuple(tensor.info for tensor in classification.tensors)
-    if classified != facts.tensors:
+_NO_MODEL = {
+    FileKind.LORA_ADAPTER: "llama.cpp applies adapters as they are (`llama-cli --lora`)",
+    FileKind.CONTROL_VECTOR: "llama.cpp adds them as they are (`llama-cli --control-vector`)",
+    FileKind.IMATRIX: "give it to the model's quantization as `imatrix`",
+}
+
+
+def _checked_file_type(
+    facts: GgufFacts,
+    tier: str | None,
+    ftype: str | None,
+    like: Mapping[str, GgmlType] | None,
+) -> str | None:
+    """The file type to plan with: a projector's is the usual one unless something is asked for."""
+    kind = find_kind(facts)
+    if kind in _NO_MODEL:
+        raise PlanError(f"this is {_article(kind)}, no model to quantize; {_NO_MODEL[kind]}")
+    if kind is not FileKind.PROJECTOR:
+        return ftype
+    if tier is not None:
         raise PlanError(
-            f"classification ({len(classified)} tensors) and facts ({len(facts.tensors)} tensors) "
-            "are not of the same file; classify the facts that are planned"
+            f"this is {_article(kind)} and tiers are for language models; leave `tier` out for "
+            f"{default_projector_type(facts)}, or give an `ftype`"
         )
+    return default_projector_type(facts) if ftype is None and like is None else ftype
 
 
-def _check_findings(findings: Sequence[Finding]) -> None:
-    bad = [finding for finding in findings if finding.severity is not Severity.INFO]
-    if not bad:
-        return
-    lines = [f"{f.kind}: {f.tensor + ': ' if f.tensor else ''}{f.message}" for f in bad]
-    shown = "\n  ".join(lines[:_FINDINGS_SHOWN])
-    more = f"\n  and {len(lines) - _FINDINGS_SHOWN} more" if len(lines) > _FINDINGS_SHOWN else ""
-    count = f"{len(lines)} finding{'s' if len(lines) > 1 else ''}"
-    raise PlanError(f"the plan has {count}:\n  {shown}{more}")
+def _article(kind: FileKind) -> str:
+    return f"{'an' if kind.value[0] in 'aeiou' else 'a'} {kind.value}"
+
+
+def default_projector_type(facts: GgufFacts) -> str:
+    """Q8_0 from 16 bits, F16 from 32: what projectors are published in."""
+    n_bytes: Counter[GgmlType] = Counter()
+    for tensor in facts.tensors:
+        if len(tensor.shape) > 1:
+            n_bytes[tensor.type] += tensor.nbytes
+    return "F16" if n_bytes and n_bytes.most_common(1)[0][0] is GgmlType.F32 else "Q8_0"

@@ -29,15 +29,18 @@ __all__ = ["SCHEMA_VERSION", "Plan"]
 
 SCHEMA_VERSION = 1
 
+_FINDINGS_SHOWN = 8
+"""Of those that stop a strict plan; `apex-native plan --explain` has all."""
+
 
 @dataclass(frozen=True)
 class Plan:
     """A complete, checked decision about an output file; tensors are in the source's order.
 
-    base says which of tier, ftype or another file's types ("like") it was made from; ftype is
-    the base mix ('' for "like"); edges and edges_rule are None and '' without a tier. kv_bytes
-    is the encoded size of all key-value pairs of the output; metadata lists those that are
-    written anew, metadata_removed the source's keys that are not copied.
+    base says which of tier, ftype, another file's types ("like") or a map of types ("types") it
+    was made from; ftype is the base mix ('' for the last two); edges and edges_rule are None and ''
+    without a tier. kv_bytes is the encoded size of all key-value pairs of the output; metadata
+    lists those that are written anew, metadata_removed the source's keys that are not copied.
     """
 
     base: str
@@ -58,6 +61,14 @@ class Plan:
     metadata_removed: tuple[str, ...]
     kv_bytes: int
     findings: tuple[Finding, ...]
+
+    def __repr__(self) -> str:
+        recipe = self.tier or self.ftype or self.base
+        findings = f", {len(self.findings)} findings" if self.findings else ""
+        return (
+            f"Plan({recipe!r}, {len(self.tensors)} tensors, {self.total_bytes:,} bytes, "
+            f"{self.bpw:.3f} bpw{findings})"
+        )
 
     @cached_property
     def layout(self) -> FileLayout:
@@ -100,6 +111,18 @@ class Plan:
     def blocking_findings(self) -> tuple[Finding, ...]:
         """Findings with which the plan cannot be carried out."""
         return tuple(f for f in self.findings if f.severity is Severity.BLOCKING)
+
+    def require_clean(self) -> None:
+        """Raise PlanError that lists every finding above INFO, if there is one."""
+        bad = [finding for finding in self.findings if finding.severity is not Severity.INFO]
+        if not bad:
+            return
+        lines = [f"{f.kind}: {f.tensor + ': ' if f.tensor else ''}{f.message}" for f in bad]
+        shown = "\n  ".join(lines[:_FINDINGS_SHOWN])
+        more = len(lines) - _FINDINGS_SHOWN
+        rest = f"\n  and {more} more" if more > 0 else ""
+        count = f"{len(lines)} finding{'s' if len(lines) > 1 else ''}"
+        raise PlanError(f"the plan has {count}:\n  {shown}{rest}")
 
     def summary_by_role(self) -> tuple[RoleSummary, ...]:
         """One row for each role that has tensors, in the order of ``Role``."""

@@ -32,6 +32,7 @@ class DecidedBy(StrEnum):
     RULE = "rule"
     TIER = "tier"
     LIKE = "like"
+    TYPES = "types"
     BASE = "base"
 
 
@@ -54,7 +55,22 @@ class FindingKind(StrEnum):
     IMATRIX_NEEDED = "imatrix-needed"
     IMATRIX_WRONG_SIZE = "imatrix-wrong-size"
     IMATRIX_FOREIGN = "imatrix-foreign"
+    IMATRIX_MATCHES_NOTHING = "imatrix-matches-nothing"
+    IMATRIX_PARTIAL = "imatrix-partial"
     IMATRIX_LACKS_ENTRY = "imatrix-lacks-entry"
+    IMATRIX_SAME_INPUT = "imatrix-same-input"
+    IMATRIX_OTHER_INPUT = "imatrix-other-input"
+    IMATRIX_SAYS_NOTHING = "imatrix-says-nothing"
+    EXPERTS_UNSEEN = "experts-unseen"
+    EXPERTS_FEW_TOKENS = "experts-few-tokens"
+    COLUMNS_SILENT = "columns-silent"
+    COLUMNS_RAISED = "columns-raised"
+    INCOMPLETE_MODEL = "incomplete-model"
+    PROMISED_LAYERS = "promised-layers"
+    REPAIRED = "repaired"
+    READERS_LACK_TYPE = "readers-lack-type"
+    SCALE_UNDERFLOW = "scale-underflow"
+    ERROR_OUT_OF_PROPORTION = "error-out-of-proportion"
     LIKE_NOT_FOLLOWED = "like-not-followed"
     FOLLOWS_BASE = "follows-base"
     ROLE_ABSENT = "role-absent"
@@ -75,7 +91,22 @@ _SEVERITIES = {
     FindingKind.IMATRIX_NEEDED: Severity.BLOCKING,
     FindingKind.IMATRIX_WRONG_SIZE: Severity.BLOCKING,
     FindingKind.IMATRIX_FOREIGN: Severity.WARNING,
+    FindingKind.IMATRIX_MATCHES_NOTHING: Severity.BLOCKING,
+    FindingKind.IMATRIX_PARTIAL: Severity.WARNING,
     FindingKind.IMATRIX_LACKS_ENTRY: Severity.INFO,
+    FindingKind.IMATRIX_SAME_INPUT: Severity.INFO,
+    FindingKind.IMATRIX_OTHER_INPUT: Severity.WARNING,
+    FindingKind.IMATRIX_SAYS_NOTHING: Severity.WARNING,
+    FindingKind.EXPERTS_UNSEEN: Severity.WARNING,
+    FindingKind.EXPERTS_FEW_TOKENS: Severity.WARNING,
+    FindingKind.COLUMNS_SILENT: Severity.WARNING,
+    FindingKind.COLUMNS_RAISED: Severity.INFO,
+    FindingKind.INCOMPLETE_MODEL: Severity.WARNING,
+    FindingKind.PROMISED_LAYERS: Severity.WARNING,
+    FindingKind.REPAIRED: Severity.INFO,
+    FindingKind.READERS_LACK_TYPE: Severity.WARNING,
+    FindingKind.SCALE_UNDERFLOW: Severity.WARNING,
+    FindingKind.ERROR_OUT_OF_PROPORTION: Severity.WARNING,
     FindingKind.LIKE_NOT_FOLLOWED: Severity.INFO,
     FindingKind.FOLLOWS_BASE: Severity.INFO,
     FindingKind.ROLE_ABSENT: Severity.INFO,
@@ -85,7 +116,10 @@ _SEVERITIES = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One result of the audit; tensor is '' where it concerns the plan as a whole."""
+    """One result of the audit; tensor is '' where it concerns the plan as a whole.
+
+    The last one looked for, ERROR_OUT_OF_PROPORTION, is of the written file and in its manifest.
+    """
 
     kind: FindingKind
     tensor: str
@@ -102,7 +136,8 @@ class PlannedTensor:
     """One tensor of the output.
 
     shape is row-major; wanted is the type asked for, type the one after the shape fallback;
-    nbytes the stored size without padding; note says how the other semantics would differ.
+    nbytes the stored size without padding; note says how the other semantics would differ;
+    imatrix_source names the entry that serves it where that is another tensor's.
     """
 
     name: str
@@ -118,6 +153,7 @@ class PlannedTensor:
     imatrix: ImatrixUse
     imatrix_entry: EntryFit
     note: str = ""
+    imatrix_source: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -139,6 +175,7 @@ class PlanOptions:
     token_embedding_type: GgmlType | None = None
     leave_output_tensor: bool = False
     pure: bool = False
+    repair: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +191,7 @@ class RoleSummary:
     @property
     def bpw(self) -> float:
         """Bits per weight."""
-        return 8 * self.nbytes / self.n_elements
+        return 8 * self.nbytes / self.n_elements if self.n_elements else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from apex_native.errors import PlanError
@@ -19,19 +19,25 @@ __all__ = ["PlanRequest", "Semantics", "resolve_request"]
 
 Semantics = Literal["published", "declared"]
 
+GIVEN = "as given"
+"""The reason for a type where the caller of `make_plan` gave none."""
+
 SEMANTICS: tuple[Semantics, ...] = ("published", "declared")
 
 
 @dataclass(frozen=True, slots=True)
 class PlanRequest:
-    """A valid request: exactly one of a tier, a file type alone, or another file's types.
+    """A valid request: exactly one of a tier, a file type alone, or a map of types.
 
-    file_type is the base mix of a tier or the one asked for; None with ``like``.
+    file_type is the base mix of a tier or the one asked for; None with ``types``. types_from says
+    why types are what they are; is_like: because another file has them.
     """
 
     tier: Tier | None
     file_type: FileType | None
-    like: Mapping[str, GgmlType] | None
+    types: Mapping[str, GgmlType] | None
+    types_from: str
+    is_like: bool
     semantics: Semantics
     edges: Edges | None
     edges_rule: str
@@ -40,11 +46,13 @@ class PlanRequest:
     imatrix: ImatrixSummary | None
 
     @property
-    def base(self) -> Literal["tier", "ftype", "like"]:
+    def base(self) -> Literal["tier", "ftype", "like", "types"]:
         """What the plan is made from."""
         if self.tier is not None:
             return "tier"
-        return "ftype" if self.file_type is not None else "like"
+        if self.file_type is not None:
+            return "ftype"
+        return "like" if self.is_like else "types"
 
     @property
     def needs_imatrix(self) -> bool:
@@ -63,30 +71,37 @@ def resolve_request(
     tier: str | None,
     ftype: str | None,
     like: Mapping[str, GgmlType] | None,
+    types: Mapping[str, GgmlType] | None,
+    reason: str,
     semantics: str,
     edges: Edges | None,
     options: PlanOptions,
     imatrix: ImatrixSummary | None,
 ) -> PlanRequest:
     """Check a request and look up what it names; PlanError says what is wrong with it."""
-    _check_one_base(tier, ftype, like)
+    _check_one_base(tier, ftype, like, types)
+    if reason and types is None:
+        raise PlanError("reason says why types are as they are; give it together with types")
     chosen_semantics = next((s for s in SEMANTICS if s == semantics), None)
     if chosen_semantics is None:
         raise PlanError(f"semantics must be one of {', '.join(SEMANTICS)}, found '{semantics}'")
     loaded = load_tier(tier) if tier is not None else None
     file_type = FileType.parse(ftype) if ftype is not None else None
     if edges is not None and loaded is None:
-        raise PlanError("edges belong to a tier; a file type or another file's types have none")
+        raise PlanError("edges belong to a tier; a file type or a map of types has none")
     edges_rule = "given by the caller"
     if loaded is not None:
         file_type = loaded.base
         if edges is None:
             edges, edges_rule = default_edges(classification.n_layer)
-    _check_options(options, file_type, like)
+    own_types = like if like is not None else types
+    _check_options(options, file_type, own_types)
     return PlanRequest(
         tier=loaded,
         file_type=file_type,
-        like=like,
+        types=own_types,
+        types_from="as in the other file" if like is not None else reason or GIVEN,
+        is_like=like is not None,
         semantics=chosen_semantics,
         edges=edges,
         edges_rule=edges_rule if loaded is not None else "",
@@ -97,26 +112,29 @@ def resolve_request(
 
 
 def _check_one_base(
-    tier: str | None, ftype: str | None, like: Mapping[str, GgmlType] | None
+    tier: str | None,
+    ftype: str | None,
+    like: Mapping[str, GgmlType] | None,
+    types: Mapping[str, GgmlType] | None,
 ) -> None:
-    given = {"tier": tier, "ftype": ftype, "like": like}
+    given = {"tier": tier, "ftype": ftype, "like": like, "types": types}
     names = [name for name, value in given.items() if value is not None]
     if len(names) != 1:
         found = " and ".join(names) if names else "none"
-        raise PlanError(f"a plan needs exactly one of tier, ftype and like; found {found}")
+        raise PlanError(f"a plan needs exactly one of tier, ftype, like and types; found {found}")
 
 
 def _check_options(
-    options: PlanOptions, file_type: FileType | None, like: Mapping[str, GgmlType] | None
+    options: PlanOptions, file_type: FileType | None, types: Mapping[str, GgmlType] | None
 ) -> None:
     for name in ("output_tensor_type", "token_embedding_type"):
         given = getattr(options, name)
         if given is not None and not given.is_target:
             raise PlanError(f"{name}: weights cannot be written as {given}")
-    if file_type is FileType.COPY and options != PlanOptions():
+    if file_type is FileType.COPY and replace(options, repair=False) != PlanOptions():
         raise PlanError("COPY keeps every tensor as it is and takes no overrides")
-    if like is not None and options.pure:
-        raise PlanError("pure switches off a base mix; a plan like another file has none")
+    if types is not None and options.pure:
+        raise PlanError("pure switches off a base mix; a plan of given types has none")
 
 
 def as_rule_texts(tensor_types: Sequence[str]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from apex_native.plan.parts import DecidedBy
 from apex_native.plan.request import PlanRequest, Semantics
 from apex_native.plan.rules import TensorTypeRule, first_match
 from apex_native.plan.tier import Tier
-from apex_native.types import Classification, ClassifiedTensor, GgmlType, GgufFacts
+from apex_native.types import Classification, ClassifiedTensor, GgmlType
 
 __all__ = ["Decision", "resolve_types"]
 
@@ -36,7 +36,7 @@ class Decision:
 
 
 def resolve_types(
-    request: PlanRequest, classification: Classification, facts: GgufFacts, semantics: Semantics
+    request: PlanRequest, classification: Classification, semantics: Semantics
 ) -> dict[str, Decision]:
     """Decide all tensors under the given semantics (which matter only for tiers).
 
@@ -44,7 +44,7 @@ def resolve_types(
     the base mix decides, as llama-quantize did when the tiers were published. A rule the user
     gave is always applied. Raises PlanError where no type can be found.
     """
-    resolver = _Resolver(request, classification, facts, semantics)
+    resolver = _Resolver(request, classification, semantics)
     in_order = sorted(classification.tensors, key=lambda tensor: weights_map_key(tensor.name))
     return {tensor.name: resolver.decide(tensor) for tensor in in_order}
 
@@ -56,12 +56,11 @@ class _Resolver:
         self,
         request: PlanRequest,
         classification: Classification,
-        facts: GgufFacts,
         semantics: Semantics,
     ) -> None:
         self._request = request
         self._options = request.options
-        self._architecture = facts.architecture
+        self._architecture = classification.architecture
         self._n_layer = classification.n_layer
         self._semantics = semantics
         self._mix: Mix | None = None
@@ -69,7 +68,7 @@ class _Resolver:
         if file_type is not None and file_type.is_quantized and not request.options.pure:
             self._mix = Mix(
                 file_type,
-                MixModel.from_facts(facts),
+                MixModel.from_facts(classification.facts),
                 [tensor.name for tensor in classification.tensors],
                 has_imatrix=request.has_imatrix,
                 output_tensor_type=request.options.output_tensor_type,
@@ -87,8 +86,8 @@ class _Resolver:
             return self._fitted(tensor, wanted, DecidedBy.OPTION, name)
         if rule is not None:
             return self._fitted(tensor, rule.type, DecidedBy.RULE, f"rule {rule.text}", rule)
-        if self._request.like is not None:
-            return self._like(tensor, self._request.like)
+        if self._request.types is not None:
+            return self._by_map(tensor, self._request.types)
         if self._request.tier is not None and self._request.edges is not None:
             return self._by_tier(tensor, self._request.tier, self._request.edges)
         return self._by_base(tensor)
@@ -115,15 +114,19 @@ class _Resolver:
             return output, "output tensor type"
         return None
 
-    def _like(self, tensor: ClassifiedTensor, like: Mapping[str, GgmlType]) -> Decision:
-        wanted = like.get(tensor.name)
+    def _by_map(self, tensor: ClassifiedTensor, types: Mapping[str, GgmlType]) -> Decision:
+        request = self._request
+        decided_by = DecidedBy.LIKE if request.is_like else DecidedBy.TYPES
+        wanted = types.get(tensor.name)
         if wanted is None:
             source = tensor.info.type
-            reason = "not in the other file: left as it is"
-            return Decision(source, source, DecidedBy.LIKE, reason, claimed=False)
+            where = "in the other file" if request.is_like else "among the types"
+            reason = f"not {where}: left as it is"
+            return Decision(source, source, decided_by, reason, claimed=False)
         if not wanted.is_target:
-            raise PlanError(f"{tensor.name}: the other file has {wanted}, which cannot be written")
-        return self._fitted(tensor, wanted, DecidedBy.LIKE, "as in the other file")
+            where = "the other file has" if request.is_like else "the types say"
+            raise PlanError(f"{tensor.name}: {where} {wanted}, which cannot be written")
+        return self._fitted(tensor, wanted, decided_by, request.types_from)
 
     def _by_tier(self, tensor: ClassifiedTensor, tier: Tier, edges: Edges) -> Decision:
         found = tier.type_for(tensor, self._n_layer, edges)
@@ -140,7 +143,7 @@ class _Resolver:
     ) -> Decision:
         file_type = self._request.file_type
         if file_type is None:
-            raise AssertionError("a plan like another file has no base mix")
+            raise AssertionError("a plan of given types has no base mix")
         if self._mix is None:
             wanted = file_type.default_type
             reason = f"{prefix}default type of {file_type}"

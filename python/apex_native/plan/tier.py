@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from apex_native.errors import PlanError
 from apex_native.plan.edges import Edges, Position
 from apex_native.plan.ftypes import FileType
+from apex_native.plan.layer_types import LayerTypes, parse_layer_types
 from apex_native.types import ClassifiedTensor, GgmlType, Role
 
 __all__ = ["MtpRule", "Tier", "TierRule", "load_tier", "parse_tier", "tier_names"]
@@ -80,6 +81,8 @@ class Tier:
     rules: tuple[TierRule, ...]
     mtp: MtpRule
     description: str = ""
+    layers: LayerTypes | None = None
+    """Types by tensor and layer; they come before the rules."""
 
     @property
     def roles(self) -> frozenset[Role]:
@@ -93,6 +96,10 @@ class Tier:
 
         Tensors of a named role outside every layer count as edge.
         """
+        if self.layers is not None and not tensor.is_mtp:
+            own = self.layers.type_for(tensor.name, n_layer)
+            if own is not None:
+                return own
         if tensor.role is Role.MTP:
             return self.mtp.projection_type(tensor.name), "multi-token prediction"
         rule = next((rule for rule in self.rules if tensor.role in rule.roles), None)
@@ -174,6 +181,7 @@ class _TierReader:
 
     def read(self, data: dict[str, Any]) -> Tier:
         known = {"schema_version", "name", "description", "base", "imatrix", "rules", "mtp"}
+        known.add("layers")
         self._no_other_keys(data, known, "")
         version = self._get(data, "schema_version", int, "")
         if version != TIER_SCHEMA_VERSION:
@@ -192,7 +200,13 @@ class _TierReader:
             rules=rules,
             mtp=self._mtp(self._get(data, "mtp", dict, "")),
             description=data.get("description", ""),
+            layers=self._layers(data),
         )
+
+    def _layers(self, data: dict[str, Any]) -> LayerTypes | None:
+        if "layers" not in data:
+            return None
+        return parse_layer_types(self._get(data, "layers", dict, ""), self._error)
 
     def _rule(self, name: str, table: object) -> TierRule:
         where = f"rules.{name}"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from apex_native.quantization.device import DeviceUse, Gpu, list_gpus, start_driver
-from apex_native.quantization.dry_run import PredictedFile, dry_run
 from apex_native.quantization.manifest import QuantizeManifest, RoleError, TensorRecord
+from apex_native.quantization.prediction import PredictedFile, dry_run
 from apex_native.quantization.progress import Progress
+from apex_native.quantization.proportion import error_bound
 from apex_native.quantization.run import DEFAULT_MAX_MEMORY, quantize_model
+from apex_native.quantization.underflow import underflow_findings
 
 __all__ = [
     "DEFAULT_MAX_MEMORY",
@@ -18,7 +20,9 @@ __all__ = [
     "RoleError",
     "TensorRecord",
     "dry_run",
+    "error_bound",
     "list_gpus",
     "quantize_model",
     "start_driver",
+    "underflow_findings",
 ]

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from apex_native.argument_kinds import require_kind
 from apex_native.errors import ImatrixError, PlanError
-from apex_native.gguf import GgufFile
 from apex_native.plan import FindingKind, Plan
+from apex_native.weights import WeightSource
 
 if TYPE_CHECKING:
     from apex_native.imatrix import Imatrix
 
-__all__ = ["check_inputs"]
+__all__ = ["check_inputs", "values_of"]
 
 _REMEDIES = {
-    FindingKind.IMATRIX_NEEDED: "pass one with --imatrix, or a text with --calibration",
+    FindingKind.IMATRIX_NEEDED: "pass one with `imatrix`, or collect one with `calibrate`",
     FindingKind.IMATRIX_WRONG_SIZE: "collect it again, from this very model",
+    FindingKind.IMATRIX_MATCHES_NOTHING: "give the matrix of this model",
 }
 """What to do about a finding that blocks a run."""
 
 
 def check_inputs(
-    source: GgufFile,
+    source: WeightSource,
     plan: Plan,
     imatrix: Imatrix | None,
     *,
@@ -33,21 +37,16 @@ def check_inputs(
     imatrix_follows: the plan is asked before its importance matrix is collected, and may lack it.
     """
     plan.check_source(source.facts)
-    if not source.facts.has_data:
+    if source.missing_data is not None:
         raise PlanError(
-            f"{source.path} holds the header only: it can be planned but there are no weights to "
-            "quantize; download the whole file"
+            f"{source.missing_data}; it can be inspected and planned, but not quantized: "
+            "download the whole file"
         )
     if plan.imatrix_sha256 != (imatrix.sha256 if imatrix else None):
         raise ImatrixError(
             "the plan was made "
             + ("with another importance matrix" if plan.imatrix_sha256 else "without one")
             + " than the one given; make the plan again with this one"
-        )
-    if imatrix is not None and plan.imatrix_prior != imatrix.prior:
-        raise ImatrixError(
-            f"the plan was made with the matrix's prior {plan.imatrix_prior or 'none'}, it is "
-            f"{imatrix.prior or 'none'} now; make the plan again with this one"
         )
     blocking = [
         finding
@@ -66,6 +65,22 @@ def check_inputs(
             if not allow_requantize:
                 raise PlanError(
                     f"{tensor.name} is already quantized ({tensor.source_type}); start from a 16- "
-                    "or 32-bit file, or pass --allow-requantize and accept the loss"
+                    "or 32-bit file, or pass `allow_requantize=True` and accept the loss"
                 )
             break
+
+
+def values_of(
+    plan: Plan | str | os.PathLike[str], imatrix: Imatrix | str | os.PathLike[str] | None
+) -> tuple[Plan, Imatrix | None]:
+    """What was given as a path, read; TypeError for what is neither."""
+    require_kind(
+        *("plan", plan, (Plan, str, os.PathLike)),
+        "give what apex.make_plan gave, or the path of a saved plan",
+    )
+    plan = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
+    if imatrix is None:
+        return plan, None
+    from apex_native.imatrix import as_imatrix
+
+    return plan, as_imatrix(imatrix)

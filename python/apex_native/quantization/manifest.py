@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from apex_native.atomic_write import write_atomically
+from apex_native.json_codec import encode
+from apex_native.plan import Finding
 from apex_native.types import GgmlType, Role
 
 __all__ = ["QuantizeManifest", "RoleError", "TensorRecord"]
@@ -71,6 +73,15 @@ class QuantizeManifest:
     device_rows: int = 0
     """Rows quantized on GPUs, and how many of them the CPU compared."""
     verified_rows: int = 0
+    findings: tuple[Finding, ...] = ()
+    """What the plan's audit found, and which tensors' errors are out of proportion."""
+
+    def __repr__(self) -> str:
+        more = f" and {len(self.files) - 1} more" if len(self.files) > 1 else ""
+        return (
+            f"QuantizeManifest({str(self.files[0])!r}{more}, {len(self.tensors)} tensors, "
+            f"{self.total_bytes:,} bytes, {self.bpw:.3f} bpw, {self.elapsed_s:.1f} s)"
+        )
 
     def errors_by_role(self) -> tuple[RoleError, ...]:
         """Relative RMSE of each role that has quantized tensors, in the order of ``Role``."""
@@ -98,6 +109,9 @@ class QuantizeManifest:
             "rules_sha256": self.rules_sha256,
             "imatrix_sha256": self.imatrix_sha256,
             "imatrix_prior": self.imatrix_prior,
+            "findings": [
+                {**encode(finding), "severity": finding.severity.value} for finding in self.findings
+            ],
             "source_fingerprint": self.source_fingerprint,
             "build": dict(self.build),
             "n_threads": self.n_threads,
@@ -138,5 +152,5 @@ class QuantizeManifest:
             path,
             self.to_json() + "\n",
             what="manifest",
-            advice="choose another with --manifest",
+            advice="choose another place for the manifest",
         )

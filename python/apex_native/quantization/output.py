@@ -131,7 +131,7 @@ def require_fresh(shards: Sequence[OutputShard], sources: Sequence[Path], *, for
                         f"{shard.path} is the input itself; choose another name for the output"
                     )
         if shard.path.exists() and not force:
-            raise OutputError(f"{shard.path} exists; choose another name or pass --force")
+            raise OutputError(f"{shard.path} exists; choose another name or pass `force=True`")
 
 
 def require_disk_space(shards: Sequence[OutputShard], *, reserved: int = 0) -> None:

@@ -20,6 +20,16 @@ class Progress:
     finished: tuple[str, ...] = ()
 
     @property
+    def share(self) -> float:
+        """How much of the source is done, 0 to 1."""
+        return self.bytes_done / self.n_bytes if self.n_bytes else 1.0
+
+    @property
+    def state(self) -> str:
+        """Finished tensors and speed, in words."""
+        return f"{self.tensors_done}/{self.n_tensors} tensors, {self.bytes_per_s / 1e6:.0f} MB/s"
+
+    @property
     def bytes_per_s(self) -> float:
         """Source bytes a second in this run; 0 before there is anything to tell."""
         return (self.bytes_done - self.bytes_resumed) / self.elapsed_s if self.elapsed_s else 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from apex_native.gguf import GgufFile, open_gguf
 from apex_native.gguf_encode import encode_entry
 from apex_native.plan import EntryFit, ImatrixUse, Plan, PlannedTensor
 from apex_native.quantization.device import DeviceUse, start_driver
-from apex_native.quantization.inputs import check_inputs
+from apex_native.quantization.inputs import check_inputs, values_of
 from apex_native.quantization.journal import FinishedTensor, Journal, read_journal
 from apex_native.quantization.manifest import QuantizeManifest, TensorRecord
 from apex_native.quantization.output import (
@@ -35,10 +35,12 @@ from apex_native.quantization.output import (
     require_fresh,
 )
 from apex_native.quantization.progress import Progress
+from apex_native.quantization.proportion import error_findings
 from apex_native.quantization.recorder import Recorder
+from apex_native.weights import WeightSource
 
 if TYPE_CHECKING:
-    from apex_native.imatrix import Imatrix
+    from apex_native.imatrix import Imatrix, Importance
 
 __all__ = ["DEFAULT_MAX_MEMORY", "quantize_model"]
 
@@ -50,17 +52,18 @@ POLL_MS = 100
 
 
 def quantize_model(
-    source: GgufFile | str | os.PathLike[str],
-    plan: Plan,
+    source: WeightSource | str | os.PathLike[str],
+    plan: Plan | str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    imatrix: Imatrix | None = None,
+    imatrix: Imatrix | str | os.PathLike[str] | None = None,
     n_threads: int | None = None,
     max_memory: int = DEFAULT_MAX_MEMORY,
     split_max_size: int | None = None,
     allow_requantize: bool = False,
     resume: bool = False,
     force: bool = False,
+    strict: bool = False,
     device: str = "cpu",
     verify_gpu: float = 0.0,
     progress: Callable[[Progress], None] | None = None,
@@ -68,31 +71,41 @@ def quantize_model(
 ) -> QuantizeManifest:
     """Write ``output`` as ``plan`` says and return what it cost, tensor by tensor.
 
+    source: a GGUF file, open or by its path, or any other `WeightSource`. plan (a saved plan.json)
+    and imatrix may be paths too.
+
     Tensor data equal llama-quantize's byte for byte for the same source, type and imatrix, for
     any n_threads and max_memory (bytes of buffers above the mapped input). split_max_size (bytes)
     makes shards. While it runs the data are in ``output.partial`` beside a journal; resume goes on
     from there. The output appears under its name when it is whole and checked, never before.
+
+    strict: raise where the plan has warnings, and where a written tensor's error is out of
+    proportion; otherwise the manifest's findings say so.
 
     device: "cpu", "cuda" (the first GPU), "cuda:1" or "cuda:all". GPUs take the types they have
     kernels for and write the CPU's bytes; verify_gpu is the share of their rows (0 to 1) that the
     CPU quantizes again to compare.
 
     Raises PlanError (the plan does not fit the file, or cannot be carried out), ImatrixError,
-    QuantizeError (NaN, Inf, overflow: names tensor, expert and row; a verified row that differs),
+    QuantizeError (NaN, Inf, overflow: names tensor, expert and row; a verified row that differs;
+    with strict a tensor whose error is out of proportion for its type, resumable without strict),
     DeviceError (no such GPU, not enough memory, a failed CUDA call; resumable), OutputError
     (exists, is the input, disk full), Cancelled (resumable).
     """
+    plan, imatrix = values_of(plan, imatrix)
     start_driver(device)
-    if not isinstance(source, GgufFile):
+    if isinstance(source, str | os.PathLike):
         with open_gguf(source) as opened:
             return quantize_model(
                 opened, plan, output, imatrix=imatrix, n_threads=n_threads, max_memory=max_memory,
                 split_max_size=split_max_size, allow_requantize=allow_requantize, resume=resume,
-                force=force, device=device, verify_gpu=verify_gpu, progress=progress,
-                cancel=cancel,
+                force=force, strict=strict, device=device, verify_gpu=verify_gpu,
+                progress=progress, cancel=cancel,
             )  # fmt: skip
     check_inputs(source, plan, imatrix, allow_requantize=allow_requantize)
-    run = _Run(source, plan, Path(output), imatrix, split_max_size)
+    if strict:
+        plan.require_clean()
+    run = _Run(source, plan, Path(output), imatrix, split_max_size, strict=strict)
     device_use = DeviceUse.parse(device, verify_gpu)
     run.prepare(resume=resume, force=force)
     with run.kept_or_discarded():
@@ -101,21 +114,37 @@ def quantize_model(
     return run.manifest()
 
 
+class _OutOfProportionError(QuantizeError):
+    """What strict makes of such a tensor: the work is kept, a run without strict accepts it."""
+
+
+def _importance(source: WeightSource, plan: Plan, imatrix: Imatrix | None) -> Importance | None:
+    """The matrix as the plan says it is used: numpy is needed only where there is one."""
+    if imatrix is None:
+        return None
+    from apex_native.imatrix import Importance
+
+    return Importance(imatrix, source.facts, plan.imatrix_prior)
+
+
 class _Run:
     """One execution of a plan, from the checks to the published file."""
 
     def __init__(
         self,
-        source: GgufFile,
+        source: WeightSource,
         plan: Plan,
         output: Path,
         imatrix: Imatrix | None,
         split_max_size: int | None,
+        *,
+        strict: bool,
     ) -> None:
         self.source = source
+        self.strict = strict
         self.plan = plan
         self.output = output
-        self.imatrix = imatrix
+        self.importance = _importance(source, plan, imatrix)
         self.shards = plan_outputs(plan, output, split_max_size)
         self.fingerprint = source.fingerprint()
         self.settings: Mapping[str, Any] = {
@@ -137,7 +166,7 @@ class _Run:
 
     def prepare(self, *, resume: bool, force: bool) -> None:
         """Check names and space, then open the partial files, fresh or to go on with."""
-        require_fresh(self.shards, self.source.shard_paths, force=force)
+        require_fresh(self.shards, self._inputs(), force=force)
         path = journal_path(self.output)
         resuming = resume and path.exists() and all(s.partial.exists() for s in self.shards)
         if resuming:
@@ -145,8 +174,8 @@ class _Run:
             self.n_resumed = len(self.finished)
         elif path.exists() and not (resume or force):
             raise OutputError(
-                f"{path} is left from an interrupted run; pass --resume to go on with it or "
-                "--force to start again"
+                f"{path} is left from an interrupted run; pass `resume=True` to go on with it or "
+                "`force=True` to start again"
             )
         reserved = sum(s.partial.stat().st_blocks * 512 for s in self.shards if s.partial.exists())
         require_disk_space(self.shards, reserved=reserved)
@@ -161,12 +190,19 @@ class _Run:
                 f"cannot write {error.filename or self.output}: {error.strerror}"
             ) from error
 
+    def _inputs(self) -> tuple[Path, ...]:
+        matrix = () if self.importance is None else (self.importance.imatrix.path,)
+        return (*self.source.shard_paths, *matrix)
+
     @contextmanager
     def kept_or_discarded(self) -> Iterator[None]:
         """Leave a resumable state after a stop, nothing after an error that would come again."""
         assert self.journal is not None
         try:
             yield
+        except _OutOfProportionError as stop:
+            self._keep(stop)
+            raise
         except (GgufError, ImatrixError, PlanError, QuantizeError):
             self._discard()  # the source is at fault: another one cannot be resumed into this file
             raise
@@ -174,14 +210,18 @@ class _Run:
             if not self.finished:
                 self._discard()
                 raise
-            self.journal.close()
-            for shard in self.shards:
-                shard.close()
-            stop.add_note(
-                f"{len(self.finished)} of {len(self.plan.tensors)} tensors are done; "
-                "go on with --resume"
-            )
+            self._keep(stop)
             raise
+
+    def _keep(self, stop: BaseException) -> None:
+        assert self.journal is not None
+        self.journal.close()
+        for shard in self.shards:
+            shard.close()
+        stop.add_note(
+            f"{len(self.finished)} of {len(self.plan.tensors)} tensors are done; "
+            "go on with `resume=True`"
+        )
 
     def _discard(self) -> None:
         for shard in self.shards:
@@ -189,14 +229,14 @@ class _Run:
         if self.journal is not None:
             self.journal.remove()
 
-    def _tasks(self) -> list[tuple[PlannedTensor, tuple[int, int, int, int, Any]]]:
+    def _tasks(self) -> list[tuple[PlannedTensor, tuple[Any, int, int, int, Any]]]:
         tasks = []
         for shard in self.shards:
             for tensor, offset in zip(shard.tensors, shard.layout.offsets, strict=True):
-                if tensor.name not in self.finished:
+                if tensor.name not in self.finished and tensor.nbytes > 0:
                     position = shard.layout.header_bytes + offset
                     task = (
-                        self.source.index(tensor.name),
+                        self.source.stored_tensor(tensor.name),
                         tensor.type.id,
                         shard.fd,
                         position,
@@ -205,11 +245,19 @@ class _Run:
                     tasks.append((tensor, task))
         return tasks
 
+    def _without_weights(self) -> list[FinishedTensor]:
+        """Tensors with a dimension of 0: there is nothing to do."""
+        return [
+            FinishedTensor(tensor.name, 0.0, 0.0)
+            for tensor in self.plan.tensors
+            if tensor.nbytes == 0 and tensor.name not in self.finished
+        ]
+
     def _imatrix_values(self, tensor: PlannedTensor) -> Any:
         wanted = tensor.imatrix in (ImatrixUse.REQUIRED, ImatrixUse.USED)
-        if self.imatrix is None or not wanted or tensor.imatrix_entry is not EntryFit.FITS:
+        if self.importance is None or not wanted or tensor.imatrix_entry is not EntryFit.FITS:
             return None
-        return self.imatrix.entries[tensor.name].values
+        return self.importance.values(tensor.name)
 
     def convert(
         self,
@@ -220,11 +268,12 @@ class _Run:
         cancel: threading.Event | None,
     ) -> None:
         """Quantize every tensor that is not finished yet."""
+        self._require_proportion(self.finished)
         tasks = self._tasks()
-        n_bytes = sum(tensor.nbytes for tensor in self.source.tensors)
-        left = sum(self.source.tensors[task[0]].nbytes for _, task in tasks)
+        sizes = {tensor.name: tensor.nbytes for tensor in self.source.facts.tensors}
+        n_bytes = sum(sizes.values())
+        left = sum(sizes[tensor.name] for tensor, _ in tasks)
         job = core().QuantizeJob(
-            self.source.native,
             [task for _, task in tasks],
             n_threads=n_threads,
             max_memory=max_memory,
@@ -235,6 +284,7 @@ class _Run:
         try:
             assert self.journal is not None
             with Recorder(self.journal, self.shards, self.finished) as recorder:
+                recorder.add(self._without_weights())
                 while not job.finished:
                     news = job.wait(POLL_MS)
                     done = [
@@ -242,6 +292,7 @@ class _Run:
                         for i, error, weights in news
                     ]
                     recorder.add(done)
+                    self._require_proportion([tensor.name for tensor in done])
                     if progress is not None:
                         progress(self._snapshot(n_bytes, left, job.source_bytes_done, done))
                     if cancel is not None and cancel.is_set() and not job.finished:
@@ -249,6 +300,15 @@ class _Run:
                 self.device_rows, self.verified_rows = job.device_rows, job.verified_rows
         finally:
             job.close()
+
+    def _require_proportion(self, names: Iterable[str]) -> None:
+        if not self.strict:
+            return
+        planned = {tensor.name: tensor for tensor in self.plan.tensors}
+        for finding in error_findings(self._record(planned[name]) for name in names):
+            raise _OutOfProportionError(
+                f"{finding.tensor}: {finding.message}, or leave `strict=True` out"
+            )
 
     def _snapshot(
         self, n_bytes: int, left: int, job_bytes: int, done: list[FinishedTensor]
@@ -292,6 +352,7 @@ class _Run:
     def manifest(self) -> QuantizeManifest:
         """The record of the finished run."""
         plan = self.plan
+        records = tuple(self._record(tensor) for tensor in plan.tensors)
         return QuantizeManifest(
             files=tuple(shard.path for shard in self.shards),
             total_bytes=sum(shard.layout.total_bytes for shard in self.shards),
@@ -309,18 +370,19 @@ class _Run:
             resumed_tensors=self.n_resumed,
             device_rows=self.device_rows,
             verified_rows=self.verified_rows,
-            tensors=tuple(
-                TensorRecord(
-                    name=tensor.name,
-                    role=tensor.role,
-                    layer=tensor.layer,
-                    shape=tensor.shape,
-                    source_type=tensor.source_type,
-                    type=tensor.type,
-                    nbytes=tensor.nbytes,
-                    squared_error=self.finished[tensor.name].squared_error,
-                    squared_weights=self.finished[tensor.name].squared_weights,
-                )
-                for tensor in plan.tensors
-            ),
+            tensors=records,
+            findings=(*plan.findings, *error_findings(records)),
+        )
+
+    def _record(self, tensor: PlannedTensor) -> TensorRecord:
+        return TensorRecord(
+            name=tensor.name,
+            role=tensor.role,
+            layer=tensor.layer,
+            shape=tensor.shape,
+            source_type=tensor.source_type,
+            type=tensor.type,
+            nbytes=tensor.nbytes,
+            squared_error=self.finished[tensor.name].squared_error,
+            squared_weights=self.finished[tensor.name].squared_weights,
         )

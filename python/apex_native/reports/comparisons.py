@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from apex_native.reports import numbers
 from apex_native.reports.markdown_table import Column, escape, heading, table
 from apex_native.reports.models import all_models, task_of, task_title, text_conditions
-from apex_native.results import Comparison, Results, Verdict
+from apex_native.reports.neighbours import neighbour_comparisons
+from apex_native.results import MIN_CHUNKS, Comparison, Results, Verdict
 
-__all__ = ["comparison_section", "task_comparison_section"]
+__all__ = ["comparison_section", "task_comparison_section", "too_few"]
 
 METRIC_TITLES = {"kld_mean": "KLD mean", "ln_ppl": "ln PPL"}
 
@@ -29,23 +30,35 @@ def comparison_section(results: Results) -> list[str]:
         Column(f"{_confidence(results.comparisons)} interval"),
         Column("First is", right=False),
     ]
-    rows = [
+    near = [c for metric in METRIC_TITLES for c in neighbour_comparisons(results, metric)]
+    blocks = [
+        heading(2, "Differences between candidates", text_conditions(results)),
+        escape(_method(results.comparisons)),
+    ]
+    if len(near) < len(results.comparisons):
+        blocks += ["Each candidate against the next smaller one:", table(columns, _rows(near))]
+    every = _rows(results.comparisons)
+    return [
+        *blocks,
+        *_alike(results),
+        *_folded(table(columns, every), len(every), beside=len(near)),
+        *_missing_pairs(results),
+    ]
+
+
+def _rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
+    return [
         (
             c.first,
             c.second,
             METRIC_TITLES.get(c.metric, c.metric),
             numbers.signed(c.difference),
-            f"{numbers.signed(c.low)} to {numbers.signed(c.high)}",
+            numbers.NOT_MEASURED
+            if c.low is None
+            else f"{numbers.signed(c.low)} to {numbers.signed(c.high)}",
             c.verdict.value,
         )
-        for c in results.comparisons
-    ]
-    return [
-        heading(2, "Differences between candidates", text_conditions(results)),
-        escape(_method(results.comparisons)),
-        *_alike(results),
-        *_folded(table(columns, rows), len(rows)),
-        *_missing_pairs(results),
+        for c in comparisons
     ]
 
 
@@ -71,6 +84,11 @@ def _alike(results: Results) -> list[str]:
         pairs = [c for c in results.comparisons if c.metric == metric]
         alike = [c for c in pairs if c.verdict is Verdict.NOT_DISTINGUISHABLE]
         title = METRIC_TITLES.get(metric, metric)
+        few = next((c for c in pairs if c.verdict is Verdict.TOO_FEW), None)
+        if few is not None:
+            lines.append(escape(f"{title}: {too_few(few)}"))
+        if all(c.verdict in (Verdict.TOO_FEW, Verdict.INVALID) for c in pairs):
+            continue
         if not alike:
             lines.append(escape(f"{title}: every pair is distinguishable."))
             continue
@@ -81,8 +99,15 @@ def _alike(results: Results) -> list[str]:
     return lines
 
 
-def _folded(text: str, n_rows: int) -> list[str]:
-    if n_rows < _FOLD_FROM:
+def too_few(comparison: Comparison) -> str:
+    """Why there is no verdict, and how many chunks give one."""
+    n = comparison.n_chunks
+    return f"No verdict: {n} chunks give no interval, at least {MIN_CHUNKS} are needed."
+
+
+def _folded(text: str, n_rows: int, beside: int = 0) -> list[str]:
+    """A long table behind a fold; also a short one, where ``beside`` of its rows stand above."""
+    if n_rows < _FOLD_FROM and beside in (0, n_rows):
         return [text]
     return [f"<details><summary>All {n_rows} comparisons</summary>", text, "</details>"]
 

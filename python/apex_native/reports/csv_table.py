@@ -24,15 +24,30 @@ __all__ = ["csv_text"]
 
 _NESTED = {"chunks", "kld_by_confidence", "router_agreement", "tasks", "speed", "path"}
 
-_METRICS = [f.name for f in dataclasses.fields(Candidate) if f.name not in _NESTED]
+_FIRST = ("name", "bytes", "bpw", "sha256", "fingerprint", "type_k", "type_v", "ppl", "ppl_se")
+_LAST = ("n_positions", "n_not_finite", "first_not_finite")
+
+_METRICS = (
+    *_FIRST,
+    *(
+        field.name
+        for field in dataclasses.fields(Candidate)
+        if field.name not in (*_NESTED, *_FIRST, *_LAST)
+    ),
+    *_LAST,
+)
+
+
+_TASK_PARTS = ("percent", "low", "high", "chance", "mark")
 
 
 def csv_text(results: Results) -> str:
     """Comma-separated, with a heading line; what was not measured is empty.
 
-    Keys and units are those of the JSON, beside size_gib (GiB) and, for each task, its score in
-    percent with ``(chance)`` behind one that guessing could have given. Speeds are medians in
-    tokens per second with the settings most tests share.
+    Keys and units are those of the JSON, beside size_gib (GiB). For each task: its score in
+    percent, the interval's ends, what guessing gives, and a mark, ``chance`` where guessing could
+    have given the score, ``below chance`` or nothing. Speeds are medians in tokens per second with
+    the settings most tests share. A column holds numbers only or text only.
     """
     tasks = tuple(dict.fromkeys((*TASK_TITLES, *task_names(results))))
     settings = common_speed_settings(results)
@@ -56,7 +71,9 @@ def csv_text(results: Results) -> str:
 
 
 def _heading(tasks: tuple[str, ...], tests: tuple[str, ...]) -> list[str]:
-    scores = [f"{task}_{part}" for task in tasks for part in ("percent", "low", "high", "chance")]
+    scores = [
+        f"{task}_{part}" for task in tasks for part in ("percent", "low", "high", "chance", "mark")
+    ]
     return [
         "role",
         *_METRICS,
@@ -74,16 +91,12 @@ def _cell(value: object) -> str:
     return "" if value is None else repr(value)
 
 
-def _task_cells(model: Model, task: str) -> tuple[str, str, str, str]:
+def _task_cells(model: Model, task: str) -> tuple[str, ...]:
     result = task_of(model, task)
     if result is None:
-        return ("", "", "", "")
-    mark = numbers.chance_mark(result)
-    marked = f" ({mark})" if mark else ""
-    score, low, high, chance = (
-        f"{100 * value:.2f}" for value in (result.score, result.low, result.high, result.chance)
-    )
-    return (score + marked, low + marked, high + marked, chance)
+        return ("",) * len(_TASK_PARTS)
+    values = (result.score, result.low, result.high, result.chance)
+    return (*(f"{100 * value:.4f}" for value in values), numbers.chance_mark(result))
 
 
 def _conditions(results: Results) -> tuple[str, ...]:

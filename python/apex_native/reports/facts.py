@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from apex_native.classification import FileKind, find_kind
 from apex_native.gguf_layout import layout_file
 from apex_native.types import Classification, GgufFacts, MetadataValue, Role
 
@@ -36,12 +37,12 @@ class ModelFacts:
     has_data: bool
     file_bytes: tuple[int, ...]
     total_bytes: int
+    kind: str = FileKind.MODEL.value
 
 
-def model_facts(
-    classification: Classification, facts: GgufFacts, *, file_bytes: tuple[int, ...]
-) -> ModelFacts:
+def model_facts(classification: Classification, *, file_bytes: tuple[int, ...]) -> ModelFacts:
     """Collect the facts; file_bytes are the sizes of the model's files on disk, in order."""
+    facts = classification.facts
     types = Counter(tensor.type.name for tensor in facts.tensors)
     return ModelFacts(
         architecture=classification.architecture,
@@ -60,6 +61,7 @@ def model_facts(
         has_data=facts.has_data,
         file_bytes=file_bytes,
         total_bytes=sum(file_bytes) if facts.has_data else _bytes_with_data(facts),
+        kind=find_kind(facts).value,
     )
 
 

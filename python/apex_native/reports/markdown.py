@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from apex_native.reports import sections
 from apex_native.reports.comparisons import comparison_section, task_comparison_section
 from apex_native.reports.markdown_table import Column, escape, heading, image, table
-from apex_native.reports.models import all_models, text_conditions
+from apex_native.reports.models import all_models
 from apex_native.results import Results
 
 __all__ = ["markdown_text"]
 
 _PLACES = {
-    "core": ("ppl_vs_size",),
+    "core": ("kld_vs_size", "ppl_vs_size"),
     "divergence": ("kld",),
     "router": ("router_agreement",),
     "accuracy": ("accuracy",),
@@ -44,15 +44,10 @@ def markdown_text(
         "accuracy": sections.accuracy_section(results) + task_comparison_section(results),
         "speed": sections.speed_section(results),
     }
-    placed = {name for names in _PLACES.values() for name in names}
     blocks = [heading(1, title), _introduction(results)]
     for part, content in parts.items():
         blocks += content
         blocks += [_image(plots[name]) for name in _PLACES.get(part, ()) if name in plots]
-    others = [name for name in plots if name not in placed]
-    if others:
-        blocks.append(heading(2, "All metrics together", text_conditions(results)))
-        blocks += [_image(plots[name]) for name in others]
     if left_out:
         blocks.append(heading(2, "Plots left out"))
         blocks.append("\n".join(f"- {escape(sentence)}" for sentence in left_out.values()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from apex_native.reports import numbers
 from apex_native.results import (
@@ -20,6 +20,7 @@ __all__ = [
     "Model",
     "SpeedSettings",
     "all_models",
+    "by_size",
     "common_speed_settings",
     "kv_cache",
     "noise_floor_line",
@@ -48,10 +49,15 @@ SpeedSettings = tuple[str | None, int, str, str, int | None, int | None]
 """device, n_threads, type_k, type_v, n_batch, n_ubatch: speeds compare only where all agree."""
 
 
+def by_size(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    """The largest first; those of unknown size at the end, in their order."""
+    return tuple(sorted(candidates, key=lambda candidate: -(candidate.bytes or 0)))
+
+
 def all_models(results: Results) -> tuple[Model, ...]:
-    """The reference, where there is one, and the candidates in the file's order."""
+    """The reference, where there is one, and the candidates, the largest first."""
     reference = () if results.reference is None else (results.reference,)
-    return (*reference, *results.candidates)
+    return (*reference, *by_size(results.candidates))
 
 
 def text_conditions(results: Results) -> str:

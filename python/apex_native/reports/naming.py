@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from apex_native.errors import PlanError
 from apex_native.plan import Plan, PlanOptions, default_edges
@@ -17,7 +18,7 @@ def default_output_name(source_name: str, plan: Plan) -> str:
     """``Model-APEX-I-Quality.gguf`` for a tier, ``Model-Q4_K_M.gguf`` for a file type.
 
     The source's shard number and its -bf16 or -f16 are left out. A recipe with overrides is not
-    the one its name promises and gets ``-custom``. Raises PlanError for a plan like another file.
+    the one its name promises and gets ``-custom``. Raises PlanError for a plan of given types.
     """
     stem = source_name.removesuffix(".gguf")
     stem = _SOURCE_TYPE.sub("", _SHARD.sub("", stem))
@@ -26,7 +27,7 @@ def default_output_name(source_name: str, plan: Plan) -> str:
     elif plan.ftype:
         recipe = plan.ftype
     else:
-        raise PlanError("a plan like another file has no name of its own; name the output with -o")
+        raise PlanError("a plan of given types has no name of its own; name the output with -o")
     own_edges = plan.edges is not None and plan.edges != default_edges(plan.n_layer)[0]
-    is_custom = own_edges or plan.options != PlanOptions()
+    is_custom = own_edges or replace(plan.options, repair=False) != PlanOptions()
     return f"{stem}-{recipe}{'-custom' if is_custom else ''}.gguf"

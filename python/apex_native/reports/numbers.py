@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from apex_native.results import TaskScore
+from apex_native.results import MeasuredModel, TaskScore
 
 __all__ = [
     "NOT_MEASURED",
@@ -13,6 +13,7 @@ __all__ = [
     "chance_mark",
     "gib",
     "kld",
+    "not_finite",
     "percent",
     "perplexity",
     "score",
@@ -97,6 +98,14 @@ def chance_mark(result: TaskScore) -> str:
     if at_chance(result):
         return "chance"
     return "below chance" if result.high < result.chance else ""
+
+
+def not_finite(model: MeasuredModel) -> str:
+    """``1,020 of 2,040 positions had logits that were not finite, first after layer 3``."""
+    bad = model.n_not_finite or 0
+    scored = "" if model.n_positions is None else f" of {bad + model.n_positions:,}"
+    where = f", first at {model.first_not_finite}" if model.first_not_finite else ""
+    return f"{bad:,}{scored} positions had logits that were not finite{where}"
 
 
 def score(result: TaskScore | None) -> str:

@@ -10,6 +10,7 @@ from apex_native.reports.core_metrics import core_metrics
 from apex_native.reports.markdown_table import Column, escape, heading, table
 from apex_native.reports.models import (
     all_models,
+    by_size,
     common_speed_settings,
     noise_floor_line,
     speed_conditions,
@@ -60,20 +61,17 @@ def core_section(results: Results) -> Blocks:
 
 
 def _not_finite(results: Results) -> Blocks:
-    lines = []
-    for model in all_models(results):
-        if model.n_not_finite:
-            scored = "" if model.n_positions is None else f" of {model.n_positions:,}"
-            lines.append(
-                f"**{escape(model.name)}: {model.n_not_finite:,}{scored} positions had logits that "
-                "were not finite; no average counts them, and the file should not be used.**"
-            )
-    return lines
+    return [
+        f"**{escape(model.name)}: invalid: {numbers.not_finite(model)}; no average counts them, "
+        "and the file should not be used.**"
+        for model in all_models(results)
+        if model.n_not_finite
+    ]
 
 
 def divergence_section(results: Results) -> Blocks:
     """The distribution of the KLD, perplexity ratio and agreement of the most probable token."""
-    candidates = [c for c in results.candidates if c.kld_mean is not None]
+    candidates = [c for c in by_size(results.candidates) if c.kld_mean is not None]
     if not candidates:
         return []
     cells: dict[str, _Cell] = {
@@ -95,7 +93,7 @@ def divergence_section(results: Results) -> Blocks:
 
 def delta_p_section(results: Results) -> Blocks:
     """How the probability of the text's own token changed."""
-    candidates = [c for c in results.candidates if c.delta_p_rms is not None]
+    candidates = [c for c in by_size(results.candidates) if c.delta_p_rms is not None]
     if not candidates:
         return []
     cells: dict[str, _Cell] = {
@@ -128,7 +126,7 @@ def _candidate_table(candidates: Sequence[Candidate], cells: dict[str, _Cell]) -
 
 def confidence_section(results: Results) -> Blocks:
     """KLD where the reference was sure and where it was not; bins are rows."""
-    candidates = [c for c in results.candidates if c.kld_by_confidence]
+    candidates = [c for c in by_size(results.candidates) if c.kld_by_confidence]
     if not candidates:
         return []
     bins = sorted(
@@ -158,7 +156,7 @@ def confidence_section(results: Results) -> Blocks:
 
 def router_section(results: Results) -> Blocks:
     """How often the routers chose as the reference's did: over all layers, then layer by layer."""
-    candidates = [c for c in results.candidates if c.router_agreement]
+    candidates = [c for c in by_size(results.candidates) if c.router_agreement]
     if not candidates:
         return []
     columns = [

@@ -28,7 +28,7 @@ ReportFormat = Literal["md", "csv", "png"]
 FORMATS: tuple[ReportFormat, ...] = get_args(ReportFormat)
 
 
-_ADVICE = "choose another folder with -o"
+_ADVICE = "choose another folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def write_report(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"cannot make folder {folder}: {error.strerror or error}; choose another with -o"
+            f"cannot make folder {folder}: {error.strerror or error}; choose another"
         ) from error
     drawn: dict[str, tuple[str, str]] = {}
     left_out: dict[str, str] = {}

@@ -9,22 +9,24 @@ Pure: written by `evaluate`, read by `report`; no numpy, no native extension.
 from __future__ import annotations
 
 from apex_native.results.document import METRICS_VERSION, SCHEMA_VERSION, Results
+from apex_native.results.identity import same_model, same_run
 from apex_native.results.merge import merge_results
 from apex_native.results.model import (
     Candidate,
     ChunkSums,
     ConfidenceBin,
+    MeasuredModel,
     Reference,
     RouterLayer,
     SpeedTest,
 )
-from apex_native.results.same_model import same_model
 from apex_native.results.settings import Build, NoiseFloor, Settings, TextData
 from apex_native.results.tasks import McNemar, TaskScore, pack_items, unpack_items
-from apex_native.results.verdict import Comparison, Verdict
+from apex_native.results.verdict import MIN_CHUNKS, Comparison, Verdict
 
 __all__ = [
     "METRICS_VERSION",
+    "MIN_CHUNKS",
     "SCHEMA_VERSION",
     "Build",
     "Candidate",
@@ -32,6 +34,7 @@ __all__ = [
     "Comparison",
     "ConfidenceBin",
     "McNemar",
+    "MeasuredModel",
     "NoiseFloor",
     "Reference",
     "Results",
@@ -44,5 +47,6 @@ __all__ = [
     "merge_results",
     "pack_items",
     "same_model",
+    "same_run",
     "unpack_items",
 ]

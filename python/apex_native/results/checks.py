@@ -3,71 +3,106 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
 
 from apex_native.errors import ResultsError
+from apex_native.results.model import Candidate, ChunkSums, MeasuredModel, Reference
 from apex_native.results.tasks import TaskScore, unpack_items
-
-if TYPE_CHECKING:
-    from apex_native.results.document import Results
-    from apex_native.results.model import Candidate, ChunkSums, Reference
+from apex_native.results.verdict import Comparison
 
 __all__ = ["check_consistent"]
 
-_SHARES = ("same_top",)
 _ROUNDING = 1e-9
 """A Wilson interval of no or of all items ends at 0 or 1 only up to rounding."""
 
-_NOT_NEGATIVE = ("bytes", "bpw", "ppl", "ppl_se", "kld_se", "n_positions", "n_not_finite")
 
+def check_consistent(
+    reference: Reference | None,
+    candidates: Sequence[Candidate],
+    comparisons: Sequence[Comparison],
+    *,
+    has_text: bool,
+    source: str,
+) -> None:
+    """Raise ResultsError, with the place, for the first value that cannot be.
 
-def check_consistent(results: Results, source: str) -> None:
-    """Raise ResultsError, with the place, for the first value that cannot be."""
-    for place, problem in _problems(results):
+    has_text: the file says which text it is about.
+    """
+    names = Counter(candidate.name for candidate in candidates)
+    known = {*names, *(() if reference is None else (reference.name,))}
+    problems = (
+        *_name_problems(names),
+        *(() if reference is None else _model_problems("reference", reference)),
+        *_all_candidate_problems(
+            candidates, has_reference=reference is not None, has_text=has_text
+        ),
+        *_comparison_problems(known, comparisons),
+    )
+    for place, problem in problems:
         raise ResultsError(f"{source}.{place}: {problem}")
 
 
-def _problems(results: Results) -> Iterator[tuple[str, str]]:
-    names = Counter(candidate.name for candidate in results.candidates)
+def _name_problems(names: Mapping[str, int]) -> Iterator[tuple[str, str]]:
     for name, count in names.items():
         if count > 1:
             yield "candidates", f"{count} have the name '{name}'; give each a name of its own"
-    models = [(f"candidates[{i}]", c) for i, c in enumerate(results.candidates)]
-    if results.reference is not None:
-        yield from _model_problems("reference", results.reference)
-        names[results.reference.name] += 1
-    for place, candidate in models:
-        yield from _model_problems(place, candidate)
-        if candidate.kld_mean is not None and results.reference is None:
-            yield place, "has a kld_mean, but there is no reference that it could be against"
-        if candidate.ppl is not None and results.data is None:
-            yield place, "has a ppl, but no data say of which text"
-    for i, comparison in enumerate(results.comparisons):
+
+
+def _comparison_problems(
+    names: set[str], comparisons: Sequence[Comparison]
+) -> Iterator[tuple[str, str]]:
+    for i, comparison in enumerate(comparisons):
         for name in (comparison.first, comparison.second):
             if name not in names:
                 yield f"comparisons[{i}]", f"names '{name}', which is no candidate"
 
 
-def _model_problems(place: str, model: Candidate | Reference) -> Iterator[tuple[str, str]]:
+def _all_candidate_problems(
+    candidates: Sequence[Candidate], *, has_reference: bool, has_text: bool
+) -> Iterator[tuple[str, str]]:
+    for i, candidate in enumerate(candidates):
+        place = f"candidates[{i}]"
+        yield from _model_problems(place, candidate)
+        yield from _candidate_problems(place, candidate)
+        if candidate.kld_mean is not None and not has_reference:
+            yield place, "has a kld_mean, but there is no reference that it could be against"
+        if candidate.ppl is not None and not has_text:
+            yield place, "has a ppl, but no data say of which text"
+
+
+def _model_problems(place: str, model: MeasuredModel) -> Iterator[tuple[str, str]]:
     if not model.name:
         yield f"{place}.name", "must not be empty"
-    for key in _NOT_NEGATIVE:
-        value = getattr(model, key, None)
-        if value is not None and value < 0:
-            yield f"{place}.{key}", f"must not be negative, found {value}"
-    for key in _SHARES:
-        yield from _share_problems(f"{place}.{key}", getattr(model, key, None))
+    values = {
+        "bytes": model.bytes,
+        "bpw": model.bpw,
+        "ppl": model.ppl,
+        "ppl_se": model.ppl_se,
+        "n_positions": model.n_positions,
+        "n_not_finite": model.n_not_finite,
+    }
+    for key, value in values.items():
+        yield from _negative_problems(f"{place}.{key}", value)
     if model.chunks is not None:
         yield from _chunk_problems(f"{place}.chunks", model.chunks)
-    for i, layer in enumerate(getattr(model, "router_agreement", ())):
-        for key in ("same_set", "same_top1"):
-            yield from _share_problems(f"{place}.router_agreement[{i}].{key}", getattr(layer, key))
     tasks = Counter(score.task for score in model.tasks)
     for i, score in enumerate(model.tasks):
         yield from _task_problems(f"{place}.tasks[{i}]", score)
         if tasks[score.task] > 1:
             yield f"{place}.tasks[{i}]", f"is a second score for {score.task}"
+
+
+def _candidate_problems(place: str, candidate: Candidate) -> Iterator[tuple[str, str]]:
+    yield from _negative_problems(f"{place}.kld_se", candidate.kld_se)
+    yield from _share_problems(f"{place}.same_top", candidate.same_top)
+    for i, layer in enumerate(candidate.router_agreement):
+        for key in ("same_set", "same_top1"):
+            yield from _share_problems(f"{place}.router_agreement[{i}].{key}", getattr(layer, key))
+
+
+def _negative_problems(place: str, value: float | None) -> Iterator[tuple[str, str]]:
+    if value is not None and value < 0:
+        yield place, f"must not be negative, found {value}"
 
 
 def _share_problems(place: str, value: float | None) -> Iterator[tuple[str, str]]:

@@ -12,6 +12,7 @@ from apex_native.atomic_write import write_atomically
 from apex_native.errors import ResultsError
 from apex_native.json_codec import decode, encode
 from apex_native.results.checks import check_consistent
+from apex_native.results.html import html_table
 from apex_native.results.model import Candidate, Reference
 from apex_native.results.settings import Build, NoiseFloor, Settings, TextData
 from apex_native.results.verdict import Comparison
@@ -24,6 +25,8 @@ SCHEMA_VERSION = 1
 METRICS_VERSION = 1
 """Changes when a number would be another for the same models and text: numbers of different
 metrics versions must never stand in one table."""
+
+_NAMES_SHOWN = 4
 
 MAX_FILE_BYTES = 256 << 20
 """Far above any real file: 100 candidates with 10,000 chunks each are 60 MB."""
@@ -48,6 +51,16 @@ class Results:
     noise_floor: NoiseFloor | None = None
     comparisons: tuple[Comparison, ...] = ()
     n_values_not_finite: int = 0
+
+    def __repr__(self) -> str:
+        names = [candidate.name for candidate in self.candidates]
+        shown = ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
+        against = "" if self.reference is None else f" against {self.reference.name!r}"
+        text = "" if self.data is None else f", {self.data.name!r}, {self.data.n_chunks} chunks"
+        return f"Results({len(names)} candidates{against}{text}: {shown})"
+
+    def _repr_html_(self) -> str:
+        return html_table(self.reference, self.candidates)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, versions first; what is not finite is None and counted."""
@@ -76,9 +89,7 @@ class Results:
             document = json.loads(text, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             reason = "nested too deeply" if isinstance(error, RecursionError) else error
-            raise ResultsError(
-                f"{source}: no readable JSON ({reason}); write it again with `apex-native eval`"
-            ) from None
+            raise ResultsError(f"{source}: no readable JSON ({reason}); evaluate again") from None
         return _from_document(document, source)
 
     @classmethod
@@ -116,7 +127,13 @@ def _from_document(document: object, source: str) -> Results:
                 "evaluate again, or use the apex-native that wrote it"
             )
     results = decode(Results, document, source, error=ResultsError, use_defaults=True)
-    check_consistent(results, source)
+    check_consistent(
+        results.reference,
+        results.candidates,
+        results.comparisons,
+        has_text=results.data is not None,
+        source=source,
+    )
     return results
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from apex_native.errors import ResultsError
 from apex_native.results.document import Results
+from apex_native.results.identity import fold_reference, same_model, same_run, with_names_of
 from apex_native.results.join import NAMES_ONLY, join_measurements
-from apex_native.results.model import Candidate, Reference
-from apex_native.results.same_model import fold_reference, same_model, same_run, with_names_of
+from apex_native.results.model import Candidate, MeasuredModel, Reference
 from apex_native.results.settings import NoiseFloor, Settings
 from apex_native.results.verdict import Comparison
 
@@ -96,7 +96,7 @@ def _require_equal(what: str, first: Any, second: Any, ignored: Iterable[str]) -
         return
     for field in dataclasses.fields(first):
         ours, theirs = getattr(first, field.name), getattr(second, field.name)
-        if field.name not in ignored and ours != theirs:
+        if field.name not in ignored and None not in (ours, theirs) and ours != theirs:
             raise _mixed(f"{what}.{field.name}", ours, theirs)
 
 
@@ -115,7 +115,7 @@ def _merge_references(first: Reference | None, second: Reference | None) -> Refe
     return join_measurements(first, second)
 
 
-def _identity(model: Candidate | Reference) -> str:
+def _identity(model: MeasuredModel) -> str:
     return f"{model.name} (sha256 {(model.sha256 or model.fingerprint or 'unknown')[:12]})"
 
 

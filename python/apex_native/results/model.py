@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 from apex_native.results.tasks import TaskScore
 
-__all__ = ["Candidate", "ChunkSums", "ConfidenceBin", "Reference", "RouterLayer", "SpeedTest"]
+__all__ = [
+    *("Candidate", "ChunkSums", "ConfidenceBin", "MeasuredModel", "Reference", "RouterLayer"),
+    "SpeedTest",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,9 @@ class ChunkSums:
     n_positions: tuple[int, ...] = ()
     nll: tuple[float | None, ...] = ()
     kld: tuple[float | None, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"ChunkSums({len(self.n_positions)} chunks)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,35 +79,13 @@ class SpeedTest:
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
-    """The model that candidates are compared with, usually the 16-bit file."""
+class MeasuredModel:
+    """What results say of any model: which it is, and what was measured of it alone.
 
-    name: str
-    bytes: int | None = None
-    bpw: float | None = None
-    path: str | None = None
-    sha256: str | None = None
-    fingerprint: str | None = None
-    """The source fingerprint of manifests: cheaper than a hash of the whole file."""
-    ppl: float | None = None
-    ppl_se: float | None = None
-    n_positions: int | None = None
-    n_not_finite: int | None = None
-    chunks: ChunkSums | None = None
-    tasks: tuple[TaskScore, ...] = ()
-    speed: tuple[SpeedTest, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One model under test; definitions are llama-perplexity's.
-
-    ln_ppl_ratio is ln(PPL / PPL of the reference). kld_p999 is the 99.9 % quantile, and so on.
-    delta_p is the probability of the text's own token here minus there. same_top is the share of
-    positions whose most probable token is the reference's. n_positions counts scored positions,
-    n_not_finite those of them left out of every average because a logit was NaN or infinite.
-    type_k and type_v are set where they differ from the settings of the file: the KV cache itself
-    is then under test.
+    fingerprint is `apex_native.fingerprint.model_fingerprint`'s: cheaper than a hash of the whole
+    file. n_positions counts scored positions, n_not_finite those of them left out of every average
+    because a logit was NaN or infinite; first_not_finite says where such a value appears first, as
+    "layer 3".
     """
 
     name: str
@@ -110,10 +94,45 @@ class Candidate:
     path: str | None = None
     sha256: str | None = None
     fingerprint: str | None = None
-    type_k: str | None = None
-    type_v: str | None = None
     ppl: float | None = None
     ppl_se: float | None = None
+    n_positions: int | None = None
+    n_not_finite: int | None = None
+    first_not_finite: str | None = None
+    chunks: ChunkSums | None = None
+    tasks: tuple[TaskScore, ...] = ()
+    speed: tuple[SpeedTest, ...] = ()
+
+    def __repr__(self) -> str:
+        parts = [repr(self.name)]
+        if self.bytes is not None:
+            parts.append(f"{self.bytes:,} bytes")
+        parts += self._figures()
+        parts += [f"{score.task}={score.score:.3f}" for score in self.tasks]
+        parts += [f"{test.test}={test.median:.4g} tokens/s" for test in self.speed[:4]]
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    def _figures(self) -> list[str]:
+        return [] if self.ppl is None else [f"ppl={self.ppl:.4f}"]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Reference(MeasuredModel):
+    """The model that candidates are compared with, usually the 16-bit file."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Candidate(MeasuredModel):
+    """One model under test; definitions are llama-perplexity's.
+
+    ln_ppl_ratio is ln(PPL / PPL of the reference). kld_p999 is the 99.9 % quantile, and so on.
+    delta_p is the probability of the text's own token here minus there. same_top is the share of
+    positions whose most probable token is the reference's. type_k and type_v are set where they
+    differ from the settings of the file: the KV cache itself is then under test.
+    """
+
+    type_k: str | None = None
+    type_v: str | None = None
     ln_ppl_ratio: float | None = None
     ln_ppl_ratio_se: float | None = None
     ln_ppl_correlation: float | None = None
@@ -149,10 +168,10 @@ class Candidate:
     delta_p_min: float | None = None
     same_top: float | None = None
     same_top_se: float | None = None
-    n_positions: int | None = None
-    n_not_finite: int | None = None
-    chunks: ChunkSums | None = None
     kld_by_confidence: tuple[ConfidenceBin, ...] = ()
     router_agreement: tuple[RouterLayer, ...] = ()
-    tasks: tuple[TaskScore, ...] = ()
-    speed: tuple[SpeedTest, ...] = ()
+
+    def _figures(self) -> list[str]:
+        kld = [] if self.kld_mean is None else [f"kld_mean={self.kld_mean:.6f}"]
+        # Without its arguments super() means the class before slots were made.
+        return [*super(Candidate, self)._figures(), *kld]

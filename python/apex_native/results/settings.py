@@ -21,7 +21,8 @@ class TextData:
     """The text; two evaluations can be paired only where all of it is equal but the name.
 
     ctx is the length of a chunk in tokens, n_chunks how many were scored, sha256 that of the
-    bytes, n_tokens the tokens of the whole text.
+    bytes, n_tokens the tokens of the whole text. tokens_sha256 is that of the scored chunks' tokens
+    (int32): the witness that models were scored on the same ones.
     """
 
     name: str
@@ -31,6 +32,7 @@ class TextData:
     ctx: int
     parse_special: bool
     add_bos: bool
+    tokens_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

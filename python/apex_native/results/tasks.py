@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from apex_native.errors import ResultsError
 from apex_native.results.verdict import Verdict
@@ -49,9 +49,11 @@ class TaskScore:
     """Which items of the file, as a reader can repeat it: "first 400", "400 of 10042, seed 1"."""
     compat: str | None = None
     """"upstream" where a known bug of llama-perplexity was reproduced on purpose."""
-    items: str | None = None
+    items: str | None = field(default=None, repr=False)
     """`pack_items` of correct or not, in the order of the selection."""
     comparisons: tuple[McNemar, ...] = ()
+    n_skipped: int = 0
+    """Items of the selection that exceed the model's context and are left out of n."""
 
 
 def pack_items(correct: Sequence[bool]) -> str:

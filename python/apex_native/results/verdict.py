@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Comparison", "Verdict"]
+__all__ = ["MIN_CHUNKS", "Comparison", "Verdict"]
+
+MIN_CHUNKS = 5
+"""Fewer chunks say nothing of their own spread: there is no interval and no verdict."""
 
 
 class Verdict(StrEnum):
@@ -14,6 +17,10 @@ class Verdict(StrEnum):
     BETTER = "better"
     WORSE = "worse"
     NOT_DISTINGUISHABLE = "not distinguishable"
+    TOO_FEW = "too few chunks"
+    """There is no interval, so there is no verdict."""
+    INVALID = "invalid"
+    """One of the two computed logits that are not finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +29,8 @@ class Comparison:
 
     metric is "kld_mean" or "ln_ppl" (lower is better in both). low and high bound the difference
     with the stated confidence, by a bootstrap over chunks; the verdict is about ``first`` and is
-    "not distinguishable" where the interval holds 0.
+    "not distinguishable" where the interval holds 0, "too few chunks" where there is none and
+    "invalid" where one of the two has positions with logits that are not finite.
     """
 
     first: str

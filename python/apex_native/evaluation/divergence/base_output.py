@@ -48,7 +48,7 @@ class BaseOutput:
         if needed > free:
             raise OutputError(
                 f"{self._path} needs {needed:,} bytes, {free:,} are free; "
-                "choose another place with --save-base, or fewer --chunks"
+                "choose another place for `save_base`, or fewer `chunks`"
             )
         scorer.write_base(self._descriptor, self._chunks.tokens)
 

@@ -11,7 +11,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from apex_native.results import ChunkSums, Comparison, Verdict
+from apex_native.results import MIN_CHUNKS, ChunkSums, Comparison, Verdict
 
 __all__ = ["CONFIDENCE", "N_RESAMPLES", "SEED", "Paired", "compare_all", "compare_pair"]
 
@@ -22,9 +22,6 @@ SEED = 0
 RESAMPLES_AT_ONCE = 1000
 """80 MB of counts at 10,000 chunks."""
 
-MIN_CHUNKS = 5
-"""Fewer chunks say nothing of their own spread: no verdict is given."""
-
 
 @dataclass(frozen=True, slots=True)
 class Paired:
@@ -32,6 +29,7 @@ class Paired:
 
     name: str
     chunks: ChunkSums
+    n_not_finite: int = 0
 
 
 def compare_all(models: Sequence[Paired], reference: Paired | None) -> tuple[Comparison, ...]:
@@ -61,9 +59,11 @@ def compare_pair(first: Paired, second: Paired, metric: str) -> Comparison | Non
         return None
     n_chunks = len(ours)
     difference = _difference(ours.sum(axis=0), theirs.sum(axis=0))
-    if n_chunks < MIN_CHUNKS or not math.isfinite(difference):
-        low = high = None
-        verdict = Verdict.NOT_DISTINGUISHABLE
+    low = high = None
+    if first.n_not_finite or second.n_not_finite or not math.isfinite(difference):
+        verdict = Verdict.INVALID
+    elif n_chunks < MIN_CHUNKS:
+        verdict = Verdict.TOO_FEW
     else:
         low, high = _interval(ours, theirs)
         verdict = _verdict(low, high)

@@ -6,32 +6,43 @@ from collections.abc import Sequence
 
 from apex_native.errors import ModelError
 from apex_native.evaluation.divergence.shape import LOGITS_BYTES
-from apex_native.evaluation.divergence.subject import Subject
+from apex_native.evaluation.model_source import ModelSource
 from apex_native.machine import free_memory
+from apex_native.quantization import list_gpus
 
-__all__ = ["require_memory"]
+__all__ = ["CONTEXT_BYTES", "require_memory", "spare_gpu_bytes"]
 
 WORKSPACE_BYTES = 2 * LOGITS_BYTES
 """Logits, KV caches and compute buffers beside the models."""
 
+CONTEXT_BYTES = 2 << 30
+"""Cache, buffers and logits of a model on a GPU beside its weights: 1.9 GiB with 2,048 tokens of
+four chunks at once and a vocabulary of a quarter of a million."""
 
-def require_memory(subjects: Sequence[Subject], *, two_pass: bool) -> None:
+
+def require_memory(models: Sequence[ModelSource], *, two_pass: bool) -> None:
     """Raise ModelError where the models that are loaded together exceed the free memory."""
     available = free_memory()
-    if available is None or not subjects:
+    if available is None or not models:
         return
-    sizes = [subject.bytes for subject in subjects]
+    sizes = [model.nbytes for model in models]
     needed = (max(sizes) if two_pass else sum(sizes)) + WORKSPACE_BYTES
     if needed <= available:
         return
     what = "the largest model" if two_pass else f"{len(sizes)} models together"
     way_out = "use a machine with more"
     if not two_pass and len(sizes) > 1 and max(sizes) + WORKSPACE_BYTES <= available:
-        way_out = "--two-pass loads one model at a time, and --no-memory-check tries anyway"
+        way_out = "`two_pass=True` loads one at a time, and `check_memory=False` tries anyway"
     raise ModelError(
         f"{what} and what they compute with need about {_gib(needed)} of memory, "
         f"{_gib(available)} are free; {way_out}"
     )
+
+
+def spare_gpu_bytes(to_come: int) -> int:
+    """What the fullest GPU has free once so many bytes of models are spread over all of them."""
+    free = [device.free_bytes for device in list_gpus()]
+    return max(0, min(free) - to_come // len(free))
 
 
 def _gib(nbytes: int) -> str:

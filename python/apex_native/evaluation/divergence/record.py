@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from apex_native._native import core
 from apex_native.errors import DataError
 from apex_native.evaluation.divergence.bootstrap import Paired, compare_all
-from apex_native.evaluation.divergence.options import EvalOptions
-from apex_native.evaluation.divergence.reference import Yardstick
+from apex_native.evaluation.divergence.reference import OpenReference
 from apex_native.evaluation.divergence.scores import TokenScores
-from apex_native.evaluation.divergence.shape import ChunkShape
+from apex_native.evaluation.divergence.shape import ScoreShape
 from apex_native.evaluation.divergence.statistics import (
     alone_fields,
     candidate_fields,
     reference_fields,
 )
-from apex_native.evaluation.divergence.subject import CandidateSpec
 from apex_native.evaluation.divergence.text import Chunks
+from apex_native.evaluation.model_under_test import ModelUnderTest
+from apex_native.evaluation.record import candidate_row, created_now, find_row, make_build
 from apex_native.machine import cpu_name
 from apex_native.results import (
-    Build,
     Candidate,
     Reference,
     Results,
@@ -31,48 +28,40 @@ from apex_native.results import (
     merge_results,
     same_model,
 )
-from apex_native.types import GgmlType
 
 __all__ = [
     "candidate_record",
     "complete",
     "find_known",
-    "make_build",
     "make_settings",
     "new_results",
     "require_same_evaluation",
 ]
 
 
-def make_build() -> Build:
-    """What computes here."""
-    info = core().build_info()
-    return Build(
-        version=info["version"],
-        llama_cpp_commit=info["llama_cpp_commit"],
-        compiler=info.get("compiler", "unknown"),
-    )
-
-
-def make_settings(options: EvalOptions, ctx: int, shape: ChunkShape, n_threads: int) -> Settings:
+def make_settings(
+    models: Sequence[ModelUnderTest], ctx: int, shape: ScoreShape, n_threads: int
+) -> Settings:
     """How the models run; candidates' cache types stand with the candidates."""
     return Settings(
         ctx=ctx,
         n_batch=shape.n_ubatch,
         n_ubatch=shape.n_ubatch,
         n_threads=n_threads,
-        device=_device(options),
+        device=_device(models),
     )
 
 
-def _device(options: EvalOptions) -> str:
-    if options.on_gpu:
-        return ", ".join(options.load.get("devices", ()) or ("GPU",))
-    return f"CPU: {cpu_name()}"
+def _device(models: Sequence[ModelUnderTest]) -> str:
+    names: dict[str, None] = {}  # in order, each once
+    for placement in (model.placement for model in models):
+        here = (placement.devices or ("GPU",)) if placement.on_gpu else (f"CPU: {cpu_name()}",)
+        names.update(dict.fromkeys(here))
+    return ", ".join(names)
 
 
 def candidate_record(
-    spec: CandidateSpec,
+    model: ModelUnderTest,
     name: str,
     scores: TokenScores,
     reference: TokenScores | None,
@@ -84,37 +73,13 @@ def candidate_record(
         if reference is None
         else candidate_fields(reference, scores, n_scored)
     )
-    subject = spec.subject
-    return Candidate(
-        name,
-        bytes=subject.bytes,
-        bpw=subject.bpw,
-        path=str(subject.path),
-        fingerprint=subject.fingerprint,
-        type_k=_cache_name(spec.type_k),
-        type_v=_cache_name(spec.type_v),
-        **fields,
-    )
+    return candidate_row(model, name, fields)
 
 
-def _cache_name(type: GgmlType) -> str | None:
-    # Set where the cache is under test; the settings say f16.
-    return None if type is GgmlType.F16 else type.name.lower()
-
-
-def find_known(known: Results | None, spec: CandidateSpec) -> Candidate | None:
-    """The same file with the same cache types, evaluated before."""
-    if known is None:
-        return None
-    wanted = Candidate(
-        spec.subject.name, bytes=spec.subject.bytes, fingerprint=spec.subject.fingerprint
-    )
-    caches = (_cache_name(spec.type_k), _cache_name(spec.type_v))
-    for candidate in known.candidates:
-        is_same = same_model(wanted, candidate) and candidate.ppl is not None
-        if is_same and (candidate.type_k, candidate.type_v) == caches:
-            return candidate
-    return None
+def find_known(known: Results | None, model: ModelUnderTest) -> Candidate | None:
+    """The same model with the same cache types, if its text was scored before."""
+    row = find_row(known, model)
+    return row if row is not None and row.ppl is not None else None
 
 
 def require_same_evaluation(
@@ -137,8 +102,7 @@ def require_same_evaluation(
         differences.append(f"reference {theirs.name} there, {reference.name} here")
     if differences:
         raise DataError(
-            f"the results hold another evaluation ({'; '.join(differences)}); "
-            "write to another file with -o"
+            f"the results hold another evaluation ({'; '.join(differences)}); write to another file"
         )
 
 
@@ -159,18 +123,20 @@ def complete(results: Results, known: Results | None) -> Results:
 
 
 def _paired(candidates: Sequence[Candidate]) -> list[Paired]:
-    return [Paired(c.name, c.chunks) for c in candidates if c.chunks is not None]
+    return [
+        Paired(c.name, c.chunks, c.n_not_finite or 0) for c in candidates if c.chunks is not None
+    ]
 
 
 def _own(results: Results) -> Paired | None:
     reference = results.reference
     if reference is None or reference.chunks is None:
         return None
-    return Paired(reference.name, reference.chunks)
+    return Paired(reference.name, reference.chunks, reference.n_not_finite or 0)
 
 
 def new_results(
-    yardstick: Yardstick,
+    opened: OpenReference,
     reference: TokenScores | None,
     candidates: tuple[Candidate, ...],
     chunks: Chunks,
@@ -181,9 +147,9 @@ def new_results(
     fields = {} if reference is None else reference_fields(reference, chunks.n_scored)
     return Results(
         build=make_build(),
-        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        created=created_now(),
         candidates=candidates,
-        reference=yardstick.record(fields),
+        reference=opened.row(fields),
         data=chunks.data,
         tokenizer=tokenizer,
         settings=settings,

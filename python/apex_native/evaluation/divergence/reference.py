@@ -3,61 +3,61 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from apex_native._native import core
-from apex_native.engine import Model, load_model
+from apex_native.engine import Model
 from apex_native.errors import DataError
-from apex_native.evaluation.divergence.options import EvalOptions
-from apex_native.evaluation.divergence.scores import ReferenceSource
-from apex_native.evaluation.divergence.subject import Subject, describe
-from apex_native.evaluation.divergence.text import Chunks, Text, chunk_text
+from apex_native.evaluation.divergence.options import TextOptions
+from apex_native.evaluation.divergence.text import Chunks, Text, chunk_text, hash_tokens
+from apex_native.evaluation.model_pool import ModelPool
+from apex_native.evaluation.model_under_test import ModelUnderTest
+from apex_native.evaluation.record import Fields, reference_row
 from apex_native.results import Reference, TextData
 
-__all__ = ["Yardstick", "is_base_file", "open_reference", "require_same_tokenizer"]
+__all__ = [
+    "AnyReference",
+    "OpenReference",
+    "is_base_file",
+    "open_reference",
+    "require_same_tokenizer",
+]
 
 BASE_MAGIC = b"_logits_"
 
+AnyReference = ModelUnderTest | Path | None
+"""A model, the path of a base file, or nothing to compare with."""
+
 
 @dataclass(frozen=True, slots=True)
-class Yardstick:
-    """A reference that can be computed with, or none."""
+class OpenReference:
+    """A reference whose logits can be had: from a loaded model, a base file, stored hidden states.
 
-    subject: Subject | None = None
+    Without any of these candidates are scored alone.
+    """
+
+    tested: ModelUnderTest | None = None
     model: Model | None = None
     base: Any = None
     base_path: Path | None = None
-
-    @property
-    def source(self) -> ReferenceSource:
-        """For the scorer."""
-        return ReferenceSource(self.model, self.base)
+    hidden: Any = None
 
     @property
     def exists(self) -> bool:
         """False where candidates are scored alone."""
-        return self.model is not None or self.base is not None
+        return self.model is not None or self.base is not None or self.hidden is not None
 
-    def record(self, fields: dict[str, Any]) -> Reference | None:
-        """The reference's row of the results."""
-        if self.subject is not None:
-            subject = self.subject
-            return Reference(
-                subject.name,
-                bytes=subject.bytes,
-                bpw=subject.bpw,
-                path=str(subject.path),
-                fingerprint=subject.fingerprint,
-                **fields,
-            )
+    def row(self, fields: Fields | None = None) -> Reference | None:
+        """The reference's row of the results, with what was measured."""
+        if self.tested is not None:
+            return reference_row(self.tested, fields)
         if self.base_path is None:
             return None
-        return Reference(self.base_path.name, path=str(self.base_path), **fields)
+        return Reference(self.base_path.name, path=str(self.base_path), **(fields or {}))
 
-    def chunks(self, text: Text | None, tokenizer: Model, options: EvalOptions) -> Chunks:
+    def chunks(self, text: Text | None, tokenizer: Model, options: TextOptions) -> Chunks:
         """The tokens to score; a base file brings its own."""
         if self.base is None:
             if text is None:
@@ -71,7 +71,7 @@ class Yardstick:
             )
         return self._base_chunks(text, tokenizer, options)
 
-    def _base_chunks(self, text: Text | None, tokenizer: Model, options: EvalOptions) -> Chunks:
+    def _base_chunks(self, text: Text | None, tokenizer: Model, options: TextOptions) -> Chunks:
         base, path = self.base, self.base_path
         assert path is not None
         if base.n_vocab != tokenizer.n_vocab:
@@ -100,6 +100,7 @@ class Yardstick:
             ctx=base.n_ctx,
             parse_special=options.parse_special,
             add_bos=tokenizer.add_bos,
+            tokens_sha256=hash_tokens(used),
         )
         return Chunks(used.copy(), data)
 
@@ -113,14 +114,15 @@ def is_base_file(path: Path) -> bool:
         return False
 
 
-def open_reference(path: Path | None, options: EvalOptions, stack: ExitStack) -> Yardstick:
-    """Load what the path names; the stack closes it."""
-    if path is None:
-        return Yardstick()
-    if is_base_file(path):
-        return Yardstick(base=core().BaseFile(str(path)), base_path=path)
-    model = stack.enter_context(load_model(path, **options.load))
-    return Yardstick(subject=describe(path), model=model)
+def open_reference(
+    reference: AnyReference, pool: ModelPool, *, gpu_reserve: int = 0
+) -> OpenReference:
+    """Load a model, open a base file; GgufError, ModelError, DataError. See `ModelPool.load`."""
+    if reference is None:
+        return OpenReference()
+    if isinstance(reference, Path):
+        return OpenReference(base=core().BaseFile(str(reference)), base_path=reference)
+    return OpenReference(tested=reference, model=pool.load(reference, gpu_reserve=gpu_reserve))
 
 
 def require_same_tokenizer(fingerprint: str, source: str, model: Model) -> None:

@@ -2,55 +2,59 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from apex_native.engine import Model, load_model
+from apex_native.engine import Model
 from apex_native.evaluation.divergence.checkpoint import Checkpoint, FinishedScores
-from apex_native.evaluation.divergence.memory import require_memory
-from apex_native.evaluation.divergence.options import EvalOptions
+from apex_native.evaluation.divergence.memory import (
+    CONTEXT_BYTES,
+    require_memory,
+    spare_gpu_bytes,
+)
+from apex_native.evaluation.divergence.noise import (
+    NOISE_DESCRIPTION,
+    NOISE_POSITIONS,
+    choose_noise_chunks,
+)
+from apex_native.evaluation.divergence.not_finite import first_not_finite
+from apex_native.evaluation.divergence.options import TextOptions
 from apex_native.evaluation.divergence.record import (
     candidate_record,
     complete,
     find_known,
-    make_build,
     make_settings,
     new_results,
     require_same_evaluation,
 )
 from apex_native.evaluation.divergence.reference import (
-    is_base_file,
+    AnyReference,
     open_reference,
     require_same_tokenizer,
 )
 from apex_native.evaluation.divergence.scores import (
     CandidateRun,
-    EvaluateProgress,
+    ScoreProgress,
     ScoreRun,
     TokenScores,
 )
-from apex_native.evaluation.divergence.shape import ChunkShape, Workload, choose_shape
+from apex_native.evaluation.divergence.shape import ScoreShape, Workload, choose_shape
 from apex_native.evaluation.divergence.statistics import noise_floor
-from apex_native.evaluation.divergence.subject import CandidateSpec, describe, name_candidates
 from apex_native.evaluation.divergence.text import Text
 from apex_native.evaluation.divergence.together import compute_scores
+from apex_native.evaluation.divergence.tokenizers import require_same_tokens
 from apex_native.evaluation.divergence.two_pass import TwoPassJob, run_two_pass
+from apex_native.evaluation.model_pool import ModelPool
+from apex_native.evaluation.model_under_test import ModelUnderTest
+from apex_native.evaluation.record import make_build
 from apex_native.results import Results
 
-__all__ = ["EvalJob", "EvalResults", "run_job"]
-
-NOISE_POSITIONS = 32
-"""Positions at once when the reference is computed again: few enough that llama.cpp takes its code
-for small batches, which rounds differently."""
-
-NOISE_DESCRIPTION = "reference again, {size} positions at a time, first {n} chunks"
+__all__ = ["TextJob", "TextScores", "score_text"]
 
 
 @dataclass(frozen=True, slots=True)
-class EvalResults:
+class TextScores:
     """What was found: `results` as they are stored, and every model's scored positions.
 
     tokens has the arrays of this run by name, the reference's under its own; models that were
@@ -60,122 +64,163 @@ class EvalResults:
     results: Results
     tokens: Mapping[str, TokenScores] = field(default_factory=dict)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the results as JSON; OutputError."""
-        self.results.save(Path(path))
-
 
 @dataclass(frozen=True, slots=True)
-class EvalJob:
-    """One evaluation; see `apex_native.evaluate`."""
+class TextJob:
+    """A text for all models: candidates by their names in results, known results to add to."""
 
-    reference: Path | None
-    candidates: tuple[Path, ...]
+    reference: AnyReference
+    candidates: Mapping[str, ModelUnderTest]
     text: Text | None
-    options: EvalOptions
+    options: TextOptions
     known: Results | None = None
     save_base: Path | None = None
     checkpoint: Path | None = None
-    progress: Callable[[EvaluateProgress], None] | None = None
+    progress: Callable[[ScoreProgress], None] | None = None
 
 
-def run_job(job: EvalJob) -> EvalResults:
-    """Load, compute, summarise."""
-    with ExitStack() as stack:
-        return _Run(job, stack).run()
+def score_text(job: TextJob, pool: ModelPool) -> TextScores:
+    """Load, compute, summarise; the models stay in the pool, or pass through it with two_pass."""
+    return _Run(job, pool).run()
 
 
 class _Run:
     """The steps of one evaluation, which share what was loaded."""
 
-    def __init__(self, job: EvalJob, stack: ExitStack) -> None:
+    def __init__(self, job: TextJob, pool: ModelPool) -> None:
         self.job = job
         self.options = job.options
-        self.stack = stack
-        self.specs = [
-            CandidateSpec(describe(path), job.options.type_k, job.options.type_v)
-            for path in job.candidates
-        ]
-        self.todo = [spec for spec in self.specs if find_known(job.known, spec) is None]
+        self.pool = pool
+        self.todo = {
+            name: model
+            for name, model in job.candidates.items()
+            if find_known(job.known, model) is None
+        }
 
-    def run(self) -> EvalResults:
+    def run(self) -> TextScores:
         self._check_memory()
-        self.yardstick = open_reference(self.job.reference, self.options, self.stack)
-        tokenizer = self.yardstick.model or self._load(self.specs[0])
+        self.reference = open_reference(
+            self.job.reference, self.pool, gpu_reserve=self._gpu_reserve(self.todo.values())
+        )
+        tokenizer = self.reference.model or self._load(next(iter(self.job.candidates.values())))
         self.tokenizer_path, self.tokenizer = tokenizer.path, tokenizer.fingerprint
-        self.chunks = self.yardstick.chunks(self.job.text, tokenizer, self.options)
+        self.chunks = self.reference.chunks(self.job.text, tokenizer, self.options)
+        self.noise_chunks = self._choose_noise_chunks()
         shape = self._shape(tokenizer)
         self.settings = make_settings(
-            self.options, self.chunks.data.ctx, shape, tokenizer.n_threads
+            self._models, self.chunks.data.ctx, shape, tokenizer.n_threads
         )
         known = self.job.known
         if known is not None:
-            require_same_evaluation(known, self.chunks, self.settings, self.yardstick.record({}))
+            require_same_evaluation(known, self.chunks, self.settings, self.reference.row())
             if not self.todo:
-                return EvalResults(known)
+                return TextScores(known)
         run = ScoreRun(
-            reference=self.yardstick.source,
+            reference=self.reference,
             candidates=(),
             tokens=self.chunks.tokens,
             ctx=self.chunks.data.ctx,
             shape=shape,
-            with_routes=self.options.router and self.yardstick.model is not None,
+            with_routes=self.options.router and self.reference.model is not None,
         )
         if self._two_pass:
             return self._summarise(self._compute_two_pass(run))
-        return self._summarise(self._compute_together(run, tokenizer))
+        return self._summarise(self._compute_together(run))
+
+    @property
+    def _models(self) -> Sequence[ModelUnderTest]:
+        """All models of the job, the reference first."""
+        reference = self.job.reference
+        first = [reference] if isinstance(reference, ModelUnderTest) else []
+        return [*first, *self.job.candidates.values()]
+
+    @property
+    def _on_gpu(self) -> bool:
+        return any(model.placement.on_gpu for model in self._models)
 
     @property
     def _two_pass(self) -> bool:
-        return self.options.two_pass and self.yardstick.model is not None
+        return self.options.two_pass and bool(self.todo) and self.reference.model is not None
+
+    def _choose_noise_chunks(self) -> int:
+        known = self.job.known
+        has_floor = known is not None and known.noise_floor is not None
+        if has_floor or self.reference.model is None:
+            return 0
+        if self.options.noise_chunks is not None:
+            return self.options.noise_chunks
+        n_models = 1 + len(self.todo)
+        return choose_noise_chunks(self.chunks.data.n_chunks, n_models, on_gpu=self._on_gpu)
 
     @property
     def _with_noise(self) -> bool:
-        known = self.job.known
-        has_floor = known is not None and known.noise_floor is not None
-        return self.options.noise_chunks > 0 and not has_floor and self.yardstick.model is not None
+        return self.noise_chunks > 0
 
     def _check_memory(self) -> None:
-        subjects = [spec.subject for spec in self.todo]
-        if self.job.reference is not None and not is_base_file(self.job.reference):
-            subjects.append(describe(self.job.reference))
-        if self.options.check_memory and not self.options.on_gpu:
-            # The same file is mapped once.
-            unique = {subject.path.resolve(): subject for subject in subjects}
-            require_memory(list(unique.values()), two_pass=self.options.two_pass)
+        if not self.options.check_memory:
+            return
+        todo = [*self.todo.values()]
+        if isinstance(self.job.reference, ModelUnderTest):
+            todo.append(self.job.reference)
+        sources = [model.source for model in todo if not model.placement.on_gpu]
+        # The same file is mapped once.
+        unique = {
+            source if source.path is None else source.path.resolve(): source for source in sources
+        }
+        require_memory(list(unique.values()), two_pass=self.options.two_pass)
 
-    def _shape(self, tokenizer: Model) -> ChunkShape:
+    def _shape(self, tokenizer: Model) -> ScoreShape:
         together = 1 if self._two_pass else len(self.todo)
         work = Workload(
             ctx=self.chunks.data.ctx,
             n_chunks=self.chunks.data.n_chunks,
             n_vocab=tokenizer.n_vocab,
-            n_models=together + self.yardstick.exists + self._with_noise,
+            n_models=together + self.reference.exists + self._with_noise,
             n_threads=tokenizer.n_threads,
-            on_gpu=self.options.on_gpu,
+            on_gpu=self._on_gpu,
+            spare_gpu_bytes=self._spare_gpu_bytes(),
         )
         return choose_shape(work, self.options.n_ubatch)
 
-    def _load(self, spec: CandidateSpec) -> Model:
-        return self.stack.enter_context(load_model(spec.subject.path, **self.options.load))
+    def _spare_gpu_bytes(self) -> int | None:
+        """What a GPU has free beside the candidates; the reference is loaded."""
+        if not self._on_gpu:
+            return None
+        sizes = [model.source.nbytes for model in self.todo.values()] or [0]
+        return spare_gpu_bytes(max(sizes) if self._two_pass else sum(sizes))
 
-    def _candidate(self, spec: CandidateSpec, loaded: Model | None = None) -> CandidateRun:
-        same_file = loaded is not None and Path(loaded.path) == spec.subject.path
-        model = loaded if loaded is not None and same_file else self._load(spec)
+    def _load(self, tested: ModelUnderTest) -> Model:
+        models = list(self.todo.values())
+        to_come = models[models.index(tested) + 1 :] if tested in models else []
+        return self.pool.load(tested, gpu_reserve=self._gpu_reserve(to_come))
+
+    def _gpu_reserve(self, to_come: Iterable[ModelUnderTest]) -> int:
+        """What those loaded later will take of the GPUs beside this one."""
+        if self.options.two_pass:
+            return 0
+        return sum(source.nbytes + CONTEXT_BYTES for source in {model.source for model in to_come})
+
+    def _candidate(self, tested: ModelUnderTest) -> CandidateRun:
+        model = self._load(tested)
         require_same_tokenizer(self.tokenizer, self.tokenizer_path, model)
-        return CandidateRun(model, spec.type_k, spec.type_v)
+        if self.job.text is not None and model.path != self.tokenizer_path:
+            require_same_tokens(
+                self.chunks.tokens, self.tokenizer_path, model, self.job.text,
+                parse_special=self.options.parse_special,
+            )  # fmt: skip
+        return CandidateRun(model, tested.type_k, tested.type_v)
 
-    def _noise(self, shape: ChunkShape) -> CandidateRun | None:
-        if not self._with_noise or self.yardstick.model is None:
+    def _noise(self, shape: ScoreShape) -> CandidateRun | None:
+        if not self._with_noise or self.reference.model is None:
             return None
         return CandidateRun(
-            self.yardstick.model,
+            self.reference.model,
             n_parts=-(-shape.n_positions // NOISE_POSITIONS),
-            n_chunks=self.options.noise_chunks,
+            n_chunks=self.noise_chunks,
         )
 
-    def _compute_together(self, run: ScoreRun, loaded: Model) -> FinishedScores:
-        candidates = [self._candidate(spec, loaded) for spec in self.todo]
+    def _compute_together(self, run: ScoreRun) -> FinishedScores:
+        candidates = [self._candidate(model) for model in self.todo.values()]
         noise = self._noise(run.shape)
         if noise is not None:
             candidates.append(noise)
@@ -188,15 +233,17 @@ class _Run:
         )
 
     def _compute_two_pass(self, run: ScoreRun) -> FinishedScores:
-        reference = self.yardstick.model
+        reference = self.reference.tested
         assert reference is not None
+        todo = list(self.todo.values())
         return run_two_pass(
             TwoPassJob(
                 run=run,
                 noise=self._noise(run.shape),
-                n_candidates=len(self.todo),
-                load_candidate=lambda i: self._candidate(self.todo[i]),
-                close_reference=reference.close,
+                n_candidates=len(todo),
+                load_candidate=lambda i: self._candidate(todo[i]),
+                release_candidate=lambda i: self.pool.release(todo[i]),
+                release_reference=lambda: self.pool.release(reference),
                 checkpoint=self._checkpoint(),
                 progress=self.job.progress,
             )
@@ -205,43 +252,48 @@ class _Run:
     def _checkpoint(self) -> Checkpoint | None:
         if self.job.checkpoint is None:
             return None
-        record = self.yardstick.record({})
+        row = self.reference.row()
         key = {
             "build": asdict(make_build()),
             "data": asdict(self.chunks.data),
             "settings": asdict(self.settings),
-            "reference": None if record is None else (record.name, record.fingerprint),
+            "reference": None if row is None else (row.name, row.fingerprint),
             "candidates": [
-                (spec.subject.fingerprint, spec.type_k.name, spec.type_v.name) for spec in self.todo
+                (model.source.fingerprint, model.type_k.name, model.type_v.name)
+                for model in self.todo.values()
             ],
-            "noise_chunks": self.options.noise_chunks if self._with_noise else 0,
+            "noise_chunks": self.noise_chunks,
             "router": self.options.router,
             "two_pass": self._two_pass,
         }
         return Checkpoint(self.job.checkpoint, key)
 
-    def _summarise(self, finished: FinishedScores) -> EvalResults:
-        reference = finished.reference if self.yardstick.exists else None
-        record = self.yardstick.record({})
-        known = self.job.known
-        taken = {candidate.name for candidate in known.candidates} if known is not None else set()
-        if record is not None:
-            taken.add(record.name)
-        names = name_candidates(self.todo, taken)
+    def _first_not_finite(self, tested: ModelUnderTest, scores: TokenScores) -> str | None:
+        """Loads the model again where two_pass has released it."""
+        if scores.is_finite.all():
+            return None
+        return first_not_finite(self.pool.load(tested), scores, self.chunks)
+
+    def _summarise(self, finished: FinishedScores) -> TextScores:
+        reference = finished.reference if self.reference.exists else None
+        row = self.reference.row()
         own = finished.candidates[: len(self.todo)]
         n_scored = self.chunks.n_scored
         candidates = tuple(
-            candidate_record(spec, name, scores, reference, n_scored)
-            for spec, name, scores in zip(self.todo, names, own, strict=True)
+            replace(
+                candidate_record(model, name, scores, reference, n_scored),
+                first_not_finite=self._first_not_finite(model, scores),
+            )
+            for (name, model), scores in zip(self.todo.items(), own, strict=True)
         )
         results = new_results(
-            self.yardstick, reference, candidates, self.chunks, self.settings, self.tokenizer
+            self.reference, reference, candidates, self.chunks, self.settings, self.tokenizer
         )
         if reference is not None and len(finished.candidates) > len(self.todo):
             again = finished.candidates[-1]
             description = NOISE_DESCRIPTION.format(size=NOISE_POSITIONS, n=again.n // n_scored)
             results = replace(results, noise_floor=noise_floor(reference, again, description))
-        tokens = dict(zip(names, own, strict=True))
-        if reference is not None and record is not None:
-            tokens[record.name] = reference
-        return EvalResults(complete(results, known), tokens)
+        tokens = dict(zip(self.todo, own, strict=True))
+        if reference is not None and row is not None:
+            tokens[row.name] = reference
+        return TextScores(complete(results, self.job.known), tokens)

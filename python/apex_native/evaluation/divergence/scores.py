@@ -12,14 +12,14 @@ import numpy.typing as npt
 
 from apex_native._native import core, forward_log
 from apex_native.engine import Model, Tokens
-from apex_native.evaluation.divergence.shape import ChunkShape
+from apex_native.evaluation.divergence.reference import OpenReference
+from apex_native.evaluation.divergence.shape import ScoreShape
 from apex_native.interrupt import run_interruptible
 from apex_native.types import GgmlType
 
 __all__ = [
     "CandidateRun",
-    "EvaluateProgress",
-    "ReferenceSource",
+    "ScoreProgress",
     "ScoreRun",
     "TokenScores",
     "run_scores",
@@ -46,6 +46,10 @@ class TokenScores:
     router: Mapping[int, tuple[int, int, int]] = field(default_factory=dict)
     """By layer: tokens, those with the reference's set of experts, those with its first one."""
 
+    def __repr__(self) -> str:
+        kld = f", mean KLD {self.kld.mean():.6f}" if self.kld.size else ""
+        return f"TokenScores({self.n:,} positions{kld})"
+
     @property
     def n(self) -> int:
         """Scored positions."""
@@ -53,18 +57,13 @@ class TokenScores:
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluateProgress:
+class ScoreProgress:
     """A snapshot: share of all computations that are done, 0 to 1, and whole chunks."""
 
     share: float
     n_chunks_done: int
     n_chunks: int
     elapsed_s: float
-
-    @property
-    def eta_s(self) -> float | None:
-        """Seconds left at the speed so far; None while unknown."""
-        return self.elapsed_s * (1 - self.share) / self.share if self.share > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,23 +85,14 @@ class CandidateRun:
 
 
 @dataclass(frozen=True, slots=True)
-class ReferenceSource:
-    """Where the reference's logits come from: a model, a base file or stored hidden states."""
-
-    model: Model | None = None
-    base: Any = None
-    hidden: Any = None
-
-
-@dataclass(frozen=True, slots=True)
 class ScoreRun:
     """Everything the native scorer needs; first_chunk says where in the text the tokens begin."""
 
-    reference: ReferenceSource
+    reference: OpenReference
     candidates: Sequence[CandidateRun]
     tokens: Tokens
     ctx: int
-    shape: ChunkShape
+    shape: ScoreShape
     first_chunk: int = 0
     with_routes: bool = True
 
@@ -136,7 +126,7 @@ def run_scores(
     run: ScoreRun,
     *,
     base_writer: Callable[[Any], None] | None = None,
-    on_tick: Callable[[EvaluateProgress, Scores], None] | None = None,
+    on_tick: Callable[[ScoreProgress, Scores], None] | None = None,
     on_stop: Callable[[Scores], None] | None = None,
 ) -> Scores:
     """Compute; on_tick is called about ten times a second, on_stop when an exception ends it.
@@ -155,7 +145,7 @@ def run_scores(
         if on_tick is not None:
             elapsed = time.monotonic() - begin
             on_tick(
-                EvaluateProgress(scorer.progress, scores.n_chunks, scorer.n_chunks, elapsed), scores
+                ScoreProgress(scorer.progress, scores.n_chunks, scorer.n_chunks, elapsed), scores
             )
 
     try:

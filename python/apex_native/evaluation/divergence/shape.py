@@ -6,15 +6,16 @@ from dataclasses import dataclass
 
 from apex_native.engine import GPU_UBATCH, UBATCH
 
-__all__ = ["LOGITS_BYTES", "ChunkShape", "Workload", "choose_shape"]
+__all__ = ["LOGITS_BYTES", "ScoreShape", "Workload", "choose_shape"]
 
 LOGITS_BYTES = 1 << 30
 """Logits of all models in all lanes at most: with compute buffers an evaluation stays below 2 GiB
 beside the models, whatever the vocabulary."""
 
-GPU_LOGITS_BYTES = 2 << 30
-"""The same for a GPU, whose own memory they are left in: a reference and a candidate with a quarter
-of a million tokens in the vocabulary then compute `GPU_UBATCH` tokens at once."""
+GPU_LOGITS_BYTES = 8 << 30
+"""The same for a GPU, whose own memory they are left in, where it has four times as much to spare:
+seven models with a quarter of a million tokens in the vocabulary then compute `GPU_UBATCH` tokens
+at once."""
 
 MAX_LANES = 4
 """Each lane has a cache and buffers of its own for every model; llama-perplexity computes 4 chunks
@@ -28,7 +29,7 @@ MIN_POSITIONS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkShape:
+class ScoreShape:
     """n_lanes lanes of n_threads threads, each with n_sequences chunks, n_positions at a time."""
 
     n_lanes: int
@@ -52,15 +53,19 @@ class Workload:
     n_models: int
     n_threads: int
     on_gpu: bool
+    spare_gpu_bytes: int | None = None
 
 
-def choose_shape(work: Workload, n_ubatch: int | None = None) -> ChunkShape:
+def choose_shape(work: Workload, n_ubatch: int | None = None) -> ScoreShape:
     """The shape for one evaluation; n_ubatch overrides the tokens computed at once.
 
     A lane a thread, where memory allows: single threads do not wait for each other.
     """
     budget = n_ubatch or (GPU_UBATCH if work.on_gpu else UBATCH)
-    most_bytes = GPU_LOGITS_BYTES if work.on_gpu else LOGITS_BYTES
+    most_bytes = LOGITS_BYTES
+    if work.on_gpu:
+        spare = 4 * GPU_LOGITS_BYTES if work.spare_gpu_bytes is None else work.spare_gpu_bytes
+        most_bytes = min(GPU_LOGITS_BYTES, spare // 4)
     sequences = max(1, min(budget // work.ctx, work.n_chunks))
     positions = max(1, min(work.ctx, budget))
     n_groups = -(-work.n_chunks // sequences)
@@ -81,4 +86,4 @@ def choose_shape(work: Workload, n_ubatch: int | None = None) -> ChunkShape:
             positions //= 2
         else:
             break
-    return ChunkShape(lanes, max(1, work.n_threads // lanes), sequences, positions)
+    return ScoreShape(lanes, max(1, work.n_threads // lanes), sequences, positions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from apex_native.engine import Model, Tokens
 from apex_native.errors import DataError
 from apex_native.results import TextData
 
-__all__ = ["Chunks", "Text", "chunk_text", "read_text"]
+__all__ = ["Chunks", "Text", "chunk_text", "hash_tokens", "read_text"]
 
 MIN_CONTEXT = 4
 """Below, no position is scored."""
@@ -24,7 +24,7 @@ class Text:
     """A text and the name results give it."""
 
     name: str
-    content: str
+    content: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +69,19 @@ def chunk_text(
     if ctx > model.n_ctx_train:
         raise DataError(
             f"a context of {ctx} tokens is longer than the {model.n_ctx_train} that {model.path} "
-            "was made for; choose a smaller --ctx"
+            "was made for; choose a smaller `ctx`"
         )
     tokens = model.tokenize(text.content, add_special=True, parse_special=parse_special)
     available = len(tokens) // ctx
     if available < 1:
         raise DataError(
             f"the text {text.name} has {len(tokens)} tokens, less than one chunk of {ctx}; "
-            "give a longer text or a smaller --ctx"
+            "give a longer text or a smaller `ctx`"
         )
     if n_chunks is not None and n_chunks > available:
         raise DataError(
             f"the text {text.name} has {available} chunks of {ctx} tokens, not {n_chunks}; "
-            "ask for fewer --chunks or give a longer text"
+            "ask for fewer `chunks` or give a longer text"
         )
     used = n_chunks or available
     data = TextData(
@@ -92,5 +92,11 @@ def chunk_text(
         ctx=ctx,
         parse_special=parse_special,
         add_bos=model.add_bos,
+        tokens_sha256=hash_tokens(tokens[: used * ctx]),
     )
     return Chunks(np.ascontiguousarray(tokens[: used * ctx]), data)
+
+
+def hash_tokens(tokens: Tokens) -> str:
+    """sha256 of tokens as little-endian int32."""
+    return hashlib.sha256(np.ascontiguousarray(tokens, dtype="<i4").tobytes()).hexdigest()

@@ -10,7 +10,7 @@ from pathlib import Path
 from apex_native.evaluation.divergence.base_output import BaseOutput
 from apex_native.evaluation.divergence.checkpoint import Checkpoint, FinishedScores, join_scores
 from apex_native.evaluation.divergence.scores import (
-    EvaluateProgress,
+    ScoreProgress,
     ScoreRun,
     Scores,
     run_scores,
@@ -28,7 +28,7 @@ def compute_scores(
     checkpoint: Checkpoint | None,
     *,
     save_base: Path | None,
-    progress: Callable[[EvaluateProgress], None] | None,
+    progress: Callable[[ScoreProgress], None] | None,
 ) -> FinishedScores:
     """All chunks' scores, those that an interrupted run left in the checkpoint included.
 
@@ -82,7 +82,7 @@ class _Keeper:
         checkpoint: Checkpoint | None,
         before: FinishedScores | None,
         n_chunks: int,
-        progress: Callable[[EvaluateProgress], None] | None,
+        progress: Callable[[ScoreProgress], None] | None,
     ) -> None:
         self._checkpoint = checkpoint
         self._before = before
@@ -91,12 +91,12 @@ class _Keeper:
         self._saved_at = time.monotonic()
         self._n_kept = before.n_chunks if before is not None else 0
 
-    def tick(self, progress: EvaluateProgress, scores: Scores) -> None:
+    def tick(self, progress: ScoreProgress, scores: Scores) -> None:
         n_before = self._before.n_chunks if self._before is not None else 0
         if self._progress is not None:
             done = n_before / self._n_chunks
             self._progress(
-                EvaluateProgress(
+                ScoreProgress(
                     share=done + (1 - done) * progress.share,
                     n_chunks_done=n_before + progress.n_chunks_done,
                     n_chunks=self._n_chunks,

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from apex_native.evaluation.speed.json_lines import JsonLines
 from apex_native.evaluation.speed.kernels import (
     GPU_OPERATIONS,
     OPERATIONS,
     ROOFLINES,
     KernelProgress,
     KernelSpeed,
-    bench_kernels,
+    measure_kernels,
     working_set_bytes,
 )
-from apex_native.evaluation.speed.records import kernel_record, speed_record, speed_results
+from apex_native.evaluation.speed.models import ModelSpeed, ModelSpeedProgress, measure_models
+from apex_native.evaluation.speed.records import (
+    kernel_record,
+    speed_record,
+    speed_results,
+    speed_rows,
+)
 from apex_native.evaluation.speed.samples import median_of, spread_of
-from apex_native.evaluation.speed.subject import SpeedSubject, describe_subject
 from apex_native.evaluation.speed.tokens import (
     SpeedProgress,
     SpeedResult,
@@ -26,20 +32,23 @@ __all__ = [
     "GPU_OPERATIONS",
     "OPERATIONS",
     "ROOFLINES",
+    "JsonLines",
     "KernelProgress",
     "KernelSpeed",
+    "ModelSpeed",
+    "ModelSpeedProgress",
     "SpeedProgress",
     "SpeedResult",
     "SpeedSettings",
-    "SpeedSubject",
-    "bench_kernels",
-    "describe_subject",
     "kernel_record",
+    "measure_kernels",
+    "measure_models",
     "measure_speed",
     "median_of",
     "speed_grid",
     "speed_record",
     "speed_results",
+    "speed_rows",
     "spread_of",
     "working_set_bytes",
 ]

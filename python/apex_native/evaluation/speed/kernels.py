@@ -1,8 +1,8 @@
 """How fast the kernels of each type are, beside what the memory of this machine gives.
 
 Input: types, thread counts, a device. Output: a `KernelSpeed` for each operation that a type has.
-Measured in `csrc/model/cpu_kernel_bench.cpp` and `csrc/cuda/kernel_bench.cpp`; every result is
-compared with what it must be.
+Measured in `csrc/bench/cpu_kernel_bench.cpp` and `csrc/bench/cuda_kernel_bench.cpp`; every result
+is compared with what it must be.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
     "ROOFLINES",
     "KernelProgress",
     "KernelSpeed",
-    "bench_kernels",
+    "measure_kernels",
     "working_set_bytes",
 ]
 
@@ -71,7 +71,7 @@ for blocks the rate-distortion bound 2^-bpw of Gaussian weights and how near for
 class KernelSpeed:
     """One operation on one type: weights per second of each repetition.
 
-    bytes_per_weight: bytes moved (`csrc/core/kernel_bench.h`): stored + 4 for dequantizing and
+    bytes_per_weight: bytes moved (`csrc/bench/kernel_bench.h`): stored + 4 for dequantizing and
     quantizing (2 where the result is a half), stored for products (the activations stay in the
     cache), 8 for a copy and 4 for reading. n_threads: the host's, 1 for a GPU. n_weights: the
     working set. relative_error: of the tile's results, against the weights themselves
@@ -124,6 +124,16 @@ class KernelProgress:
     elapsed_s: float
 
     @property
+    def share(self) -> float:
+        """How much is done, 0 to 1."""
+        return self.done / self.total if self.total else 1.0
+
+    @property
+    def state(self) -> str:
+        """What is measured."""
+        return self.label
+
+    @property
     def eta_s(self) -> float | None:
         """Seconds to go at the pace so far; None before the first measurement."""
         return self.elapsed_s * (self.total - self.done) / self.done if self.done else None
@@ -141,7 +151,7 @@ def working_set_bytes() -> int:
     return max(2 * (cache_bytes() or ASSUMED_CACHE), MIN_WORKING_SET)
 
 
-def bench_kernels(
+def measure_kernels(
     types: Sequence[GgmlType] | None = None,
     *,
     device: str = "cpu",

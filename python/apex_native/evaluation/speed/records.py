@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from apex_native._native import core
+from apex_native.evaluation.record import created_now, results_of
 from apex_native.evaluation.speed.kernels import KernelSpeed
-from apex_native.evaluation.speed.subject import SpeedSubject
+from apex_native.evaluation.speed.models import ModelSpeed
 from apex_native.evaluation.speed.tokens import SpeedResult
 from apex_native.machine import cpu_features, cpu_name, gpu_names, usable_threads
-from apex_native.results import Build, Candidate, Results, SpeedTest
+from apex_native.results import Results, SpeedTest
 
-__all__ = ["SCHEMA_VERSION", "kernel_record", "speed_record", "speed_results"]
+__all__ = ["SCHEMA_VERSION", "kernel_record", "speed_record", "speed_results", "speed_rows"]
 
 SCHEMA_VERSION = 1
 """Changes when a key of a JSON line changes its place or its meaning."""
 
 
-def speed_record(
-    subject: SpeedSubject, load: Mapping[str, Any], result: SpeedResult
-) -> dict[str, Any]:
-    """One JSON line of `bench`: where, what, how, and every sample in tokens per second.
-
-    load: the settings that the model was loaded with, as `load_model` takes them.
-    """
+def speed_record(speed: ModelSpeed, result: SpeedResult) -> dict[str, Any]:
+    """One JSON line of `bench`: where, what, how, and every sample in tokens per second."""
+    source = speed.model.source
+    load = asdict(speed.model.placement)
+    del load["n_threads"]  # the test's count
     settings = asdict(result.settings)
     for key in ("type_k", "type_v"):
         settings[key] = settings[key].name.lower()
     return {
         **_head("speed"),
-        "model": asdict(subject),
-        "load": dict(load),
+        "model": {
+            "name": speed.name,
+            "path": None if source.path is None else str(source.path),
+            "bytes": source.nbytes,
+            "bpw": source.bpw,
+            "n_parameters": speed.n_parameters,
+            "description": speed.description,
+            "fingerprint": source.fingerprint,
+        },
+        "load": load,
         "test": result.settings.test,
         "settings": settings,
         "samples_ns": list(result.samples_ns),
@@ -64,32 +70,20 @@ def kernel_record(row: KernelSpeed) -> dict[str, Any]:
     }
 
 
-def speed_results(measured: Sequence[tuple[SpeedSubject, Sequence[SpeedResult]]]) -> Results:
+def speed_results(measured: Sequence[ModelSpeed]) -> Results:
     """The results file of these models: candidates with `speed`, no text and no reference.
 
-    Models whose files have the same name are named by their paths. `merge_results` joins it with
-    an evaluation of the same files. Raises ResultsError where one file was given twice.
+    `merge_results` joins it with an evaluation of the same files.
     """
-    build = core().build_info()
-    names = Counter(subject.name for subject, _ in measured)
+    models = {speed.name: speed.model for speed in measured}
+    fields = {speed.name: {"speed": speed_rows(speed.results)} for speed in measured}
+    return results_of(None, models, fields)
+
+
+def speed_rows(results: Sequence[SpeedResult]) -> tuple[SpeedTest, ...]:
+    """A model's tests as results keep them."""
     device = device_name()
-    return Results(
-        build=Build(
-            build["version"], build["llama_cpp_commit"], build.get("compiler") or "unknown"
-        ),
-        created=_now(),
-        candidates=tuple(
-            Candidate(
-                name=subject.name if names[subject.name] == 1 else subject.path,
-                bytes=subject.bytes,
-                bpw=subject.bpw,
-                path=subject.path,
-                fingerprint=subject.fingerprint,
-                speed=tuple(_speed_test(result, device) for result in results),
-            )
-            for subject, results in measured
-        ),
-    )
+    return tuple(_speed_test(result, device) for result in results)
 
 
 def device_name() -> str:
@@ -118,7 +112,7 @@ def _head(benchmark: str) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "benchmark": benchmark,
-        "created": _now(),
+        "created": created_now(),
         "build": core().build_info(),
         "machine": {
             "cpu": cpu_name(),
@@ -127,7 +121,3 @@ def _head(benchmark: str) -> dict[str, Any]:
             "usable_threads": usable_threads(),
         },
     }
-
-
-def _now() -> str:
-    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

@@ -1,7 +1,7 @@
 """Tokens per second of a loaded model, by the procedure of llama-bench.
 
 Input: a model and what to measure. Output: a `SpeedResult` with every repetition. The loop that is
-timed runs in `csrc/model/speed.cpp`, without Python and with the GIL released.
+timed runs in `csrc/bench/speed.cpp`, without Python and with the GIL released.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """HellaSwag, Winogrande and multiple choice: what a model still knows, with how sure that is.
 
-    spec = TaskSpec(TaskKind.HELLASWAG, "hellaswag_val_full.txt")
-    scores = evaluate_tasks({"mini": "mini.gguf"}, [spec])
+    tasks = open_tasks(TaskOptions((TaskSpec(TaskKind.HELLASWAG, "hellaswag_val_full.txt"),)))
+    scores = evaluate_tasks({"mini": ModelUnderTest("mini.gguf")}, tasks)
 
 Input: models and task files in llama-perplexity's formats, JSONL or parquet. Output: `TaskScore`
 of `results` for each model and task.
@@ -19,7 +19,14 @@ from apex_native.evaluation.tasks.binary import (
 from apex_native.evaluation.tasks.hellaswag import format_hellaswag, parse_hellaswag
 from apex_native.evaluation.tasks.items import ChoiceItem, GapItem, Item, TaskFile, TaskKind
 from apex_native.evaluation.tasks.open import TaskSpec, open_task
-from apex_native.evaluation.tasks.run import TaskProgress, evaluate_tasks, score_task
+from apex_native.evaluation.tasks.run import (
+    OpenTask,
+    TaskOptions,
+    TaskProgress,
+    evaluate_tasks,
+    open_tasks,
+    score_task,
+)
 from apex_native.evaluation.tasks.score import ScoredItem, ScoringOptions
 from apex_native.evaluation.tasks.selection import Selection, select_items
 from apex_native.evaluation.tasks.statistics import compare_scores, mcnemar, score_statistics
@@ -30,12 +37,14 @@ __all__ = [
     "ChoiceItem",
     "GapItem",
     "Item",
+    "OpenTask",
     "Question",
     "ScoredItem",
     "ScoringOptions",
     "Selection",
     "TaskFile",
     "TaskKind",
+    "TaskOptions",
     "TaskProgress",
     "TaskSpec",
     "compare_scores",
@@ -45,6 +54,7 @@ __all__ = [
     "format_winogrande",
     "mcnemar",
     "open_task",
+    "open_tasks",
     "parse_hellaswag",
     "parse_questions",
     "parse_winogrande",

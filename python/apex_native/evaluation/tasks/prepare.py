@@ -16,6 +16,7 @@ __all__ = [
     "Answer",
     "PreparedItem",
     "ScoredRun",
+    "fitting_items",
     "gap_spans",
     "prepare_items",
     "shared_prefix",
@@ -111,6 +112,16 @@ def prepare_items(model: Model, items: Iterable[Item]) -> list[PreparedItem]:
             answers = [_answer(tokens, begin, 0) for tokens in sequences]
         prepared.append(PreparedItem(item, tuple(answers)))
     return prepared
+
+
+def fitting_items(model: Model, items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
+    """The items that fit the model's context, and those that do not."""
+    kept: list[Item] = []
+    too_long: list[Item] = []
+    for item in items:
+        longest = max(len(tokens) for tokens in tokenize_item(model, item))
+        (kept if longest <= model.n_ctx_train else too_long).append(item)
+    return kept, too_long
 
 
 def _gap_answers(model: Model, item: GapItem, sequences: Sequence[Tokens]) -> list[Answer]:

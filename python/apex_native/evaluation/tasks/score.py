@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from apex_native._native import core, forward_log
 from apex_native.engine import Model
+from apex_native.evaluation.tasks.checkpoint import TaskCheckpoint
 from apex_native.evaluation.tasks.items import GapItem
 from apex_native.evaluation.tasks.prepare import Answer, PreparedItem
 from apex_native.interrupt import run_interruptible
@@ -53,13 +54,16 @@ def score_items(
     options: ScoringOptions | None = None,
     *,
     progress: Callable[[float], None] | None = None,
+    checkpoint: TaskCheckpoint | None = None,
+    identity: object = None,
 ) -> list[ScoredItem]:
     """Score prepared items with a model, in their order; Ctrl-C is heard.
 
     What the answers of an item share is computed once, and many items at a time. The answer given
     is the one with the highest mean log-probability; of equal ones the first (Winogrande: the
     second). Where a model's logits are not finite the scores are NaN and the item is not correct.
-    progress gets the share that is done, 0 to 1, about ten times a second.
+    progress gets the share that is done, 0 to 1, about ten times a second. checkpoint: where
+    finished groups of items are kept and taken from; identity names model, build and device there.
 
     Raises ModelError where llama.cpp cannot compute, Cancelled, ValueError for options.
     """
@@ -67,7 +71,8 @@ def score_items(
         return []
     options = options or ScoringOptions()
     answers = [answer for item in prepared for answer in item.answers]
-    log_probs = _log_probs(model, prepared, options, progress)
+    keeper = None if checkpoint is None else (checkpoint, identity)
+    log_probs = _log_probs(model, prepared, options, progress, keeper)
     means = _means(answers, log_probs)
     scored: list[ScoredItem] = []
     first = 0
@@ -83,6 +88,7 @@ def _log_probs(
     prepared: Sequence[PreparedItem],
     options: ScoringOptions,
     progress: Callable[[float], None] | None,
+    keeper: tuple[TaskCheckpoint, object] | None,
 ) -> npt.NDArray[np.float64]:
     """Log-probability of every scored token, in the order of items, answers and runs."""
     runs = [[run for answer in item.answers for run in answer.runs] for item in prepared]
@@ -103,12 +109,42 @@ def _log_probs(
     sequence_begin = _offsets(len(run.tokens) for run in all_runs)
     scored_begin = np.array([run.begin for run in all_runs], dtype=np.int64)
     task_begin = _offsets(len(of_item) for of_item in runs if of_item)
-    log_probs: npt.NDArray[np.float64] = run_interruptible(
-        lambda: scorer.score(tokens, sequence_begin, scored_begin, task_begin),
-        stop.set,
-        None if progress is None else lambda: progress(_share_done(scorer)),
-    )
+    arrays = (tokens, sequence_begin, scored_begin, task_begin)
+    log_probs = _run(scorer, stop, arrays, options, progress, keeper)
     forward_log()
+    return log_probs
+
+
+def _run(
+    scorer: Any,
+    stop: Any,
+    arrays: tuple[Any, ...],
+    options: ScoringOptions,
+    progress: Callable[[float], None] | None,
+    keeper: tuple[TaskCheckpoint, object] | None,
+) -> npt.NDArray[np.float64]:
+    """Score, keeping what is finished on the way and, where it is stopped, at the end."""
+    checkpoint, identity = keeper or (None, None)
+    key = "" if checkpoint is None else checkpoint.key((identity, options), arrays)
+
+    def tick() -> None:
+        if progress is not None:
+            progress(_share_done(scorer))
+        if checkpoint is not None:
+            checkpoint.tick(key, scorer.finished)
+
+    before = None if checkpoint is None else checkpoint.load(key)
+    try:
+        log_probs: npt.NDArray[np.float64] = run_interruptible(
+            lambda: scorer.score(*arrays, before), stop.set, tick
+        )
+    except BaseException as error:
+        if checkpoint is not None:
+            checkpoint.save(key, scorer.finished())
+            checkpoint.explain(error)
+        raise
+    if checkpoint is not None:
+        checkpoint.save(key, scorer.finished())
     return log_probs
 
 

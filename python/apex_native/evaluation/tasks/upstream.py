@@ -140,7 +140,7 @@ def _batch_end(tasks: Sequence[_Task], first: int) -> int:
         raise DataError(
             f"{task.item.place}: {len(task.sequences)} answers and {task.n_tokens:,} tokens do not "
             f"fit llama-perplexity's default batch of {_N_PARALLEL} and {_N_CTX:,}; score without "
-            "--compat upstream"
+            "`compat=True`"
         )
     return end
 
@@ -177,7 +177,7 @@ def _prepared(task: _Task, begin: int, rows: dict[int, Tokens]) -> PreparedItem:
             if begin + row not in rows:
                 raise DataError(
                     f"{task.item.place}: llama-perplexity would read memory that was never "
-                    "written; score without --compat upstream"
+                    "written; score without `compat=True`"
                 )
             context = rows[begin + row]
             tokens = np.append(context, np.int32(token)).astype(np.int32)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from apex_native.reports.plots.accuracy import draw_accuracy, missing_accuracy
 from apex_native.reports.plots.canvas import png_bytes, style
 from apex_native.reports.plots.divergence import draw_divergence, missing_divergence
-from apex_native.reports.plots.radar import draw_radar, missing_radar
 from apex_native.reports.plots.router import draw_router, missing_router
-from apex_native.reports.plots.scatter import (
+from apex_native.reports.plots.size_quality import (
+    draw_kld_against_size,
     draw_perplexity,
-    draw_speed,
+    missing_kld_against_size,
     missing_perplexity,
-    missing_speed,
 )
+from apex_native.reports.plots.size_speed import draw_speed, missing_speed
 from apex_native.results import Results
 
 if TYPE_CHECKING:
@@ -51,6 +51,12 @@ class Plot:
 
 
 PLOTS = (
+    Plot(
+        "kld_vs_size",
+        "Mean KLD against size in GiB, with the frontier",
+        missing_kld_against_size,
+        draw_kld_against_size,
+    ),
     Plot("ppl_vs_size", "Perplexity against size in GiB", missing_perplexity, draw_perplexity),
     Plot("kld", "KLD mean and 99.9 % of every candidate", missing_divergence, draw_divergence),
     Plot(
@@ -61,5 +67,4 @@ PLOTS = (
     ),
     Plot("accuracy", "Accuracy with 95 % intervals, task by task", missing_accuracy, draw_accuracy),
     Plot("size_vs_speed", "Tokens per second against size in GiB", missing_speed, draw_speed),
-    Plot("radar", "All metrics of every candidate as shapes", missing_radar, draw_radar),
 )

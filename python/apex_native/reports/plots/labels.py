@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from apex_native.reports.plots.canvas import GREY
@@ -29,6 +30,8 @@ _DIRECTIONS = 16
 _ATTEMPTS = 24
 _MOST_SEARCHED = 24
 """More labels than that are in each other's way even where each has a place."""
+_HALF_LINE = 2.0
+"""Pixels that a drawn line keeps free on both sides."""
 _CLEARANCES = (11, 5)
 """Points between a label and the markers of others: first what cannot be misread, then less."""
 
@@ -105,17 +108,22 @@ class _Place:
 
 
 def place_labels(
-    axes: Axes, points: Sequence[LabelledPoint], *, horizontal_lines: Sequence[float] = ()
+    axes: Axes,
+    points: Sequence[LabelledPoint],
+    *,
+    horizontal_lines: Sequence[float] = (),
+    path: Sequence[tuple[float, float]] = (),
 ) -> None:
     """Write the labels; limits and layout of the axes must be final but for the right margin.
 
-    No label lies on a horizontal line at one of these heights.
+    No label lies on a horizontal line at one of these heights, nor on a path of level and upright
+    lines between these corners.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # from here on nothing moves
-    places = _greedy(axes, points, horizontal_lines)
+    places = _greedy(_Search(axes, points, [*_levels(axes, horizontal_lines), *_path(axes, path)]))
     if places is None:
         write_column(axes, [ColumnEntry(p.x, p.y, p.label) for p in points])
         return
@@ -151,17 +159,32 @@ def _obstacles(axes: Axes, points: Sequence[LabelledPoint]) -> list[Box]:
     return boxes
 
 
-def _greedy(
-    axes: Axes, points: Sequence[LabelledPoint], lines: Sequence[float]
-) -> list[_Place] | None:
+def _levels(axes: Axes, heights: Sequence[float]) -> list[Box]:
+    frame = axes.get_window_extent()
+    middle = axes.transData.inverted().transform(((frame.x0 + frame.x1) / 2, frame.y0))[0]
+    levels = [_pixels(axes, middle, height)[1] for height in heights]
+    return [Box(frame.x0, y - _HALF_LINE, frame.x1, y + _HALF_LINE) for y in levels]
+
+
+def _path(axes: Axes, corners: Sequence[tuple[float, float]]) -> list[Box]:
+    places = [_pixels(axes, *corner) for corner in corners]
+    return [
+        Box(
+            *(min(x0, x1) - _HALF_LINE, min(y0, y1) - _HALF_LINE),
+            *(max(x0, x1) + _HALF_LINE, max(y0, y1) + _HALF_LINE),
+        )
+        for (x0, y0), (x1, y1) in pairwise(places)
+    ]
+
+
+def _greedy(search: _Search) -> list[_Place] | None:
     """A place for every label, or None if none was found.
 
     Crowded points choose first; one that finds nothing left is moved to the front, and all choose
     again.
     """
-    if len(points) > _MOST_SEARCHED:
+    if len(search.centres) > _MOST_SEARCHED:
         return None
-    search = _Search(axes, points, lines)
     for clearance in _CLEARANCES:
         places = _choose(search, clearance * search.per_point)
         if places is not None:
@@ -191,17 +214,15 @@ def _choose(search: _Search, clearance: float) -> list[_Place] | None:
 class _Search:
     """What is taken already: markers, error bars, texts, labels and the lines that lead to them."""
 
-    def __init__(self, axes: Axes, points: Sequence[LabelledPoint], lines: Sequence[float]) -> None:
+    def __init__(
+        self, axes: Axes, points: Sequence[LabelledPoint], lines: Sequence[Box] = ()
+    ) -> None:
         frame = axes.get_window_extent()
         self.bounds = Box(frame.x0, frame.y0, frame.x1, frame.y1)
         self.per_point = _per_point(axes)
         self.centres = [_pixels(axes, point.x, point.y) for point in points]
         self.sizes = [_label_size(axes, point.label) for point in points]
-        levels = [_pixels(axes, points[0].x, line)[1] for line in lines]
-        self._fixed = [
-            *_obstacles(axes, points),
-            *(Box(frame.x0, y - 2, frame.x1, y + 2) for y in levels),
-        ]
+        self._fixed = [*_obstacles(axes, points), *lines]
         self.clear()
 
     def clear(self) -> None:

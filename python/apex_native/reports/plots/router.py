@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from apex_native.reports.models import text_conditions
+from apex_native.reports.models import by_size, text_conditions
 from apex_native.reports.plots.canvas import PALETTE, new_figure
 from apex_native.reports.plots.column import ColumnEntry, column_inches, write_column
 from apex_native.reports.plots.text import model_labels
@@ -36,7 +36,7 @@ def missing_router(results: Results) -> str | None:
 def _measured(results: Results) -> list[Candidate]:
     return [
         c
-        for c in results.candidates
+        for c in by_size(results.candidates)
         if any(layer.same_set is not None for layer in c.router_agreement)
     ]
 

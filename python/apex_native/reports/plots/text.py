@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from apex_native.reports.labels import short_names
+from apex_native.reports.models import all_models
 from apex_native.results import Results
 
 if TYPE_CHECKING:
@@ -76,15 +76,13 @@ def wrapped(text: str, inches: float, size: float, *, bold: bool = False) -> lis
 
 
 def model_labels(results: Results) -> dict[str, str]:
-    """A label for each model: without .gguf and without what all candidates begin with.
+    """A label for each model: `short_names`, cut in the middle where they are still long.
 
     Every label is unique; those that were cut to the same get a number in the report's order.
     """
-    names = [candidate.name for candidate in results.candidates]
-    start = _common_beginning([_stem(name) for name in names]) if len(names) > 1 else ""
-    if results.reference is not None:
-        names = [results.reference.name, *names]
-    labels = [_shortened(_stem(name).removeprefix(start) or _stem(name)) for name in names]
+    short = short_names(results)
+    names = [model.name for model in all_models(results)]
+    labels = [_shortened(drawable(short[name].removesuffix(".gguf")) or "?") for name in names]
     counts = Counter(labels)
     seen: Counter[str] = Counter()
     unique = {}
@@ -92,19 +90,6 @@ def model_labels(results: Results) -> dict[str, str]:
         seen[label] += 1
         unique[name] = f"{label} #{seen[label]}" if counts[label] > 1 else label
     return unique
-
-
-def _stem(name: str) -> str:
-    return drawable(name.removesuffix(".gguf")) or "?"
-
-
-def _common_beginning(stems: Sequence[str]) -> str:
-    """Whole words only, and never all of a name."""
-    first, last = min(stems), max(stems)  # what these share, all between them share
-    pairs = enumerate(zip(first, last, strict=False))
-    n = next((i for i, (a, b) in pairs if a != b), len(first))
-    end = max((match.end() for match in re.finditer(r"[-_. /]", first[:n])), default=0)
-    return first[:end] if end < len(first) else ""
 
 
 def _shortened(label: str) -> str:

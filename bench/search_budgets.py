@@ -1,0 +1,185 @@
+"""The search at several sizes against fixed recipes, on a text the search never saw.
+
+    python bench/search_budgets.py MODEL --held-out wiki.test.raw --budgets 15556160,11959360 \\
+        --imatrix imatrix.gguf -f prose.txt -f code.txt -o bench/results/search-demo.json
+
+Runs `apex-native search` once for all sizes, from nothing, and takes its wall and CPU time; every
+result and the fixed recipes the search found nearest are then scored on chunks of the held-out
+text, in memory, chunk by chunk beside the source.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import apex_native as apex
+from apex_native.allocation import ProbeStore, SearchRequest
+from apex_native.allocation.fixed import fixed_recipes
+from apex_native.allocation.session import Measurement, ProbeSession, SessionSettings
+from apex_native.allocation.space import SearchSpace
+from apex_native.allocation.texts import Part
+from apex_native.allocation.verdict import kld_ratio, log_ppl_difference, standard_error
+from apex_native.engine import Placement
+from apex_native.imatrix import Importance, load_imatrix
+from apex_native.machine import cpu_name
+
+CTX = 512
+
+
+def main() -> None:
+    arguments = parsed()
+    with tempfile.TemporaryDirectory() as folder:
+        found, cost = search(arguments, Path(folder))
+        rows = compare(arguments, found)
+    document = {
+        "command": " ".join(["python", *sys.argv]),
+        "cpu": cpu_name(),
+        "held_out": {"file": Path(arguments.held_out).name, "chunks": arguments.chunks, "ctx": CTX},
+        "cost": {**cost, **found["report"]["costs"]},
+        "predictors": found["report"]["predictors"],
+        "rows": rows,
+        "geometric_mean_ratio": float(np.exp(np.mean([np.log(row["ratio"][0]) for row in rows]))),
+    }
+    show(document)
+    if arguments.output:
+        Path(arguments.output).write_text(json.dumps(document, indent=1) + "\n")
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("--budgets", required=True)
+    parser.add_argument("--imatrix", required=True)
+    parser.add_argument("-f", "--text", action="append", required=True)
+    parser.add_argument("--held-out", required=True)
+    parser.add_argument("--held-out-bytes", type=int, default=300_000)
+    parser.add_argument("--first-chunk", type=int, default=0)
+    parser.add_argument("--chunks", type=int, default=100)
+    parser.add_argument("--rivals", type=int, default=3, help="fixed recipes a size, by prediction")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--effort", default="normal")
+    parser.add_argument("-o", "--output")
+    return parser.parse_args()
+
+
+def search(arguments: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], dict[str, float]]:
+    """The command's document, and what it took."""
+    command = [
+        *(sys.executable, "-m", "apex_native", "search", arguments.model, "--json", "--quiet"),
+        *("--budget", arguments.budgets, "--imatrix", arguments.imatrix, "-o", str(folder)),
+        *("--threads", str(arguments.threads), "--seed", str(arguments.seed)),
+        *("--effort", arguments.effort),
+    ]
+    for text in arguments.text:
+        command += ["-f", text]
+    before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    found: dict[str, Any] = json.loads(run.stdout)
+    for row in found["budgets"]:
+        assert Path(row["file"]).stat().st_size == row["bytes"] <= row["budget"]
+        with apex.open_gguf(row["file"]) as written:
+            row["types"] = {tensor.name: tensor.type for tensor in written.tensors}
+    return found, {
+        "wall_s": time.monotonic() - begin,
+        "cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        "max_rss_mib": after.ru_maxrss / 1024,
+    }
+
+
+def compare(arguments: argparse.Namespace, found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Results and rivals on the held-out text."""
+    imatrix = load_imatrix(arguments.imatrix)
+    settings = SessionSettings(CTX, Placement(n_threads=arguments.threads))
+    with apex.open_gguf(arguments.model) as source:
+        space = SearchSpace.of(
+            source, Importance(imatrix, source.facts).summary(), SearchRequest((), ())
+        )
+        recipes = {recipe.name: recipe for recipe in fixed_recipes(space)}
+        rivals = {
+            row["budget"]: [b["name"] for b in row["baselines"][: arguments.rivals]]
+            for row in found["budgets"]
+        }
+        names = sorted({name for some in rivals.values() for name in some})
+        own = {tensor.name: tensor.type for tensor in source.tensors}
+        candidates = [
+            {n: t for n, t in row["types"].items() if t is not own[n]} for row in found["budgets"]
+        ]
+        candidates += [dict(recipes[name].types) for name in names]
+        with ProbeStore(None) as store, ProbeSession(source, imatrix, store, settings) as session:
+            part = held_out(arguments, session)
+            scores = session.measure(candidates, part, positions=True)
+    ours = scores[: len(found["budgets"])]
+    theirs = dict(zip(names, scores[len(ours) :], strict=True))
+    rows = []
+    for row, mine in zip(found["budgets"], ours, strict=True):
+        some = {name: theirs[name] for name in rivals[row["budget"]]}
+        rows.append(as_row(row, mine, some))
+    return rows
+
+
+def held_out(arguments: argparse.Namespace, session: ProbeSession) -> Part:
+    raw = Path(arguments.held_out).read_bytes()[: arguments.held_out_bytes]
+    text = raw.decode("utf-8", "ignore")
+    tokens = session.model.tokenize(text, add_special=True, parse_special=False)
+    first, n = arguments.first_chunk, arguments.chunks
+    chunks = tokens[first * CTX : (first + n) * CTX].reshape(n, CTX)
+    return Part(np.ascontiguousarray(chunks, np.int32), (0,) * n)
+
+
+def as_row(
+    row: dict[str, Any], mine: Measurement, rivals: dict[str, Measurement]
+) -> dict[str, Any]:
+    best = min(rivals, key=lambda name: rivals[name].mean)
+    ratio = kld_ratio(mine, rivals[best])
+    ln_ppl = log_ppl_difference(mine, rivals[best])
+    p999 = [float(np.quantile(m.positions, 0.999)) for m in (mine, rivals[best])]
+    return {
+        "budget": row["budget"],
+        "bytes": row["bytes"],
+        "written": row["written"],
+        "kld_mean": mine.mean,
+        "kld_se": standard_error(mine),
+        "predicted": row["predicted"],
+        "kld_own_verify_part": row["kld_mean"],
+        "baseline": best,
+        "baseline_kld": rivals[best].mean,
+        "ratio": [ratio.value, ratio.low, ratio.high],
+        "ln_ppl_difference": [ln_ppl.value, ln_ppl.low, ln_ppl.high],
+        "kld_p999": p999,
+        "rivals": {name: measured.mean for name, measured in rivals.items()},
+    }
+
+
+def show(document: dict[str, Any]) -> None:
+    print("| budget | bytes | KLD | best fixed | its KLD | ratio [95 %] | ln PPL diff | p99.9 |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row in document["rows"]:
+        ratio, ln_ppl, p999 = row["ratio"], row["ln_ppl_difference"], row["kld_p999"]
+        print(
+            f"| {row['budget']:,} | {row['bytes']:,} | {row['kld_mean']:.5f} | {row['baseline']} "
+            f"| {row['baseline_kld']:.5f} | {ratio[0]:.3f} [{ratio[1]:.3f}, {ratio[2]:.3f}] "
+            f"| {ln_ppl[0]:+.4f} [{ln_ppl[1]:+.4f}, {ln_ppl[2]:+.4f}] "
+            f"| {p999[0]:.3f} / {p999[1]:.3f} |"
+        )
+    cost = document["cost"]
+    print(
+        f"geometric mean {document['geometric_mean_ratio']:.3f}; {cost['wall_s']:.0f} s wall, "
+        f"{cost['cpu_s']:.0f} s CPU, {cost['forward_s']:.0f} s of them in "
+        f"{cost['forward_passes']} forward passes"
+    )
+
+
+if __name__ == "__main__":
+    main()

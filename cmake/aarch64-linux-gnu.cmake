@@ -1,0 +1,12 @@
+# Cross-compiles for 64-bit ARM Linux with Debian's crossbuild-essential-arm64:
+#   cmake -S . -B build/arm64 -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake ...
+# Programs then run here through qemu-user (CMAKE_CROSSCOMPILING_EMULATOR, which ctest uses too).
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR aarch64)
+set(CMAKE_C_COMPILER aarch64-linux-gnu-gcc)
+set(CMAKE_CXX_COMPILER aarch64-linux-gnu-g++)
+find_program(qemu NAMES qemu-aarch64-static qemu-aarch64)
+if(qemu)
+  set(CMAKE_CROSSCOMPILING_EMULATOR "${qemu};-L;/usr/aarch64-linux-gnu")
+endif()
+set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)

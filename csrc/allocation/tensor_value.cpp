@@ -1,0 +1,173 @@
+#include "allocation/tensor_value.h"
+
+#include <cstring>
+
+#include "core/checks.h"
+#include "core/convert_rows.h"
+#include "core/error.h"
+#include "core/quantize_rows.h"
+#include "core/row_error.h"
+#include "core/row_units.h"
+#include "core/worker_group.h"
+
+namespace apex {
+namespace {
+
+constexpr int kTablePollMs = 100;
+
+// One tensor on its way.
+struct Job {
+    ValueRequest request;
+    const GgufTensor* entry = nullptr;
+    const uint8_t* source = nullptr;
+    std::shared_ptr<TensorValue> value;
+    std::vector<SliceError> rows;
+
+    int64_t n_per_row() const { return entry->n_per_row(); }
+    size_t source_row() const { return row_bytes(entry->type, n_per_row()); }
+    size_t target_row() const { return row_bytes(request.type, n_per_row()); }
+};
+
+Job make_job(const GgufFile& file, const ValueRequest& request) {
+    if (request.tensor >= file.tensors().size()) {
+        fail<InvalidArgument>("tensor ", request.tensor, " of ", file.tensors().size());
+    }
+    const ShardTensor& tensor = file.tensors()[request.tensor];
+    Job job;
+    job.request = request;
+    job.entry = &tensor.entry;
+    job.source = file.tensor_data(tensor);
+    check_conversion(tensor.entry.name, tensor.entry.type, request.type, job.n_per_row(),
+                     request.imatrix != nullptr);
+    if (request.imatrix != nullptr) {
+        check_imatrix(tensor.entry.name, request.imatrix, job.n_per_row(), tensor.entry.n_slices());
+    }
+    const int64_t n_rows = tensor.entry.rows_per_slice() * tensor.entry.n_slices();
+    job.rows.resize(static_cast<size_t>(n_rows));
+    job.value = std::make_shared<TensorValue>();
+    job.value->name = tensor.entry.name;
+    job.value->type = request.type;
+    job.value->ne = {job.n_per_row(), tensor.entry.rows_per_slice(), tensor.entry.n_slices()};
+    job.value->bytes.resize(job.target_row() * static_cast<size_t>(n_rows));
+    return job;
+}
+
+SliceError weighted_error(const float* original, const float* restored, const float* importance,
+                          int64_t n) {
+    SliceError sum;
+    for (int64_t i = 0; i < n; ++i) {
+        const double x = original[i];
+        const double difference = x - static_cast<double>(restored[i]);
+        const double weight = importance == nullptr ? 1.0 : static_cast<double>(importance[i]);
+        sum.squared_error += weight * difference * difference;
+        sum.squared_weights += weight * x * x;
+    }
+    return sum;
+}
+
+class ValueWorker {
+  public:
+    ValueWorker(std::vector<Job>& jobs, const RowUnits& units) : jobs_(jobs), units_(units) {}
+
+    void operator()(int64_t number) {
+        const RowUnit unit = units_[number];
+        Job& job = jobs_[unit.tensor];
+        const int64_t n = job.n_per_row();
+        const auto count = static_cast<size_t>(unit.n_rows * n);
+        const int64_t row = unit.slice * job.entry->rows_per_slice() + unit.first_row;
+        const float* imatrix =
+            job.request.imatrix == nullptr ? nullptr : job.request.imatrix + unit.slice * n;
+        original_.resize(count);
+        restored_.resize(count);
+        const auto first = static_cast<size_t>(row);
+        convert_to_float(job.entry->type, job.source + first * job.source_row(), original_.data(),
+                         static_cast<int64_t>(count));
+        if (!all_finite(original_.data(), static_cast<int64_t>(count))) {
+            fail<QuantizeError>(job.entry->name, ": its weights are not finite");
+        }
+        uint8_t* bytes = job.value->bytes.data() + first * job.target_row();
+        encode(job, first, unit.n_rows, imatrix, bytes);
+        convert_to_float(job.request.type, bytes, restored_.data(), static_cast<int64_t>(count));
+        for (int64_t i = 0; i < unit.n_rows; ++i) {
+            job.rows[first + static_cast<size_t>(i)] =
+                weighted_error(original_.data() + i * n, restored_.data() + i * n, imatrix, n);
+        }
+    }
+
+  private:
+    void encode(const Job& job, size_t first, int64_t n_rows, const float* imatrix,
+                uint8_t* bytes) {
+        const size_t size = job.target_row() * static_cast<size_t>(n_rows);
+        if (job.request.encoded != nullptr) {
+            std::memcpy(bytes, job.request.encoded + first * job.target_row(), size);
+            if (!ggml_validate_row_data(job.request.type, bytes, size)) {
+                fail<QuantizeError>(job.entry->name, ": the given bytes hold a scale that is not ",
+                                    "finite");
+            }
+        } else if (job.request.type == job.entry->type) {
+            std::memcpy(bytes, job.source + first * job.source_row(), size);
+        } else {
+            quantize_rows(job.request.type, original_.data(), bytes, n_rows, job.n_per_row(),
+                          imatrix);
+        }
+    }
+
+    std::vector<Job>& jobs_;
+    const RowUnits& units_;
+    std::vector<float> original_;
+    std::vector<float> restored_;
+};
+
+void build_tables(const std::vector<Job>& jobs, const StopFlag* stop) {
+    for (const Job& job : jobs) {
+        const QuantizerTables tables(job.request.type);
+        while (!tables.ready(kTablePollMs)) {
+            if (stop != nullptr && stop->is_set()) fail<Cancelled>("quantizing was stopped");
+        }
+    }
+}
+
+void add_rows(Job& job) {
+    const int64_t per_slice = job.entry->rows_per_slice();
+    for (int64_t slice = 0; slice < job.entry->n_slices(); ++slice) {
+        SliceError sum;
+        for (int64_t row = slice * per_slice; row < (slice + 1) * per_slice; ++row) {
+            sum.squared_error += job.rows[static_cast<size_t>(row)].squared_error;
+            sum.squared_weights += job.rows[static_cast<size_t>(row)].squared_weights;
+        }
+        job.value->errors.push_back(sum);
+    }
+}
+
+}  // namespace
+
+std::vector<std::shared_ptr<const TensorValue>> make_values(const GgufFile& file,
+                                                            const std::vector<ValueRequest>& wanted,
+                                                            int n_threads, const StopFlag* stop) {
+    std::vector<Job> jobs;
+    std::vector<TensorRows> rows;
+    for (const ValueRequest& request : wanted) {
+        jobs.push_back(make_job(file, request));
+        const GgufTensor& entry = *jobs.back().entry;
+        rows.push_back({entry.n_per_row(), entry.rows_per_slice(), entry.n_slices()});
+    }
+    std::vector<std::shared_ptr<const TensorValue>> values;
+    if (jobs.empty()) return values;
+    build_tables(jobs, stop);
+    const RowUnits units(std::move(rows));
+    WorkerGroup workers(n_threads, units.size(), [&] {
+        auto worker = std::make_shared<ValueWorker>(jobs, units);
+        return [worker, stop](int64_t unit) {
+            if (stop != nullptr && stop->is_set()) fail<Cancelled>("quantizing was stopped");
+            (*worker)(unit);
+        };
+    });
+    workers.join();
+    for (Job& job : jobs) {
+        add_rows(job);
+        values.push_back(job.value);
+    }
+    return values;
+}
+
+}  // namespace apex

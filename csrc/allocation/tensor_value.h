@@ -1,0 +1,43 @@
+// A tensor's weights in another type, and how far they are from the source's.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/gguf_file.h"
+#include "ggml.h"
+#include "model/stop_flag.h"
+
+namespace apex {
+
+// Of one slice (expert) of a tensor, columns weighted by their importance.
+struct SliceError {
+    double squared_error = 0;    // sum of importance * (original - restored)^2
+    double squared_weights = 0;  // sum of importance * original^2
+};
+
+struct TensorValue {
+    std::string name;
+    ggml_type type = GGML_TYPE_COUNT;
+    std::vector<int64_t> ne;  // ggml's order
+    std::vector<uint8_t> bytes;
+    std::vector<SliceError> errors;  // one for each slice
+};
+
+struct ValueRequest {
+    size_t tensor = 0;  // index in the file
+    ggml_type type = GGML_TYPE_COUNT;
+    const float* imatrix = nullptr;    // n_per_row values for each slice, or null
+    const uint8_t* encoded = nullptr;  // the result, where somebody else quantized; or null
+};
+
+// Quantizes tensors of a file in memory, with the bytes quantize() would write. The result does not
+// depend on the number of threads. Throws InvalidArgument, ImatrixError and QuantizeError as
+// quantizing into a file does, Cancelled when stopped.
+std::vector<std::shared_ptr<const TensorValue>> make_values(const GgufFile& file,
+                                                            const std::vector<ValueRequest>& wanted,
+                                                            int n_threads, const StopFlag* stop);
+
+}  // namespace apex

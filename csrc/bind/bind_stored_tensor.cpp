@@ -1,0 +1,80 @@
+#include "bind/arrays.h"
+#include "core/checks.h"
+#include "core/error.h"
+#include "core/row_source.h"
+
+namespace apex::bind {
+namespace {
+
+using RowOrder = py::array_t<int32_t, py::array::c_style>;
+
+// (file, offset, number of rows, order or None)
+RowRange to_range(const py::handle& item) {
+    const auto fields = item.cast<py::tuple>();
+    RowRange range;
+    range.file = fields[0].cast<std::shared_ptr<MappedFile>>();
+    range.offset = fields[1].cast<uint64_t>();
+    range.n_rows = fields[2].cast<int64_t>();
+    if (!fields[3].is_none()) {
+        const auto order = fields[3].cast<RowOrder>();
+        range.order =
+            std::make_shared<const std::vector<int32_t>>(order.data(), order.data() + order.size());
+    }
+    return range;
+}
+
+// numpy order: slices (experts) first, the row last.
+TensorRows rows_of_shape(const std::string& name, const std::vector<int64_t>& shape) {
+    TensorRows rows{1, 1, 1};
+    int64_t n_weights = 1;
+    for (size_t i = 0; i < shape.size(); ++i) {
+        if (shape[i] < 1 || shape[i] > INT64_MAX / 8 / n_weights) {
+            fail<InvalidArgument>("tensor '", name, "': dimension ", i, " is ", shape[i]);
+        }
+        n_weights *= shape[i];
+        const size_t from_end = shape.size() - i;
+        if (from_end == 1) rows.n_per_row = shape[i];
+        if (from_end == 2) rows.rows_per_slice = shape[i];
+        if (from_end >= 3) rows.n_slices *= shape[i];
+    }
+    return rows;
+}
+
+StoredTensor make_tensor(std::string name, uint32_t type, const std::vector<int64_t>& shape,
+                         const py::list& ranges) {
+    if (!is_known_type(type)) fail<InvalidArgument>("ggml type number ", type, " is unknown");
+    StoredTensor tensor;
+    tensor.name = std::move(name);
+    tensor.type = static_cast<ggml_type>(type);
+    tensor.rows = rows_of_shape(tensor.name, shape);
+    for (const py::handle& item : ranges) tensor.ranges.push_back(to_range(item));
+    check_ranges(tensor);
+    return tensor;
+}
+
+ByteArray rows_of(const StoredTensor& tensor, int64_t first, int64_t n_rows) {
+    if (first < 0 || n_rows < 0 || first > tensor.rows.n_rows() - n_rows) {
+        fail<InvalidArgument>("tensor '", tensor.name, "' has ", tensor.rows.n_rows(),
+                              " rows, asked for ", n_rows, " from ", first);
+    }
+    const size_t row_size = row_bytes(tensor.type, tensor.rows.n_per_row);
+    ByteArray bytes(static_cast<py::ssize_t>(static_cast<size_t>(n_rows) * row_size));
+    uint8_t* out = bytes.mutable_data();
+    const py::gil_scoped_release unlocked;
+    read_rows(tensor, first, n_rows, out);
+    return bytes;
+}
+
+}  // namespace
+
+void register_stored_tensor(py::module_& module) {
+    py::class_<MappedFile, std::shared_ptr<MappedFile>>(module, "MappedFile",
+                                                        "A file that is read by position.")
+        .def(py::init<const std::string&>(), "path"_a, py::call_guard<py::gil_scoped_release>());
+    py::class_<StoredTensor>(module, "StoredTensor", "Rows of one tensor, wherever they lie.")
+        .def(py::init(&make_tensor), "name"_a, "type"_a, "shape"_a, "ranges"_a,
+             "ranges: (MappedFile, offset, number of rows, int32 order of stored rows or None).")
+        .def("read_rows", &rows_of, "first"_a, "n_rows"_a, "Their stored bytes.");
+}
+
+}  // namespace apex::bind

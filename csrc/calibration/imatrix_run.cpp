@@ -1,0 +1,109 @@
+#include "calibration/imatrix_run.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "model/vocabulary.h"
+
+namespace apex {
+namespace {
+
+constexpr uint32_t kMaxTokens = 1u << 30;  // far from where 32 bits end
+
+uint32_t sequences_of(const ImatrixOptions& options) {
+    if (options.n_ctx < 2 || options.n_batch < 1 || options.n_ubatch < 1 ||
+        std::max(options.n_ctx, options.n_batch) > kMaxTokens) {
+        fail<InvalidArgument>("expected n_ctx from 2 and n_batch, n_ubatch from 1 to ", kMaxTokens,
+                              ", found ", options.n_ctx, ", ", options.n_batch, ", ",
+                              options.n_ubatch);
+    }
+    if (options.n_batch > options.n_ctx && options.n_batch % options.n_ctx != 0) {
+        fail<InvalidArgument>("n_batch ", options.n_batch, " does not hold whole chunks of ",
+                              options.n_ctx, " tokens; make it a multiple, or no larger");
+    }
+    return std::clamp(options.n_batch / options.n_ctx, 1u, kMaxSequences);
+}
+
+ContextOptions context_options(const ImatrixOptions& options) {
+    ContextOptions result;
+    result.n_seq_max = sequences_of(options);
+    result.n_ctx = result.n_seq_max * padded_context(options.n_ctx);
+    result.n_batch = std::min(options.n_batch, result.n_seq_max * options.n_ctx);
+    result.n_ubatch = std::min(options.n_ubatch, result.n_batch);
+    result.leave_logits = true;
+    return result;
+}
+
+// All tokens are outputs, so that the last layer computes all of them.
+OutputInput output_input_of(Context& context) {
+    ggml_cgraph* graph = context.largest_graph();
+    return graph == nullptr ? OutputInput{} : find_output_input(graph);
+}
+
+}  // namespace
+
+ImatrixRun::ImatrixRun(std::shared_ptr<Model> model, const ImatrixOptions& options,
+                       std::shared_ptr<const StopFlag> stop)
+    : options_(options),
+      pool_(std::make_shared<ThreadPool>(options.n_threads)),
+      trunk_(pool_, options.scope),
+      block_(pool_, ImatrixScope::blocks),
+      context_(std::move(model), pool_, context_options(options), &trunk_, stop) {
+    trunk_.end_graphs_at(output_input_of(context_));
+    if (options.scope == ImatrixScope::everything) make_mtp_block(std::move(stop));
+}
+
+void ImatrixRun::make_mtp_block(std::shared_ptr<const StopFlag> stop) {
+    if (n_mtp_heads(context_.model()) == 0) return;
+    try {
+        mtp_ = std::make_unique<MtpBlock>(context_, pool_, &block_, std::move(stop));
+        block_.end_graphs_at(output_input_of(mtp_->context()));
+    } catch (const ModelError& error) {
+        mtp_.reset();
+        mtp_reason_ = error.what();
+    }
+}
+
+void ImatrixRun::add_chunks(std::vector<llama_token> tokens) {
+    const size_t n_ctx = options_.n_ctx;
+    const size_t n_chunks = tokens.size() / n_ctx;
+    if (n_chunks < 1 || n_chunks > n_seq() || tokens.size() % n_ctx != 0) {
+        fail<InvalidArgument>("expected 1 to ", n_seq(), " chunks of ", n_ctx, " tokens, found ",
+                              tokens.size(), " tokens");
+    }
+    const llama_vocab* vocab = context_.model().vocab();
+    check_tokens(vocab, tokens.data(), tokens.size());
+    if (llama_vocab_get_add_bos(vocab) && llama_vocab_bos(vocab) != LLAMA_TOKEN_NULL) {
+        for (size_t i = 0; i < n_chunks; ++i) tokens[i * n_ctx] = llama_vocab_bos(vocab);
+    }
+    context_.clear_memory();
+    if (mtp_) mtp_->clear_memory();
+    const size_t n_batch = context_.options().n_batch;
+    const size_t n_steps = (n_ctx + n_batch - 1) / n_batch;
+    for (size_t step = 0; step < n_steps; ++step) decode_step(tokens, step);
+}
+
+// Step i of a chunk longer than a batch; the whole of several chunks otherwise.
+void ImatrixRun::decode_step(const std::vector<llama_token>& tokens, size_t step) {
+    const size_t n_ctx = options_.n_ctx;
+    const size_t begin = step * context_.options().n_batch;
+    const size_t end = std::min<size_t>(begin + context_.options().n_batch, n_ctx);
+    std::vector<llama_token> taken;
+    batch_.clear();
+    for (size_t chunk = 0; chunk < tokens.size() / n_ctx; ++chunk) {
+        for (size_t i = begin; i < end; ++i) {
+            const llama_token token = tokens[chunk * n_ctx + i];
+            batch_.add(token, static_cast<llama_pos>(i), static_cast<llama_seq_id>(chunk), true);
+            taken.push_back(token);
+        }
+    }
+    context_.decode(batch_);
+    if (!mtp_) return;
+    mtp_->decode(taken, static_cast<int32_t>(tokens.size() / n_ctx), static_cast<llama_pos>(begin));
+}
+
+void ImatrixRun::restore(const std::string& weight, ImatrixSums sums, bool of_mtp_block) {
+    (of_mtp_block ? block_ : trunk_).restore(weight, std::move(sums));
+}
+
+}  // namespace apex

@@ -1,0 +1,66 @@
+// Text through a model, chunk by chunk as llama-imatrix takes it, into an importance matrix.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "calibration/imatrix_collector.h"
+#include "model/context.h"
+#include "model/mtp_block.h"
+
+namespace apex {
+
+struct ImatrixOptions {
+    uint32_t n_ctx = 512;     // tokens of a chunk
+    uint32_t n_batch = 2048;  // tokens handed over at once: n_batch / n_ctx chunks, 1 to 256
+    uint32_t n_ubatch = 512;  // tokens computed at once
+    int n_threads = 1;
+    ImatrixScope scope = ImatrixScope::everything;
+};
+
+class ImatrixRun {
+  public:
+    // The MTP block is computed too where the model was loaded with it and has one.
+    ImatrixRun(std::shared_ptr<Model> model, const ImatrixOptions& options,
+               std::shared_ptr<const StopFlag> stop);
+
+    // Chunks that are computed together.
+    uint32_t n_seq() const { return context_.options().n_seq_max; }
+
+    // Inputs on a GPU are copied and summed on the host, to compare the two.
+    void sum_on_host_only() {
+        trunk_.sum_on_host_only();
+        block_.sum_on_host_only();
+    }
+
+    // Adds whole chunks, at most n_seq(); memory is empty before each. The first token of a chunk
+    // is taken for BOS where the vocabulary wants one. Throws InvalidArgument for another number of
+    // tokens or one outside the vocabulary, what Context::decode throws, and ModelError naming the
+    // weight whose input is not finite. After a throw the sums hold part of a chunk.
+    void add_chunks(std::vector<llama_token> tokens);
+
+    const ImatrixCollector& trunk() const { return trunk_; }
+    const ImatrixCollector& mtp_block() const { return block_; }
+
+    // Goes on from sums collected before. Throws InvalidArgument where they contradict themselves.
+    void restore(const std::string& weight, ImatrixSums sums, bool of_mtp_block);
+
+    // Why the model's MTP block is not computed; empty where it is, or there is none.
+    const std::string& mtp_reason() const { return mtp_reason_; }
+
+  private:
+    void make_mtp_block(std::shared_ptr<const StopFlag> stop);
+    void decode_step(const std::vector<llama_token>& tokens, size_t step);
+
+    ImatrixOptions options_;
+    std::shared_ptr<ThreadPool> pool_;
+    ImatrixCollector trunk_;
+    ImatrixCollector block_;
+    Context context_;
+    std::unique_ptr<MtpBlock> mtp_;
+    std::string mtp_reason_;
+    Batch batch_;
+};
+
+}  // namespace apex

@@ -1,0 +1,22 @@
+// The weights of a loaded model: where they are, and where others in their place should be.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "ggml-backend.h"
+#include "model/model.h"
+
+namespace apex {
+
+// The model's tensors of this name: two where embeddings and output are tied. Throws ModelError
+// where there is none.
+std::vector<ggml_tensor*> find_weights(const Model& model, const std::string& name);
+
+// Which memory a weight would get that llama.cpp loads in the place of `like`: the same GPU's, or
+// the host's, rearranged for the products of this CPU where ggml has faster code for that (asked as
+// src/llama-model-loader.cpp, weight_buft_supported, asks). weight has no memory yet.
+ggml_backend_buffer_type_t memory_for_weight(ggml_tensor* weight, const ggml_tensor* like,
+                                             const std::string& name);
+
+}  // namespace apex

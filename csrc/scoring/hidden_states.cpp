@@ -1,0 +1,178 @@
+#include "scoring/hidden_states.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "core/device_memory.h"
+#include "core/error.h"
+#include "ggml-backend.h"
+
+namespace apex {
+
+// --- memory -------------------------------------------------------------------------------------
+
+namespace {
+
+int open_nameless(const std::string& folder, size_t size) {
+    std::string name = folder + "/apex-hidden-XXXXXX";
+    const int descriptor = mkostemp(name.data(), O_CLOEXEC);
+    if (descriptor < 0) {
+        fail<OutputError>("cannot write in ", folder, ": ", std::strerror(errno));
+    }
+    unlink(name.c_str());
+    // Not ftruncate: a disk that is full must say so here and not by a signal later.
+    const int error = posix_fallocate(descriptor, 0, static_cast<off_t>(size));
+    if (error == 0) return descriptor;
+    close(descriptor);
+    fail<OutputError>(folder, " has no room for ", size,
+                      " bytes of hidden states: ", std::strerror(error));
+}
+
+}  // namespace
+
+RowStore::RowStore(int64_t n_rows, int64_t n_per_row, const std::string& folder)
+    : n_per_row_(n_per_row), size_(static_cast<size_t>(n_rows * n_per_row) * sizeof(float)) {
+    const int descriptor = folder.empty() ? -1 : open_nameless(folder, size_);
+    const int flags = folder.empty() ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+    void* data = mmap(nullptr, size_, PROT_READ | PROT_WRITE, flags, descriptor, 0);
+    if (descriptor >= 0) close(descriptor);
+    if (data == MAP_FAILED) {
+        fail<ModelError>("no memory for ", size_,
+                         " bytes of hidden states: ", std::strerror(errno));
+    }
+    data_ = static_cast<float*>(data);
+}
+
+RowStore::~RowStore() {
+    munmap(data_, size_);
+}
+
+HiddenStates::HiddenStates(const Model& model, const ChunkShape& shape, int32_t n_chunks,
+                           const std::string& folder)
+    : path_(model.path()),
+      shape_(shape),
+      rows_(int64_t{n_chunks} * shape.n_scored(), model.n_embd(), folder) {}
+
+void HiddenStates::keep_recipe(const HeadRecipe& recipe) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    recipe_ = recipe;
+}
+
+void HiddenStates::keep_routes(const Step& step, RouterChoices routes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    routes_[{step.first_chunk, step.begin}] = std::move(routes);
+}
+
+const RouterChoices& HiddenStates::routes(const Step& step) const {
+    return routes_.at({step.first_chunk, step.begin});
+}
+
+// --- first pass ---------------------------------------------------------------------------------
+
+HiddenRecorder::HiddenRecorder(std::shared_ptr<Model> model, std::shared_ptr<ThreadPool> pool,
+                               std::shared_ptr<HiddenStates> states, ChunkTokens tokens,
+                               bool with_routes, std::shared_ptr<const StopFlag> stop)
+    : states_(std::move(states)),
+      tokens_(std::move(tokens)),
+      with_routes_(with_routes),
+      context_(std::move(model), std::move(pool), context_options(states_->shape()), this,
+               std::move(stop)) {
+    check_scorable(context_.model(), states_->shape());
+}
+
+bool HiddenRecorder::wants(const ggml_tensor* node) {
+    return std::strcmp(node->name, kHiddenName) == 0 ||
+           (!has_recipe_ && std::strcmp(node->name, kLogitsName) == 0) ||
+           (with_routes_ && RouterHook::wants(node));
+}
+
+bool HiddenRecorder::observe(ggml_tensor* node) {
+    if (std::strcmp(node->name, kHiddenName) == 0) {
+        keep_rows(node);
+        return !has_recipe_;  // later graphs end here: the head is not computed
+    }
+    if (std::strcmp(node->name, kLogitsName) == 0) {
+        states_->keep_recipe(read_recipe(node));
+        has_recipe_ = true;
+        return true;
+    }
+    routes_.observe(node);
+    return true;
+}
+
+void HiddenRecorder::keep_rows(const ggml_tensor* node) {
+    const int64_t n_embd = states_->rows().n_per_row();
+    if (node->type != GGML_TYPE_F32 || node->ne[0] != n_embd || !ggml_is_contiguous(node) ||
+        ggml_nrows(node) != step_.n_outputs()) {
+        fail<ModelError>(context_.model().path(), ": expected ", step_.n_outputs(), " rows of ",
+                         n_embd, " floats before the head, found ", ggml_nrows(node), " of ",
+                         node->ne[0], "; leave two-pass out");
+    }
+    // A chunk's positions lie one after the other, here and there.
+    const int32_t n = step_.n_outputs_per_chunk();
+    const size_t bytes = static_cast<size_t>(n * n_embd) * sizeof(float);
+    for (int32_t chunk = 0; chunk < step_.n_chunks && n > 0; ++chunk) {
+        const int64_t index = scored_place(states_->shape(), step_, chunk * n).index;
+        ggml_backend_tensor_get(node, states_->rows().row(index),
+                                static_cast<size_t>(chunk) * bytes, bytes);
+    }
+}
+
+void HiddenRecorder::compute(const Step& step) {
+    if (step.begin == 0) context_.clear_memory();
+    routes_.clear();
+    step_ = step;
+    fill_batch(batch_, context_.model().vocab(), states_->shape(), *tokens_, step, step.begin,
+               step.end);
+    context_.decode(batch_);
+    if (with_routes_) states_->keep_routes(step, routes_.choices());
+}
+
+// --- second pass --------------------------------------------------------------------------------
+
+HiddenSource::HiddenSource(std::shared_ptr<const HiddenStates> states,
+                           std::shared_ptr<ThreadPool> pool, bool with_routes,
+                           ggml_backend_dev_t device)
+    : states_(std::move(states)),
+      pool_(std::move(pool)),
+      head_(states_->path(), states_->recipe()),
+      with_routes_(with_routes) {
+    if (device != nullptr) device_head_ = DeviceHead::make(head_, device);
+}
+
+void HiddenSource::compute(const Step& step) {
+    if (with_routes_) routes_ = &states_->routes(step);
+    const int32_t n = step.n_outputs();
+    if (n == 0) return;
+    const int64_t n_embd = head_.n_embd();
+    hidden_.resize(static_cast<size_t>(n * n_embd));
+    for (int32_t i = 0; i < n; ++i) {
+        const int64_t index = scored_place(states_->shape(), step, i).index;
+        std::copy_n(states_->rows().row(index), n_embd, hidden_.data() + i * n_embd);
+    }
+    n_rows_ = n;
+    if (device_head_) {
+        rows_ = device_head_->compute(hidden_.data(), n);
+        device_ = device_of(rows_);
+    } else {
+        logits_.resize(static_cast<size_t>(n * n_vocab()));
+        head_.compute(hidden_.data(), n, logits_.data(), *pool_);
+        rows_ = logits_.data();
+    }
+}
+
+void HiddenSource::bring_to_host() {
+    if (device_ < 0) return;
+    logits_.resize(static_cast<size_t>(n_rows_ * n_vocab()));
+    copy_to_host(logits_.data(), rows_, logits_.size() * sizeof(float));
+    rows_ = logits_.data();
+    device_ = -1;
+}
+
+}  // namespace apex

@@ -1,0 +1,47 @@
+"""Allocation: the best types for a file size, found by measuring.
+
+Input: a model, sizes, texts, an importance matrix. Output: a `SearchOutcome`, whose plans
+`quantize` carries out as any other.
+"""
+
+from __future__ import annotations
+
+from apex_native.allocation.default_texts import builtin_texts
+from apex_native.allocation.heatmap import save_bits
+from apex_native.allocation.memory import BesideModel, memory_beside_model
+from apex_native.allocation.models import check_budgets, search, search_types
+from apex_native.allocation.outcome import Baseline, BudgetOutcome, SearchOutcome
+from apex_native.allocation.ranking import Ranked, Ranking, rank_strategies, uniform_types
+from apex_native.allocation.recipe import recipe_text
+from apex_native.allocation.request import EFFORTS, Effort, SearchRequest
+from apex_native.allocation.store import Probe, ProbeStore, Scores
+from apex_native.allocation.strategies import STRATEGIES, Strategy
+from apex_native.allocation.texts import DomainText, TextSizes
+
+__all__ = [
+    "EFFORTS",
+    "STRATEGIES",
+    "Baseline",
+    "BesideModel",
+    "BudgetOutcome",
+    "DomainText",
+    "Effort",
+    "Probe",
+    "ProbeStore",
+    "Ranked",
+    "Ranking",
+    "Scores",
+    "SearchOutcome",
+    "SearchRequest",
+    "Strategy",
+    "TextSizes",
+    "builtin_texts",
+    "check_budgets",
+    "memory_beside_model",
+    "rank_strategies",
+    "recipe_text",
+    "save_bits",
+    "search",
+    "search_types",
+    "uniform_types",
+]

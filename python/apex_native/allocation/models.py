@@ -1,0 +1,97 @@
+"""The call behind `apex_native.search`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from apex_native._native import core
+from apex_native.allocation.outcome import SearchOutcome
+from apex_native.allocation.request import SearchRequest
+from apex_native.allocation.session import ProbeSession, SessionSettings
+from apex_native.allocation.space import SearchSpace
+from apex_native.allocation.steps import Search, SearchProgress
+from apex_native.allocation.store import ProbeStore
+from apex_native.allocation.texts import DomainText, split_texts
+from apex_native.gguf import GgufFile
+from apex_native.imatrix import Imatrix, Importance, read_text
+from apex_native.types import MetadataValue
+
+__all__ = ["check_budgets", "search", "search_types"]
+
+
+def search(
+    source: GgufFile,
+    budgets: int | Sequence[int],
+    texts: Sequence[str | os.PathLike[str]],
+    *,
+    imatrix: Imatrix | None = None,
+    store: str | os.PathLike[str] | None = None,
+    progress: SearchProgress | None = None,
+    **rules: Any,
+) -> SearchOutcome:
+    """Find the best types for file sizes in bytes, measured on text files (a domain each).
+
+        found = apex.search(model, 12_000_000_000, ["chat.txt", "code.txt"], imatrix=imatrix)
+        apex.quantize(model, found.budgets[0].plan, "model.gguf", imatrix=imatrix)
+
+    rules: fields of `SearchRequest` (ladder, tensor_types, floor, together, seed, effort,
+    placement). Raises what `search_types` raises.
+    """
+    request = SearchRequest(
+        budgets=(budgets,) if isinstance(budgets, int) else tuple(budgets),
+        texts=tuple(DomainText(Path(path).name, read_text([Path(path)])) for path in texts),
+        **rules,
+    )
+    return search_types(source, request, imatrix, store=store, progress=progress)
+
+
+def check_budgets(source: GgufFile, request: SearchRequest) -> None:
+    """Raise PlanError, with the numbers, for a budget that no importance matrix could meet."""
+    space = SearchSpace.with_any_matrix(source, request)
+    for budget in request.budgets:
+        space.problem(budget)
+
+
+def _provenance() -> dict[str, MetadataValue]:
+    """What every plan records of this package, as `apex_native.make_plan` does."""
+    info = core().build_info()
+    return {
+        "apex.version": info["version"],
+        "apex.llama_cpp_commit": info["llama_cpp_commit"],
+    }
+
+
+def search_types(
+    source: GgufFile,
+    request: SearchRequest,
+    imatrix: Imatrix | None,
+    *,
+    store: str | os.PathLike[str] | None = None,
+    progress: SearchProgress | None = None,
+) -> SearchOutcome:
+    """Find the best types for budgets, by measuring; nothing is written but the store.
+
+    store: where measurements are kept (a folder or a .sqlite file): an interrupted search goes on
+    from them, another budget or text uses what fits.
+
+    Raises PlanError for a budget no choice meets, DataError for a text that is too short and a
+    file that is no store, ModelError, GgufError, Cancelled.
+    """
+    summary = None if imatrix is None else Importance(imatrix, source.facts).summary()
+    space = SearchSpace.of(source, summary, request, _provenance())
+    for budget in request.budgets:
+        space.problem(budget)
+    settings = SessionSettings(request.ctx, request.placement)
+    path = None if store is None else Path(store)
+    with ProbeStore(path) as probes, ProbeSession(source, imatrix, probes, settings) as session:
+        text = split_texts(
+            request.texts,
+            session.model,
+            ctx=request.ctx,
+            sizes=request.effort.sizes,
+            seed=request.seed,
+        )
+        return Search(space, session, text, progress).run()

@@ -1,0 +1,55 @@
+"""What a search is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from apex_native.allocation.texts import DomainText, TextSizes
+from apex_native.engine import Placement
+from apex_native.types import GgmlType
+
+__all__ = ["EFFORTS", "Effort", "SearchRequest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is measured: chunks of the parts, and candidates for each budget.
+
+    candidates: solutions of the surrogate that are measured. moves: rounds of local moves.
+    baselines: fixed recipes that are measured beside the result, the best predicted first.
+    """
+
+    sizes: TextSizes = field(default_factory=TextSizes)
+    candidates: int = 4
+    moves: int = 1
+    baselines: int = 3
+
+
+EFFORTS: Mapping[str, Effort] = {
+    "quick": Effort(TextSizes(fit=6, choose=8, verify=16), candidates=2, moves=1, baselines=2),
+    "normal": Effort(),
+    "thorough": Effort(TextSizes(fit=32, choose=40, verify=80), candidates=6, moves=4, baselines=6),
+}
+"""By name. normal is meant for some minutes on a small model, thorough for when it matters."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRequest:
+    """Budgets in bytes of the whole file, and the rules its types keep to.
+
+    tensor_types: rules as `make_plan` takes them; what they name has no choice. floor: the least
+    precise type, by bits per weight, of tensors that every token passes (attention, shared
+    experts). together: gate and up of a layer's experts get one type.
+    """
+
+    budgets: tuple[int, ...]
+    texts: tuple[DomainText, ...]
+    tensor_types: tuple[str, ...] = ()
+    ladder: str = "all"
+    floor: GgmlType | None = None
+    together: bool = False
+    ctx: int = 512
+    seed: int = 0
+    effort: Effort = field(default_factory=Effort)
+    placement: Placement = field(default_factory=Placement)

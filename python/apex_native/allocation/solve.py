@@ -1,0 +1,171 @@
+"""From curves and a budget to types: knapsacks over all tensors, one for each weighing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from apex_native.allocation.knapsack import Option, near_knapsack, solve_knapsack
+from apex_native.allocation.surrogate import Errors, Surrogate
+from apex_native.types import GgmlType
+
+__all__ = ["Link", "Problem", "Solution", "TensorCosts", "solve"]
+
+Knapsack = Callable[[Sequence[Sequence[Option]], int], list[int]]
+
+MOST_ROUNDS = 4
+"""Linear problems of one budget: the multiplier settles in two or three."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """How the units' parts make a whole: c_q Q + c_s sqrt(sum S^2), nats."""
+
+    quadratic: float = 1.0
+    root: float = 1.0
+
+    def __call__(self, q: float, s2: float) -> float:
+        """KLD of a whole whose units' parts are these."""
+        return self.quadratic * q + self.root * float(np.sqrt(s2))
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What there is to choose: types of every tensor (several may have to agree), bytes, limit.
+
+    groups: tensors that get one type. nbytes are those a file needs, padding included.
+    """
+
+    groups: Sequence[tuple[str, ...]]
+    choices: Mapping[str, Sequence[GgmlType]]
+    nbytes: Callable[[str, GgmlType], int]
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """Types, their bytes, and the predicted KLD."""
+
+    types: Mapping[str, GgmlType]
+    nbytes: int
+    predicted: float
+
+
+class TensorCosts:
+    """Predicted parts of every tensor and type."""
+
+    def __init__(
+        self,
+        surrogate: Surrogate,
+        errors: Errors,
+        scale: Mapping[str, float] | None = None,
+    ) -> None:
+        """Scale multiplies a unit's parts: what measurements at an operating point said of it."""
+        self._surrogate = surrogate
+        self._errors = errors
+        self._unit = surrogate.unit_of()
+        self._scale = scale or {}
+
+    def parts(self, name: str, type: GgmlType) -> tuple[float, float]:
+        """A tensor's share of its unit's quadratic part and of the square of its root part."""
+        unit = self._unit.get(name)
+        if unit is None:
+            return 0.0, 0.0
+        curve = self._surrogate.curves[unit.name]
+        factor = self._scale.get(unit.name, 1.0)
+        error = self._errors(name, type)
+        n = len(unit.tensors)
+        return factor * curve.quadratic(error) / n, (factor * curve.root(error)) ** 2 / n
+
+    def totals(self, types: Mapping[str, GgmlType]) -> tuple[float, float]:
+        """Q and the sum of S^2 of a choice."""
+        parts = [self.parts(name, type) for name, type in types.items()]
+        return sum(q for q, _ in parts), sum(s for _, s in parts)
+
+    def additive(self, name: str, type: GgmlType) -> float:
+        """A tensor's share of its unit's KLD as if units did not interact."""
+        unit = self._unit.get(name)
+        if unit is None:
+            return 0.0
+        q, s2 = self.parts(name, type)
+        n = len(unit.tensors)
+        return q + float(np.sqrt(s2 / n))
+
+
+def solve(problem: Problem, costs: TensorCosts, link: Link, *, exact: bool = True) -> Solution:
+    """The least predicted KLD within the limit; PlanError where nothing fits."""
+    return solutions(problem, costs, link, exact=exact)[0]
+
+
+def solutions(
+    problem: Problem, costs: TensorCosts, link: Link, *, exact: bool = True
+) -> list[Solution]:
+    """The optimum under the link and what was met on the way to it, the best prediction first.
+
+    The square root is concave, so the optimum is that of a linear problem Q + m S2 with m the
+    slope of the root there, 1 / (2 sqrt(S2)): from the plain sum's solution on, each gives the
+    next one's slope, and none is worse than the one before. exact: the last one is solved exactly,
+    the ones on the way only nearly.
+    """
+    found: dict[tuple[GgmlType, ...], Solution] = {}
+    slope: float | None = None
+    for _ in range(MOST_ROUNDS):
+        types = _solve_one(problem, costs, link, slope, near_knapsack)
+        if not _keep(found, problem, costs, link, types):
+            break
+        _, s2 = costs.totals(types)
+        if s2 <= 0:
+            break
+        slope = 0.5 / float(np.sqrt(s2))
+    if exact:
+        types = _solve_one(problem, costs, link, slope, solve_knapsack)
+        _keep(found, problem, costs, link, types)
+    return sorted(found.values(), key=lambda solution: solution.predicted)
+
+
+def _keep(
+    found: dict[tuple[GgmlType, ...], Solution],
+    problem: Problem,
+    costs: TensorCosts,
+    link: Link,
+    types: Mapping[str, GgmlType],
+) -> bool:
+    """Whether it is new."""
+    key = tuple(types.values())
+    if key in found:
+        return False
+    q, s2 = costs.totals(types)
+    nbytes = sum(problem.nbytes(name, type) for name, type in types.items())
+    found[key] = Solution(types, nbytes, link(q, s2))
+    return True
+
+
+def _solve_one(
+    problem: Problem, costs: TensorCosts, link: Link, slope: float | None, knapsack: Knapsack
+) -> dict[str, GgmlType]:
+    items, options = [], []
+    for group in problem.groups:
+        types = [
+            t for t in problem.choices[group[0]] if all(t in problem.choices[n] for n in group)
+        ]
+        row = []
+        for type in types:
+            cost = sum(_cost(costs, link, slope, name, type) for name in group)
+            row.append(Option(sum(problem.nbytes(name, type) for name in group), cost))
+        items.append(row)
+        options.append(types)
+    chosen = knapsack(items, problem.limit)
+    return {
+        name: types[i]
+        for group, types, i in zip(problem.groups, options, chosen, strict=True)
+        for name in group
+    }
+
+
+def _cost(costs: TensorCosts, link: Link, slope: float | None, name: str, type: GgmlType) -> float:
+    if slope is None:
+        return costs.additive(name, type)
+    q, s2 = costs.parts(name, type)
+    return link.quadratic * q + link.root * slope * s2

@@ -1,0 +1,242 @@
+"""The search: probe, fit, solve, measure, choose, verify."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from apex_native.allocation.fixed import FixedRecipe, fixed_recipes
+from apex_native.allocation.joint import Joint, JointModel, fit_joint, prediction_error
+from apex_native.allocation.outcome import BudgetOutcome, SearchOutcome
+from apex_native.allocation.probing import ProbedUnits, probe_units
+from apex_native.allocation.report import search_report
+from apex_native.allocation.request import SearchRequest
+from apex_native.allocation.session import Measurement, ProbeSession
+from apex_native.allocation.solve import (
+    Link,
+    Problem,
+    Solution,
+    TensorCosts,
+    solutions,
+    solve,
+)
+from apex_native.allocation.space import SearchSpace
+from apex_native.allocation.surrogate import Surrogate, fit_surrogate
+from apex_native.allocation.texts import Part, SearchText
+from apex_native.allocation.verification import Verifier
+from apex_native.types import GgmlType
+
+__all__ = ["Search", "SearchProgress"]
+
+SearchProgress = Callable[[str, float], None]
+"""Called with what is being done and the share of it that is."""
+
+Types = Mapping[str, GgmlType]
+_Key = tuple[tuple[str, str], ...]
+
+
+@dataclass(slots=True)
+class _Budget:
+    """A budget on its way."""
+
+    budget: int
+    problem: Problem
+    tried: dict[_Key, tuple[Solution, float]]
+    """Solutions that were measured on the choose part, with their KLD."""
+
+    def best(self) -> tuple[Solution, float]:
+        """The solution of the least measured KLD."""
+        return min(self.tried.values(), key=lambda pair: pair[1])
+
+
+class Search:
+    """One search; `run` does it all."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        session: ProbeSession,
+        text: SearchText,
+        progress: SearchProgress | None = None,
+    ) -> None:
+        """Take what was prepared; PlanError where a budget cannot be met."""
+        self.space, self.session, self.text = space, session, text
+        self.request: SearchRequest = space.request
+        self._progress = progress
+        self._started = time.monotonic()
+        self._budgets = [
+            _Budget(budget, space.problem(budget), {}) for budget in self.request.budgets
+        ]
+        self._joints: list[Joint] = []
+
+    def run(self) -> SearchOutcome:
+        """Everything; resumable through the session's store."""
+        self._errors()
+        self.probed = self._probe()
+        self.surrogate = fit_surrogate(self.probed.data(), self.session.weight_error)
+        self._first_joints()
+        n_fitted = len(self._joints)
+        self._choose(self._first_candidates())
+        held_out = self._held_out(n_fitted)
+        for _ in range(self.request.effort.moves):
+            self._choose(self._refined_candidates())
+        outcomes = self._verify(fixed_recipes(self.space))
+        return SearchOutcome(
+            outcomes,
+            search_report(self.probed, self.surrogate, self._model(), held_out, self.session),
+            time.monotonic() - self._started,
+        )
+
+    # --- measuring ------------------------------------------------------------------------------
+
+    def _errors(self) -> None:
+        wanted = [
+            (name, type)
+            for name, types in self.space.choices.items()
+            for type in types
+            if type is not self.space.infos[name].type
+        ]
+        self._say("weight errors", 0.0)
+        self.session.prepare_errors(wanted)
+        self._say("weight errors", 1.0)
+
+    def _probe(self) -> ProbedUnits:
+        return probe_units(
+            self.space, self.session, self.text, progress=self._step("probing units")
+        )
+
+    def _measure(self, what: str, candidates: Sequence[Types], part: Part) -> list[Measurement]:
+        changed = [self._changed(types) for types in candidates]
+        return self.session.measure(changed, part, progress=self._step(what))
+
+    def _changed(self, types: Types) -> dict[str, GgmlType]:
+        return {n: t for n, t in types.items() if t is not self.space.infos[n].type}
+
+    def _weighted(self, measured: Measurement, part: Part) -> float:
+        return float(np.mean(measured.kld * self.probed.weights.of(part)))
+
+    # --- solving --------------------------------------------------------------------------------
+
+    def _costs(self, model: JointModel, surrogate: Surrogate | None = None) -> TensorCosts:
+        return model.costs(surrogate or self.surrogate, self.session.weight_error)
+
+    def _model(self, near: float | None = None) -> JointModel:
+        return fit_joint(self.surrogate, self.session.weight_error, self._joints, near=near)
+
+    def _first_joints(self) -> None:
+        """What the plain surrogate would choose, measured: the link is fitted on it."""
+        plain = JointModel({}, fit_joint(self.surrogate, self.session.weight_error, []).link)
+        costs = self._costs(plain)
+        found = [solve(budget.problem, costs, plain.link, exact=False) for budget in self._budgets]
+        types = _distinct([solution.types for solution in found] + self._spread())
+        measured = self._measure("joint measurements", types, self.text.fit)
+        self._joints = [
+            Joint(one, self._weighted(m, self.text.fit))
+            for one, m in zip(types, measured, strict=True)
+        ]
+
+    def _spread(self) -> list[Types]:
+        """Uniform choices around a single budget, so that the link has something to go by."""
+        if len(self._budgets) > 3:
+            return []
+        stand_ins = self.space.probe_types((GgmlType.Q5_K, GgmlType.Q4_K, GgmlType.Q3_K))
+        return [{name: types[i] for name, types in stand_ins.items()} for i in range(3)]
+
+    def _first_candidates(self) -> list[tuple[_Budget, Solution]]:
+        """For each budget: by the joint model, by plain sums, and from fits to resampled chunks."""
+        model = self._model()
+        costs = self._costs(model)
+        n = self.request.effort.candidates
+        fits = [
+            fit_surrogate(self.probed.data(self.request.seed + 1 + i), self.session.weight_error)
+            for i in range(max(0, n - 2))
+        ]
+        candidates = []
+        for budget in self._budgets:
+            found = solutions(budget.problem, costs, model.link)
+            chosen = found[:2]
+            for fit in fits:
+                costs_then = self._costs(model, fit)
+                chosen.append(solve(budget.problem, costs_then, model.link, exact=False))
+            candidates += [(budget, solution) for solution in chosen[: max(n, 1)]]
+        return candidates
+
+    def _refined_candidates(self) -> list[tuple[_Budget, Solution]]:
+        """Solved again under the model that measurements near the budget's own KLD give."""
+        candidates = []
+        for budget in self._budgets:
+            model = self._model(near=budget.best()[1])
+            found = solutions(budget.problem, self._costs(model), model.link)
+            candidates += [(budget, solution) for solution in found[:2]]
+        return candidates
+
+    def _choose(self, candidates: Sequence[tuple[_Budget, Solution]]) -> None:
+        """Measure on the choose part what was not measured there before."""
+        new = [
+            (budget, solution)
+            for budget, solution in candidates
+            if _key(solution.types) not in budget.tried
+        ]
+        types = _distinct([solution.types for _, solution in new])
+        measured = self._measure("choosing", types, self.text.choose)
+        kld = {
+            _key(one): self._weighted(m, self.text.choose)
+            for one, m in zip(types, measured, strict=True)
+        }
+        for budget, solution in new:
+            key = _key(solution.types)
+            budget.tried[key] = (solution, kld[key])
+        self._joints += [Joint(one, kld[_key(one)]) for one in types]
+
+    def _held_out(self, n_fitted: int) -> dict[str, tuple[float, float]]:
+        """How well predictors that saw the fit part only foretold the choose part."""
+        joints = self._joints[n_fitted:]
+        errors = self.session.weight_error
+        fitted = fit_joint(self.surrogate, errors, self._joints[:n_fitted])
+        measured = [joint.kld for joint in joints]
+        plain = self._costs(JointModel({}, fitted.link))
+        additive = [sum(plain.additive(n, t) for n, t in j.types.items()) for j in joints]
+        costs = self._costs(fitted)
+        linked = [fitted.link(*costs.totals(j.types)) for j in joints]
+        q_s = [Link()(*plain.totals(j.types)) for j in joints]
+        return {
+            "sum of single KLDs": prediction_error(additive, measured),
+            "Q + sqrt(sum S^2)": prediction_error(q_s, measured),
+            "joint model": prediction_error(linked, measured),
+        }
+
+    # --- verifying ------------------------------------------------------------------------------
+
+    def _verify(self, recipes: Sequence[FixedRecipe]) -> list[BudgetOutcome]:
+        verifier = Verifier(self.space, self.session, self.text.verify, recipes, self._step)
+        model = self._model()
+        costs = self._costs(model)
+        chosen = [(budget.budget, *budget.best(), len(budget.tried)) for budget in self._budgets]
+
+        def predict(types: Types) -> float:
+            return model.link(*costs.totals(types))
+
+        return verifier.verify(chosen, predict, self.request.effort.baselines)
+
+    # --- progress -------------------------------------------------------------------------------
+
+    def _say(self, what: str, share: float) -> None:
+        if self._progress is not None:
+            self._progress(what, share)
+
+    def _step(self, what: str) -> Callable[[float], None]:
+        return lambda share: self._say(what, share)
+
+
+def _key(types: Types) -> _Key:
+    return tuple(sorted((name, type.name) for name, type in types.items()))
+
+
+def _distinct(all_types: Sequence[Types]) -> list[Types]:
+    seen: dict[_Key, Types] = {}
+    for types in all_types:
+        seen.setdefault(_key(types), types)
+    return list(seen.values())

@@ -1,0 +1,56 @@
+"""Is the result better than the fixed recipes? Ratios of KLDs with paired intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from apex_native.allocation.session import Measurement
+
+__all__ = ["Ratio", "kld_ratio", "log_ppl_difference", "standard_error"]
+
+CONFIDENCE = 0.95
+N_RESAMPLES = 10_000
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """One model's mean over another's on the same chunks, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def kld_ratio(ours: Measurement, theirs: Measurement) -> Ratio:
+    """Mean KLD over mean KLD; a percentile bootstrap that draws the same chunks for both."""
+    a, b = ours.kld, theirs.kld
+    draws = _draws(len(a))
+    ratios = (draws @ a) / np.maximum(draws @ b, 1e-300)
+    low, high = np.quantile(ratios, _tails())
+    return Ratio(float(a.mean() / max(b.mean(), 1e-300)), float(low), float(high))
+
+
+def log_ppl_difference(ours: Measurement, theirs: Measurement) -> Ratio:
+    """Ln PPL of one less the other's, with its interval."""
+    difference = ours.nll - theirs.nll
+    means = _draws(len(difference)) @ difference / len(difference)
+    low, high = np.quantile(means, _tails())
+    return Ratio(float(difference.mean()), float(low), float(high))
+
+
+def standard_error(measured: Measurement) -> float:
+    """Of the mean KLD, over chunks."""
+    kld = measured.kld
+    return float(kld.std(ddof=1) / np.sqrt(len(kld))) if len(kld) > 1 else float("nan")
+
+
+def _draws(n: int) -> np.ndarray:
+    rng = np.random.default_rng(SEED)
+    return rng.multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES).astype(float)
+
+
+def _tails() -> tuple[float, float]:
+    return (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2

@@ -1,0 +1,40 @@
+"""The library's words in the command line's: ``force=True`` there is ``--force`` here.
+
+The library names its arguments in backquotes; what a verb has an option for becomes that option.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["in_options"]
+
+_OPTIONS = {
+    "all_experts=True": "--all-experts",
+    "allow_requantize=True": "--allow-requantize",
+    "calibrate": "--calibration",
+    "check_memory=False": "--no-memory-check",
+    "chunks": "--chunks",
+    "compat=True": "--compat upstream",
+    "ctx": "--ctx",
+    "device": "--device",
+    "force=True": "--force",
+    "ftype": "--type",
+    "imatrix": "--imatrix",
+    "max_memory": "--max-memory",
+    "n_threads": "--threads",
+    "n_ubatch": "--ubatch-size",
+    "repair=True": "--repair",
+    "resume=True": "--resume",
+    "save_base": "--save-base",
+    "strict=True": "--strict",
+    "tier": "--tier",
+    "two_pass=True": "--two-pass",
+}
+
+_ARGUMENT = re.compile(r"`(\w+(?:=\w+)?)`")
+
+
+def in_options(text: str) -> str:
+    """A message of the library as it reads on the command line."""
+    return _ARGUMENT.sub(lambda found: _OPTIONS.get(found[1], found[0]), text)

@@ -1,0 +1,78 @@
+"""A reference computed once and kept as hidden states: candidates are compared with it later.
+
+The first pass computes the reference up to its head and keeps the hidden states of the scored
+positions, n_embd floats each. The reference's logits then come from those states and the weights of
+its head alone, mapped from its file.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from apex_native._native import core, forward_log
+from apex_native.engine import Model
+from apex_native.evaluation.divergence.reference import OpenReference
+from apex_native.evaluation.divergence.scores import (
+    CandidateRun,
+    ScoreProgress,
+    ScoreRun,
+    Scores,
+    TokenScores,
+    run_scores,
+)
+from apex_native.interrupt import run_interruptible
+from apex_native.machine import free_memory
+
+__all__ = ["StoredReference"]
+
+
+class StoredReference:
+    """The first pass is done when this exists; the reference's model may be freed after it."""
+
+    def __init__(self, run: ScoreRun, progress: Callable[[float], None] | None = None) -> None:
+        """Compute the model of run's reference; progress gets the share that is done.
+
+        run has no candidates. Raises ModelError, OutputError where the states do not fit.
+        """
+        model = run.reference.model
+        assert model is not None
+        stop = core().StopFlag()
+        hidden_pass = core().HiddenPass(
+            model=model.native,
+            tokens=np.ascontiguousarray(run.tokens, dtype=np.int32),
+            n_ctx=run.ctx,
+            n_sequences=run.shape.n_sequences,
+            n_positions=run.shape.n_positions,
+            with_routes=run.with_routes,
+            n_lanes=run.shape.n_lanes,
+            n_threads=run.shape.n_threads,
+            folder=_folder(run, model),
+            stop=stop,
+        )
+        tick = None if progress is None else lambda: progress(hidden_pass.progress)
+        try:
+            run_interruptible(hidden_pass.run, stop.set, tick)
+        finally:
+            forward_log()
+        self._run = replace(run, reference=OpenReference(hidden=hidden_pass.states))
+
+    def score(
+        self,
+        candidate: CandidateRun,
+        on_tick: Callable[[ScoreProgress, Scores], None] | None = None,
+    ) -> tuple[TokenScores, TokenScores]:
+        """The reference's positions and the candidate's; errors are those of `run_scores`."""
+        scores = run_scores(replace(self._run, candidates=[candidate]), on_tick=on_tick)
+        return scores.reference(), scores.candidates()[0]
+
+
+def _folder(run: ScoreRun, model: Model) -> str:
+    """Where the hidden states go: memory ("") if they take at most a quarter of what is free."""
+    n_scored = len(run.tokens) // run.ctx * (run.ctx - 1 - run.ctx // 2)
+    available = free_memory()
+    fits = available is None or 4 * (4 * n_scored * model.n_embd) <= available
+    return "" if fits else tempfile.gettempdir()

@@ -1,0 +1,58 @@
+"""The models that are loaded at the moment, each of them once."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+from apex_native.engine import Model, Placement
+from apex_native.evaluation.model_source import ModelSource
+from apex_native.evaluation.model_under_test import ModelUnderTest
+
+__all__ = ["ModelPool"]
+
+
+class ModelPool:
+    """Loads models when they are asked for and keeps them until they are released.
+
+    Two models under test that differ in their KV caches only are one loaded model. Use it in a
+    ``with`` statement: what is still loaded at its end is freed.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is loaded yet."""
+        self._open: dict[
+            tuple[ModelSource, Placement], tuple[AbstractContextManager[Model], Model]
+        ] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        while self._open:
+            _, (manager, _) = self._open.popitem()
+            manager.__exit__(kind, error, trace)
+
+    def load(self, tested: ModelUnderTest, *, gpu_reserve: int = 0) -> Model:
+        """The loaded model; errors are those of `load_model` and of the source.
+
+        gpu_reserve: bytes of its GPUs that models loaded later will take.
+        """
+        key = (tested.source, tested.placement)
+        if key not in self._open:
+            manager = tested.source.open(replace(tested.placement, gpu_reserve=gpu_reserve))
+            self._open[key] = (manager, manager.__enter__())
+        return self._open[key][1]
+
+    def release(self, tested: ModelUnderTest) -> None:
+        """Free it, if it is loaded."""
+        found = self._open.pop((tested.source, tested.placement), None)
+        if found is not None:
+            found[0].__exit__(None, None, None)

@@ -1,0 +1,64 @@
+"""What a model is calibrated on: files, a recipe, or a text that is there already."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from apex_native.corpus import Corpus, build_corpus, load_recipe
+from apex_native.engine import Model
+from apex_native.imatrix.texts import read_text
+
+__all__ = ["AnyCalibrationText", "CalibrationText", "open_text"]
+
+RECIPE_SUFFIX = ".toml"
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationText:
+    """A text, what the matrix file calls it, and whether special tokens it spells become tokens."""
+
+    text: str = field(repr=False)
+    dataset: str = ""
+    parse_special: bool = False
+
+
+AnyPath = str | os.PathLike[str]
+AnyCalibrationText = AnyPath | Sequence[AnyPath] | Corpus | CalibrationText
+
+
+def open_text(
+    source: AnyCalibrationText, *, parse_special: bool = False
+) -> Callable[[Model], CalibrationText]:
+    """Read what can be read without a model; the rest when it is there, as a recipe counts tokens.
+
+    source: a text file, several of them (joined), a recipe of `apex_native.corpus` (its name or
+    ``.toml``), a `Corpus`, or a `CalibrationText`. parse_special is of files; the others know.
+    Raises DataError and CorpusError.
+    """
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        if path.suffix == RECIPE_SUFFIX or not path.is_file():
+            return _recipe_text(os.fspath(source))
+        source = [path]
+    if isinstance(source, CalibrationText):
+        text = source
+    elif isinstance(source, Corpus):
+        name = f"recipe {source.manifest['recipe']['name']}"
+        text = CalibrationText(source.text, name, source.parse_special)
+    else:
+        dataset = ", ".join(os.fspath(path) for path in source)
+        text = CalibrationText(read_text(source), dataset, parse_special)
+    return lambda _: text
+
+
+def _recipe_text(name: str) -> Callable[[Model], CalibrationText]:
+    recipe = load_recipe(name)
+
+    def build(model: Model) -> CalibrationText:
+        corpus = build_corpus(recipe, model)
+        return CalibrationText(corpus.text, f"recipe {recipe.name}", corpus.parse_special)
+
+    return build

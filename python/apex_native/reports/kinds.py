@@ -1,0 +1,45 @@
+"""What a file's name says it is: an APEX tier, a mix of llama.cpp, or something else.
+
+Results do not hold recipes, and files made elsewhere hold none either; their names do, by a
+convention that `naming` follows too.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+
+from apex_native.plan import tier_names
+from apex_native.plan.ftypes import FileType
+
+__all__ = ["FileKind", "file_kind"]
+
+
+class FileKind(StrEnum):
+    """Whose recipe made a file; the values are legends of plots."""
+
+    TIER = "APEX tier"
+    MIX = "llama.cpp mix"
+    OTHER = "other recipe"
+
+
+_MIXES = {name for name, member in FileType.__members__.items() if member.number >= 0}
+
+
+def file_kind(name: str) -> FileKind:
+    """The kind of ``Model-APEX-I-Quality.gguf``, ``Model-Q4_K_M.gguf``, ``Model-UD-Q4_K_XL.gguf``.
+
+    A mix is a name that ends with a file type of llama-quantize, or is one; UD- before it
+    (Unsloth's dynamic types) or -custom behind it (see `naming`) make it another recipe.
+    """
+    stem = name.removesuffix(".gguf")
+    words = [word for word in re.split(r"[-. /]", stem) if word]
+    lower = [word.lower() for word in words]
+    if not words or lower[-1] == "custom":
+        return FileKind.OTHER
+    tiers = {tier.removeprefix("i-") for tier in tier_names()}
+    if lower[-1] in tiers and ("apex" in lower or stem.lower() in {*tiers, *tier_names()}):
+        return FileKind.TIER
+    if words[-1].upper() in _MIXES and "ud" not in lower:
+        return FileKind.MIX
+    return FileKind.OTHER
