@@ -72,7 +72,7 @@ Options parse(int argc, char** argv) {
         const std::string key = argv[i], text = argv[i + 1];
         if (key == "--types") {
             for (const std::string& name : split(text)) {
-                for (ggml_type type : kTypes) {
+                for (ggml_type type : all_types()) {
                     if (name == ggml_type_name(type)) options.types.push_back(type);
                 }
             }
@@ -98,7 +98,7 @@ Options parse(int argc, char** argv) {
             usage("unknown option: " + key);
         }
     }
-    if (options.types.empty()) options.types.assign(std::begin(kTypes), std::end(kTypes));
+    if (options.types.empty()) options.types = all_types();
     if (options.sources.empty()) options.sources.assign(std::begin(kSources), std::end(kSources));
     return options;
 }

@@ -2,7 +2,7 @@
 //
 //   cuda_scores [--seed N] [--rows 8] [--n-vocab 248320]
 //
-// Logits (tests/cpp/score_cases.h) of a reference and two candidates, one of which lies in the
+// Logits (tests/cpp/softmax_cases.h) of a reference and two candidates, one of which lies in the
 // GPU's memory, and of a candidate alone, in vocabularies of 1 to --n-vocab; then inputs of
 // products (tests/cpp/input_cases.h) added twice to a total, and inputs that must be refused. One
 // line a case; exit code 1 if a bit differs. At last products of routed rows, against sums in
@@ -18,15 +18,15 @@
 #include "core/device_products.h"
 #include "cuda/runtime.h"
 #include "input_cases.h"
-#include "score_cases.h"
-#include "scoring/device_logits.h"
-#include "scoring/row_scores.h"
-#include "scoring/score_kernel.h"
+#include "scoring/device_softmax.h"
+#include "scoring/softmax.h"
+#include "scoring/softmax_score.h"
+#include "softmax_cases.h"
 
 namespace {
 
-using apex::RowScore;
-using apex::RowSums;
+using apex::SoftmaxScore;
+using apex::SoftmaxSums;
 using namespace apex::tests;
 using apex::cuda::DeviceBuffer;
 
@@ -53,22 +53,22 @@ class ScoreComparison {
     explicit ScoreComparison(const Options& options)
         : n_rows_(options.rows),
           random_(options.seed),
-          scores_(apex::make_device_scores(kDevice)) {}
+          scores_(apex::make_device_softmax(kDevice)) {}
 
     // The number of differing scores.
     int run(const ScoreCase& test, int64_t n_vocab) {
         make(test, n_vocab);
         const DeviceBuffer on_device = copied(candidates_[1]);
-        apex::DeviceScoreJob job;
+        apex::DeviceSoftmaxJob job;
         job.n_rows = n_rows_;
         job.n_vocab = n_vocab;
         job.targets = targets_.data();
         job.candidates = {candidates_[0].data(), on_device.as<float>()};
-        std::vector<RowSums> alone(static_cast<size_t>(kCandidates * n_rows_));
+        std::vector<SoftmaxSums> alone(static_cast<size_t>(kCandidates * n_rows_));
         scores_->add_up(job, alone.data());
         job.reference = reference_.data();
         job.is_coded = test.is_coded;
-        std::vector<RowSums> together(static_cast<size_t>((1 + kCandidates) * n_rows_));
+        std::vector<SoftmaxSums> together(static_cast<size_t>((1 + kCandidates) * n_rows_));
         scores_->add_up(job, together.data());
         int n_differ = 0;
         for (int i = 0; i < n_rows_; ++i)
@@ -92,23 +92,24 @@ class ScoreComparison {
     }
 
     int compare_row(const ScoreCase& test, int64_t n_vocab, int i,
-                    const std::vector<RowSums>& together, const std::vector<RowSums>& alone) {
+                    const std::vector<SoftmaxSums>& together,
+                    const std::vector<SoftmaxSums>& alone) {
         const int64_t at = i * n_vocab;
         const int32_t target = targets_[static_cast<size_t>(i)];
         const float* rows[] = {candidates_[0].data() + at, candidates_[1].data() + at};
-        RowScore reference, wanted[kCandidates];
+        SoftmaxScore reference, wanted[kCandidates];
         const auto score = test.is_coded ? apex::score_rows_coded : apex::score_rows;
         score(reference_.data() + at, rows, kCandidates, n_vocab, target, &reference, wanted,
               scratch_);
-        const RowSums& first = together[static_cast<size_t>(i)];
+        const SoftmaxSums& first = together[static_cast<size_t>(i)];
         int n_differ =
             same(test.is_coded ? apex::coded_score_of(first) : apex::score_of(first), reference)
                 ? 0
                 : 1;
         for (int k = 0; k < kCandidates; ++k) {
-            const RowSums& row = together[static_cast<size_t>((1 + k) * n_rows_ + i)];
+            const SoftmaxSums& row = together[static_cast<size_t>((1 + k) * n_rows_ + i)];
             if (!same(apex::score_against(first, test.is_coded, row), wanted[k])) ++n_differ;
-            const RowSums& single = alone[static_cast<size_t>(k * n_rows_ + i)];
+            const SoftmaxSums& single = alone[static_cast<size_t>(k * n_rows_ + i)];
             if (!same(apex::score_of(single), apex::score_row(rows[k], n_vocab, target))) {
                 ++n_differ;
             }
@@ -118,10 +119,10 @@ class ScoreComparison {
 
     int n_rows_;
     std::mt19937_64 random_;
-    std::unique_ptr<apex::DeviceScores> scores_;
+    std::unique_ptr<apex::DeviceSoftmax> scores_;
     std::vector<float> reference_, candidates_[kCandidates];
     std::vector<int32_t> targets_;
-    apex::ScoreScratch scratch_;
+    apex::SoftmaxScratch scratch_;
 };
 
 // --- sums of squares -----------------------------------------------------------------------------

@@ -38,7 +38,6 @@ from apex_native._native import core
 from apex_native.demo import demo_model
 from apex_native.demo_text import demo_text
 from apex_native.engine import Model, load_model
-from apex_native.types import GgmlType
 from vocabulary_model import write_vocabulary_model
 
 N_VOCAB = 248_320
@@ -151,15 +150,16 @@ class Bench:
     def score(self, reference: Model, candidate: Model, tokens: np.ndarray, *,
               on_host: bool = False) -> tuple[float, dict[str, np.ndarray]]:  # fmt: skip
         """Seconds of a run, and the candidate's scores."""
-        f16 = GgmlType.F16.id
         scorer = core().Scorer(
             reference=reference.native,
-            candidates=[(candidate.native, f16, f16, 1, 0)],
+            candidates=[core().Candidate(model=candidate.native)],
             tokens=tokens,
-            n_ctx=CTX,
-            n_sequences=min(N_TOGETHER, len(tokens) // CTX),
-            n_positions=CTX,
-            n_threads=self.args.threads,
+            options=core().LaneOptions(
+                n_ctx=CTX,
+                n_sequences=min(N_TOGETHER, len(tokens) // CTX),
+                n_positions=CTX,
+                n_threads=self.args.threads,
+            ),
         )
         if on_host:
             scorer.score_on_host_only()

@@ -115,21 +115,7 @@ def test_samples_are_no_more_than_the_time_that_passed(model: Model) -> None:
 
 def native_test(model: Model, settings: SpeedSettings) -> Any:
     """The object whose run() is timed; making it makes the context."""
-    return core().SpeedTest(
-        model.native,
-        n_prompt=settings.n_prompt,
-        n_gen=settings.n_gen,
-        n_depth=settings.n_depth,
-        n_batch=settings.n_batch,
-        n_ubatch=settings.n_ubatch,
-        type_k=settings.type_k.id,
-        type_v=settings.type_v.id,
-        n_threads=settings.n_threads,
-        repetitions=settings.repetitions,
-        warm_up=settings.warm_up,
-        beyond_context=settings.beyond_context,
-        stop=core().StopFlag(),
-    )
+    return core().SpeedTest(model.native, settings.native(), stop=core().StopFlag())
 
 
 @pytest.mark.parametrize(

@@ -27,11 +27,9 @@ from cpp_programs import ROOT, build_program
 from file_compare import differing_tensors
 from job_tools import finish, model, start
 
-TYPES = [
-    "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K", "IQ4_XS", "IQ4_NL", "IQ3_S", "IQ3_XXS",
-    "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S",
-]  # fmt: skip
-NEEDING_IMATRIX = ["IQ2_XXS", "IQ2_XS", "IQ1_S"]
+MATRIX_USE = {GgmlType.from_id(id).name: use for id, use in core().quantized_types().items()}
+TYPES = list(MATRIX_USE)
+NEEDING_IMATRIX = [name for name, use in MATRIX_USE.items() if use == "required"]
 
 N_KERNELS = 26 + 15 + 2 + 3 + 3 + 5 + 1
 """Quantizers with and without a matrix (three need one, Q8_0 ignores it), error sums, scores, sums

@@ -82,8 +82,9 @@ def scores(model: Model, tokens: npt.NDArray[np.int32], n_parts: int, n_position
     """Of the model against itself with a coarser cache."""
     scorer = core().Scorer(
         reference=model.native,
-        candidates=[(model.native, GgmlType.Q8_0.id, GgmlType.F16.id, n_parts, 0)],
-        tokens=tokens, n_ctx=CTX, n_sequences=2, n_positions=n_positions, n_threads=2,
+        candidates=[core().Candidate(model=model.native, type_k=GgmlType.Q8_0.id, n_parts=n_parts)],
+        tokens=tokens,
+        options=core().LaneOptions(n_ctx=CTX, n_sequences=2, n_positions=n_positions, n_threads=2),
     )  # fmt: skip
     if on_host:
         scorer.score_on_host_only()

@@ -22,11 +22,9 @@ from cpp_programs import build_program
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
-TYPES = [
-    "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K", "IQ4_XS", "IQ4_NL", "IQ3_S", "IQ3_XXS",
-    "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S",
-]  # fmt: skip
-NEEDING_IMATRIX = ["IQ2_XXS", "IQ2_XS", "IQ1_S"]
+MATRIX_USE = {GgmlType.from_id(id).name: use for id, use in core().quantized_types().items()}
+TYPES = list(MATRIX_USE)
+NEEDING_IMATRIX = [name for name, use in MATRIX_USE.items() if use == "required"]
 SHAPES = [(5, 256), (3, 512), (2, 1280), (1, 8192)]
 """Rows of one block, of two, of a number that no lane count divides, and of many."""
 

@@ -26,7 +26,9 @@ MAY_INCLUDE = {
     "allocation": {"core", "model", "scoring"},
     "cuda": {"kernels", "core", "scoring", "calibration"},
     "bench": {"core", "model", "cuda"},
-    "bind": {"core", "model", "scoring", "calibration", "tasks", "allocation", "bench"},
+    "bind": {
+        "kernels", "core", "model", "scoring", "calibration", "tasks", "allocation", "bench",
+    },  # fmt: skip
 }
 """Folders from left to right, and whose headers each may see besides its own."""
 
@@ -137,3 +139,76 @@ def test_only_bindings_know_python() -> None:
 def test_one_header_includes_pybind11() -> None:
     including = [p.name for p in SOURCES if "#include <pybind11" in p.read_text()]
     assert including == ["module.h"]
+
+
+# --- sizes --------------------------------------------------------------------------------------
+
+MAX_FUNCTION_LINES = 50
+LONG_KERNELS = {
+    "kernels/search_positive_scale.h",
+    "kernels/search_scale_min.h",
+    "kernels/q3_k.cpp",
+    "cuda/search_scale_min.cuh",
+    "cuda/routed_products.cu",
+}
+MAX_KERNEL_LINES = 80
+"""Searches follow ggml's step by step, a GPU's kernel its tiles; both hold all they know in
+registers: a part of one would take and give a dozen vectors."""
+
+NO_FUNCTION = re.compile(
+    r"(\} )?(namespace|struct|class|enum|union|extern|switch|if|for|while|else|do|try|catch|"
+    r"return)\b"
+)
+
+
+def indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def functions(text: str) -> Iterator[tuple[str, int]]:
+    """(signature, lines from it to the closing brace) of functions, as clang-format lays them out.
+
+    Those of files and of classes; lambdas are part of the function they stand in.
+    """
+    lines = text.splitlines()
+    for i, line in enumerate(lines):
+        if not line.endswith("{"):
+            continue
+        begin = i
+        while (
+            begin > 0
+            and (above := lines[begin - 1].strip())
+            and not above.endswith((";", "{", "}", ":"))
+            and not above.startswith(("//", "#"))
+        ):
+            begin -= 1
+        signature = " ".join(part.strip() for part in lines[begin : i + 1])
+        is_function = re.search(r"\)[^()]*\{$", signature) and not NO_FUNCTION.match(signature)
+        if not is_function or indent(lines[begin]) > 4:
+            continue
+        for end in range(i + 1, len(lines)):
+            if lines[end].lstrip().startswith("}") and indent(lines[end]) == indent(lines[begin]):
+                yield signature, end - begin + 1
+                break
+
+
+def test_functions_are_found() -> None:
+    text = "int f(int a,\n      int b) {\n    if (a) {\n    }\n    return b;\n}\n"
+    assert list(functions(text)) == [("int f(int a, int b) {", 6)]
+    assert sum(1 for path in SOURCES for _ in functions(path.read_text())) > 1000
+
+
+def test_native_functions_are_short() -> None:
+    long = {
+        f"{name_of(path)}: {signature}": n
+        for path in SOURCES
+        for signature, n in functions(path.read_text())
+        if n > (MAX_KERNEL_LINES if name_of(path) in LONG_KERNELS else MAX_FUNCTION_LINES)
+    }
+    assert long == {}
+
+
+def test_every_exception_is_one() -> None:
+    for name in LONG_KERNELS:
+        lengths = [n for _, n in functions((CSRC / name).read_text())]
+        assert max(lengths) > MAX_FUNCTION_LINES, name

@@ -6,7 +6,7 @@ import gguf
 import pytest
 
 from apex_native._native import core
-from apex_native.types import GgmlType
+from apex_native.types import CACHE_TYPES, GgmlType
 
 KNOWN = [number for number in range(core().n_types) if core().type_traits(number) is not None]
 UNKNOWN = sorted({*range(core().n_types), core().n_types, 1000, 2**31 - 1, -1} - {*KNOWN})
@@ -77,3 +77,16 @@ def test_parse_suggests_the_nearest() -> None:
         GgmlType.parse("Q4K")
     with pytest.raises(ValueError, match=r"unknown ggml type 'banana'$"):
         GgmlType.parse("banana")
+
+
+def test_types_with_kernels_of_ours() -> None:
+    types = core().quantized_types()
+    assert len(types) == 15
+    for number, use in types.items():
+        *_, needs_matrix = core().type_traits(number)
+        assert (use == "required") == needs_matrix
+        assert GgmlType.from_id(number).is_target
+
+
+def test_cache_types_are_the_cores() -> None:
+    assert [type.id for type in CACHE_TYPES] == core().cache_types()

@@ -1,4 +1,5 @@
 #include "bind/engine.h"
+#include "bind/types.h"
 #include "core/error.h"
 #include "tasks/choice_score.h"
 #include "tasks/task_selection.h"
@@ -15,13 +16,13 @@ std::vector<int64_t> to_offsets(const OffsetArray& array) {
 }
 
 std::unique_ptr<ChoiceScorer> make_scorer(std::shared_ptr<Model> model, int n_threads,
-                                          uint32_t n_ubatch, uint32_t type_k, uint32_t type_v,
+                                          uint32_t n_ubatch, ggml_type type_k, ggml_type type_v,
                                           uint32_t n_ctx, uint64_t max_state_bytes,
                                           std::shared_ptr<StopFlag> stop) {
     ChoiceOptions options;
     options.n_ubatch = n_ubatch;
-    options.type_k = to_type(type_k);
-    options.type_v = to_type(type_v);
+    options.type_k = type_k;
+    options.type_v = type_v;
     options.n_ctx = n_ctx;
     options.max_state_bytes = max_state_bytes;
     return std::make_unique<ChoiceScorer>(std::move(model), n_threads, options, std::move(stop));
@@ -61,8 +62,8 @@ void register_choice(py::module_& module) {
                              "Log-probabilities of the answers to many tasks.",
                              py::release_gil_before_calling_cpp_dtor())
         .def(py::init(&make_scorer), "model"_a, py::kw_only(), "n_threads"_a,
-             "n_ubatch"_a = defaults.n_ubatch, "type_k"_a = static_cast<uint32_t>(defaults.type_k),
-             "type_v"_a = static_cast<uint32_t>(defaults.type_v), "n_ctx"_a = defaults.n_ctx,
+             "n_ubatch"_a = defaults.n_ubatch, "type_k"_a = defaults.type_k,
+             "type_v"_a = defaults.type_v, "n_ctx"_a = defaults.n_ctx,
              "max_state_bytes"_a = defaults.max_state_bytes, "stop"_a = std::shared_ptr<StopFlag>{})
         .def("score", &score, "tokens"_a.noconvert(), "sequence_begin"_a.noconvert(),
              "scored_begin"_a.noconvert(), "task_begin"_a.noconvert(), "before"_a = py::none())

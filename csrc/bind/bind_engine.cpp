@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "core/checks.h"
+#include "bind/types.h"
 #include "core/error.h"
 #include "model/context.h"
 #include "model/generate.h"
@@ -10,11 +10,6 @@
 #include "model/vocabulary.h"
 
 namespace apex::bind {
-
-ggml_type to_type(uint32_t number) {
-    if (!is_known_type(number)) fail<InvalidArgument>("ggml type number ", number, " is unknown");
-    return static_cast<ggml_type>(number);
-}
 
 namespace {
 
@@ -83,14 +78,14 @@ py::object chat_template(const Model& model) {
 // [(device, weights, context, compute, free)] in bytes; the host's is named "" and has no free
 // ones.
 py::list memory_of(const std::shared_ptr<Model>& model, uint32_t n_ctx, uint32_t n_batch,
-                   uint32_t n_seq_max, uint32_t n_outputs_max, uint32_t type_k, uint32_t type_v) {
+                   uint32_t n_seq_max, uint32_t n_outputs_max, ggml_type type_k, ggml_type type_v) {
     ContextOptions options;
     options.n_ctx = n_ctx;
     options.n_batch = options.n_ubatch = n_batch;
     options.n_seq_max = n_seq_max;
     options.n_outputs_max = n_outputs_max;
-    options.type_k = to_type(type_k);
-    options.type_v = to_type(type_v);
+    options.type_k = type_k;
+    options.type_v = type_v;
     std::vector<DeviceMemoryUse> found;
     {
         const py::gil_scoped_release unlocked;
@@ -150,8 +145,7 @@ void register_engine(py::module_& module) {
              "temperature"_a, "top_k"_a, "top_p"_a, "seed"_a, "n_threads"_a,
              "stop"_a = std::shared_ptr<StopFlag>{})
         .def("memory_use", &memory_of, py::kw_only(), "n_ctx"_a, "n_batch"_a, "n_seq_max"_a,
-             "n_outputs_max"_a, "type_k"_a = uint32_t{GGML_TYPE_F16},
-             "type_v"_a = uint32_t{GGML_TYPE_F16})
+             "n_outputs_max"_a, "type_k"_a = GGML_TYPE_F16, "type_v"_a = GGML_TYPE_F16)
         .def_property_readonly("path", &Model::path)
         .def_property_readonly("on_gpu", &Model::on_gpu)
         .def_property_readonly("load_mtp",

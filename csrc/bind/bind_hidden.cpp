@@ -5,15 +5,12 @@
 namespace apex::bind {
 namespace {
 
-std::unique_ptr<HiddenPass> make_pass(const std::shared_ptr<Model>& model, const TokenArray& tokens,
-                                      int32_t n_ctx, int32_t n_sequences, int32_t n_positions,
-                                      bool with_routes, int n_lanes, int n_threads,
-                                      std::string folder, const std::shared_ptr<StopFlag>& stop) {
+std::unique_ptr<HiddenPass> start(const std::shared_ptr<Model>& model, const TokenArray& tokens,
+                                  const LaneOptions& options, const std::string& folder,
+                                  const std::shared_ptr<StopFlag>& stop) {
     auto all_tokens = std::make_shared<const std::vector<llama_token>>(to_tokens(tokens));
-    const HiddenPassOptions options{
-        {n_ctx, n_sequences, n_positions}, n_lanes, n_threads, std::move(folder), with_routes};
     const py::gil_scoped_release unlocked;
-    return std::make_unique<HiddenPass>(model, std::move(all_tokens), options, stop);
+    return std::make_unique<HiddenPass>(model, std::move(all_tokens), options, folder, stop);
 }
 
 // Logits of stored hidden states and of the model itself are compared by tests.
@@ -38,9 +35,8 @@ void register_hidden(py::module_& module) {
         .def("logits", &compute_head, "hidden"_a.noconvert(), py::kw_only(), "n_threads"_a);
     py::class_<HiddenPass>(module, "HiddenPass", "The first of two passes.",
                            py::release_gil_before_calling_cpp_dtor())
-        .def(py::init(&make_pass), py::kw_only(), "model"_a, "tokens"_a.noconvert(), "n_ctx"_a,
-             "n_sequences"_a, "n_positions"_a, "with_routes"_a = false, "n_lanes"_a = 1,
-             "n_threads"_a, "folder"_a = std::string{}, "stop"_a = std::shared_ptr<StopFlag>{})
+        .def(py::init(&start), "model"_a, py::kw_only(), "tokens"_a.noconvert(), "options"_a,
+             "folder"_a = std::string{}, "stop"_a = std::shared_ptr<StopFlag>{})
         .def("run", &HiddenPass::run, py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("progress", &HiddenPass::progress)
         .def_property_readonly("states", &HiddenPass::states);

@@ -29,11 +29,10 @@ void add_chunks(ImatrixRun& run, const TokenArray& tokens) {
 }
 
 // [(weight, sums (matrices, n_per_row), counts (experts or 1,), of the MTP block)]
-py::list entries(const ImatrixRun& run) {
+py::list entries(ImatrixRun& run) {
     py::list result;
     for (const bool of_mtp_block : {false, true}) {
-        const ImatrixCollector& collector = of_mtp_block ? run.mtp_block() : run.trunk();
-        for (const auto& [weight, entry] : collector.entries()) {
+        for (const auto& [weight, entry] : run.totals(of_mtp_block).read()) {
             const auto n_values = static_cast<py::ssize_t>(entry.sums.size());
             const auto n_per_row = static_cast<py::ssize_t>(entry.n_per_row);
             const SumsArray sums({n_values / n_per_row, n_per_row}, entry.sums.data());
@@ -52,7 +51,7 @@ void restore(ImatrixRun& run, const std::string& weight, const SumsArray& sums,
     entry.n_per_row = sums.shape(1);
     entry.sums.assign(sums.data(), sums.data() + sums.size());
     entry.counts.assign(counts.data(), counts.data() + counts.size());
-    run.restore(weight, std::move(entry), of_mtp_block);
+    run.totals(of_mtp_block).restore(weight, std::move(entry));
 }
 
 }  // namespace

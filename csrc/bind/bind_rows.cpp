@@ -1,5 +1,5 @@
 #include "bind/arrays.h"
-#include "core/checks.h"
+#include "bind/types.h"
 #include "core/convert_rows.h"
 #include "core/quantize_rows.h"
 #include "core/row_error.h"
@@ -7,16 +7,8 @@
 namespace apex::bind {
 namespace {
 
-ggml_type checked_type(int number) {
-    if (number < 0 || !is_known_type(static_cast<uint32_t>(number))) {
-        fail<InvalidArgument>("ggml type number ", number, " is unknown or removed");
-    }
-    return static_cast<ggml_type>(number);
-}
-
-ByteArray quantize(const FloatArray& weights, int type_number,
+ByteArray quantize(const FloatArray& weights, ggml_type type,
                    const std::optional<FloatArray>& imatrix, bool own_kernel) {
-    const ggml_type type = checked_type(type_number);
     if (weights.ndim() != 2 || weights.size() == 0) {
         fail<InvalidArgument>("weights: expected shape (rows, n_per_row) with at least one row");
     }
@@ -39,8 +31,7 @@ ByteArray quantize(const FloatArray& weights, int type_number,
     return result;
 }
 
-FloatArray dequantize(const ByteArray& stored, int type_number, int64_t n_per_row) {
-    const ggml_type type = checked_type(type_number);
+FloatArray dequantize(const ByteArray& stored, ggml_type type, int64_t n_per_row) {
     if (!is_readable_source(type)) {
         fail<InvalidArgument>(ggml_type_name(type), " holds no weights that can be read");
     }
@@ -58,13 +49,6 @@ FloatArray dequantize(const ByteArray& stored, int type_number, int64_t n_per_ro
     return result;
 }
 
-py::object type_traits(int number) {
-    if (number < 0 || !is_known_type(static_cast<uint32_t>(number))) return py::none();
-    const auto type = static_cast<ggml_type>(number);
-    return py::make_tuple(ggml_type_name(type), ggml_blck_size(type), ggml_type_size(type),
-                          is_quantize_target(type), kernel_requires_imatrix(type));
-}
-
 }  // namespace
 
 void register_rows(py::module_& module) {
@@ -76,9 +60,6 @@ void register_rows(py::module_& module) {
     module.def("kernel_isa", &kernel_isa, "'avx512', 'avx2' or 'portable' (ggml does it all).");
     module.def("dequantize_rows", &dequantize, py::arg("stored").noconvert(), "type"_a,
                "n_per_row"_a, "uint8 rows to float32 (rows, n_per_row); GIL released.");
-    module.def("type_traits", &type_traits, "type"_a,
-               "(ggml name, block, block bytes, is target, needs imatrix), None if unknown.");
-    module.attr("n_types") = static_cast<int>(GGML_TYPE_COUNT);
 }
 
 }  // namespace apex::bind

@@ -4,28 +4,15 @@
 #include "bench/speed.h"
 #include "bind/arrays.h"
 #include "bind/engine.h"
+#include "bind/options.h"
+#include "bind/types.h"
 
 namespace apex::bind {
 namespace {
 
-std::unique_ptr<SpeedTest> make_speed_test(std::shared_ptr<Model> model, int64_t n_prompt,
-                                           int64_t n_gen, int64_t n_depth, uint32_t n_batch,
-                                           uint32_t n_ubatch, uint32_t type_k, uint32_t type_v,
-                                           int n_threads, int repetitions, bool warm_up,
-                                           bool beyond_context, std::shared_ptr<StopFlag> stop) {
-    SpeedOptions options;
-    options.n_prompt = n_prompt;
-    options.n_gen = n_gen;
-    options.n_depth = n_depth;
-    options.n_batch = n_batch;
-    options.n_ubatch = n_ubatch;
-    options.type_k = to_type(type_k);
-    options.type_v = to_type(type_v);
-    options.n_threads = n_threads;
-    options.repetitions = repetitions;
-    options.warm_up = warm_up;
-    options.beyond_context = beyond_context;
-    const py::gil_scoped_release unlocked;
+std::unique_ptr<SpeedTest> make_speed_test(std::shared_ptr<Model> model,
+                                           const SpeedOptions& options,
+                                           std::shared_ptr<StopFlag> stop) {
     return std::make_unique<SpeedTest>(std::move(model), options, std::move(stop));
 }
 
@@ -35,14 +22,14 @@ std::unique_ptr<KernelBench> make_kernel_bench(const std::string& device) {
     fail<InvalidArgument>("device: expected cpu or cuda, found '", device, "'");
 }
 
-py::dict run_kernel(KernelBench& self, const std::string& operation, uint32_t type,
+py::dict run_kernel(KernelBench& self, const std::string& operation, ggml_type type,
                     const FloatArray& weights, const FloatArray& imatrix, int64_t n_weights,
                     int n_threads, int repetitions, double sample_seconds,
                     std::shared_ptr<StopFlag> stop) {
     if (weights.ndim() != 2) fail<InvalidArgument>("weights: expected shape (rows, n_per_row)");
     require_size(imatrix, weights.shape(1), "imatrix");
     const NamedOperation named = kernel_operation(operation);
-    KernelRequest request{named.operation, to_type(type),  n_weights,      n_threads,
+    KernelRequest request{named.operation, type,           n_weights,      n_threads,
                           repetitions,     sample_seconds, named.n_columns};
     KernelTile tile{weights.data(), imatrix.data(), weights.shape(0), weights.shape(1)};
     KernelResult result;
@@ -62,11 +49,22 @@ py::dict run_kernel(KernelBench& self, const std::string& operation, uint32_t ty
 }  // namespace
 
 void register_speed(py::module_& module) {
+    OptionsClass<SpeedOptions>(module, "SpeedOptions", "What a SpeedTest computes, and how.")
+        .field("n_prompt", &SpeedOptions::n_prompt)
+        .field("n_gen", &SpeedOptions::n_gen)
+        .field("n_depth", &SpeedOptions::n_depth)
+        .field("n_batch", &SpeedOptions::n_batch)
+        .field("n_ubatch", &SpeedOptions::n_ubatch)
+        .field("type_k", &SpeedOptions::type_k)
+        .field("type_v", &SpeedOptions::type_v)
+        .field("n_threads", &SpeedOptions::n_threads)
+        .field("repetitions", &SpeedOptions::repetitions)
+        .field("warm_up", &SpeedOptions::warm_up)
+        .field("beyond_context", &SpeedOptions::beyond_context);
     py::class_<SpeedTest>(module, "SpeedTest", "Tokens a second of a model, as llama-bench counts.",
                           py::release_gil_before_calling_cpp_dtor())
-        .def(py::init(&make_speed_test), "model"_a, py::kw_only(), "n_prompt"_a, "n_gen"_a,
-             "n_depth"_a, "n_batch"_a, "n_ubatch"_a, "type_k"_a, "type_v"_a, "n_threads"_a,
-             "repetitions"_a, "warm_up"_a, "beyond_context"_a, "stop"_a)
+        .def(py::init(&make_speed_test), "model"_a, "options"_a, py::kw_only(),
+             "stop"_a = std::shared_ptr<StopFlag>{}, py::call_guard<py::gil_scoped_release>())
         .def("run", &SpeedTest::run, py::call_guard<py::gil_scoped_release>(),
              "Nanoseconds of each repetition.")
         .def_property_readonly("tokens_done", &SpeedTest::tokens_done)
@@ -76,8 +74,8 @@ void register_speed(py::module_& module) {
         .def(py::init(&make_kernel_bench), "device"_a)
         .def(
             "supports",
-            [](const KernelBench& self, const std::string& operation, uint32_t type) {
-                return self.supports(kernel_operation(operation).operation, to_type(type));
+            [](const KernelBench& self, const std::string& operation, ggml_type type) {
+                return self.supports(kernel_operation(operation).operation, type);
             },
             "operation"_a, "type"_a)
         .def("run", &run_kernel, py::kw_only(), "operation"_a, "type"_a,
@@ -86,8 +84,8 @@ void register_speed(py::module_& module) {
              "stop"_a = std::shared_ptr<StopFlag>{});
     module.def(
         "kernel_moved_bytes",
-        [](const std::string& operation, uint32_t type) {
-            return moved_bytes(kernel_operation(operation).operation, to_type(type));
+        [](const std::string& operation, ggml_type type) {
+            return moved_bytes(kernel_operation(operation).operation, type);
         },
         "operation"_a, "type"_a, "Bytes of a weight that an operation moves.");
 }

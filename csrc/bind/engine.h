@@ -20,7 +20,4 @@ inline TokenArray to_array(const std::vector<llama_token>& tokens) {
     return TokenArray(static_cast<py::ssize_t>(tokens.size()), tokens.data());
 }
 
-// A ggml type by its number; InvalidArgument where ggml knows none.
-ggml_type to_type(uint32_t number);
-
 }  // namespace apex::bind

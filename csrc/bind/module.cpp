@@ -90,6 +90,7 @@ PYBIND11_MODULE(_core, module) {
     using namespace apex::bind;
     module.doc() = "The native core of apex_native. Private: use the package's functions.";
     register_errors(module);
+    register_types(module);
     register_gguf(module);
     register_rows(module);
     register_stored_tensor(module);
@@ -101,7 +102,7 @@ PYBIND11_MODULE(_core, module) {
     register_choice(module);
     register_hidden(module);
     register_score(module);
-    register_score_rows(module);
+    register_softmax(module);
     register_score_statistics(module);
     register_speed(module);
     register_allocation(module);

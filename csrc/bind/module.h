@@ -11,6 +11,7 @@ namespace py = pybind11;
 using namespace pybind11::literals;
 
 void register_errors(py::module_& module);
+void register_types(py::module_& module);
 void register_gguf(py::module_& module);
 void register_rows(py::module_& module);
 void register_quantize(py::module_& module);
@@ -21,7 +22,7 @@ void register_traits(py::module_& module);
 void register_engine(py::module_& module);
 void register_choice(py::module_& module);
 void register_score(py::module_& module);
-void register_score_rows(py::module_& module);
+void register_softmax(py::module_& module);
 void register_score_statistics(py::module_& module);
 void register_hidden(py::module_& module);
 void register_speed(py::module_& module);

@@ -1,14 +1,10 @@
 // Collects an importance matrix: sums of squared inputs of every weight, per expert where routed.
 #pragma once
 
-#include <cstdint>
-#include <map>
 #include <memory>
-#include <string>
-#include <vector>
 
 #include "calibration/device_inputs.h"
-#include "calibration/imatrix_sums.h"
+#include "calibration/imatrix_totals.h"
 #include "calibration/input_squares.h"
 #include "calibration/output_input.h"
 #include "model/eval_hook.h"
@@ -37,27 +33,20 @@ class ImatrixCollector : public EvalHook {
     bool wants(const ggml_tensor* node) override;
     bool observe(ggml_tensor* node) override;
 
-    // By the name of the weight.
-    const std::map<std::string, ImatrixSums>& entries() const;
-
-    // Goes on from sums collected before. Throws InvalidArgument where they contradict themselves.
-    void restore(const std::string& weight, ImatrixSums sums);
+    ImatrixTotals& totals() { return totals_; }
 
   private:
     bool in_scope(const MatmulNode& node) const;
     bool is_end(const ggml_tensor* node) const;
-    const ImatrixSums* entry_of(const MatmulNode& node) const;
     void compute(const MatmulNode& node);
-    void add(const MatmulNode& node, const InputSquares& squares);
 
     ImatrixScope scope_;
     bool host_only_ = false;
     std::shared_ptr<ThreadPool> pool_;
     InputSquaresCache inputs_;
+    DeviceInputs device_inputs_;
+    ImatrixTotals totals_;
     OutputInput end_;
-    // Totals that grow on a GPU are copied when somebody asks.
-    mutable DeviceInputs device_inputs_;
-    mutable std::map<std::string, ImatrixSums> entries_;
 };
 
 }  // namespace apex

@@ -102,8 +102,4 @@ void ImatrixRun::decode_step(const std::vector<llama_token>& tokens, size_t step
     mtp_->decode(taken, static_cast<int32_t>(tokens.size() / n_ctx), static_cast<llama_pos>(begin));
 }
 
-void ImatrixRun::restore(const std::string& weight, ImatrixSums sums, bool of_mtp_block) {
-    (of_mtp_block ? block_ : trunk_).restore(weight, std::move(sums));
-}
-
 }  // namespace apex

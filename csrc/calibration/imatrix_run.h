@@ -40,11 +40,8 @@ class ImatrixRun {
     // weight whose input is not finite. After a throw the sums hold part of a chunk.
     void add_chunks(std::vector<llama_token> tokens);
 
-    const ImatrixCollector& trunk() const { return trunk_; }
-    const ImatrixCollector& mtp_block() const { return block_; }
-
-    // Goes on from sums collected before. Throws InvalidArgument where they contradict themselves.
-    void restore(const std::string& weight, ImatrixSums sums, bool of_mtp_block);
+    // What is collected of the trunk's weights, and of the MTP block's.
+    ImatrixTotals& totals(bool of_mtp_block) { return (of_mtp_block ? block_ : trunk_).totals(); }
 
     // Why the model's MTP block is not computed; empty where it is, or there is none.
     const std::string& mtp_reason() const { return mtp_reason_; }

@@ -10,6 +10,13 @@ bool is_known_type(uint32_t number) {
     return number < GGML_TYPE_COUNT && ggml_blck_size(static_cast<ggml_type>(number)) > 0;
 }
 
+ggml_type checked_type(int64_t number) {
+    if (number < 0 || number >= GGML_TYPE_COUNT || !is_known_type(static_cast<uint32_t>(number))) {
+        fail<InvalidArgument>("ggml type number ", number, " is unknown or removed");
+    }
+    return static_cast<ggml_type>(number);
+}
+
 uint64_t row_bytes(ggml_type type, int64_t n_per_row) {
     const int64_t block = ggml_blck_size(type);
     if (block <= 0 || n_per_row <= 0 || n_per_row % block != 0) {

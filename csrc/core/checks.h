@@ -11,6 +11,9 @@ namespace apex {
 // True for a type number that ggml knows and has not removed.
 bool is_known_type(uint32_t number);
 
+// The type of that number. Throws InvalidArgument where ggml has none.
+ggml_type checked_type(int64_t number);
+
 // ggml_row_size with its condition checked: the C assert there is gone in Release builds.
 uint64_t row_bytes(ggml_type type, int64_t n_per_row);
 

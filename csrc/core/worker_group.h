@@ -53,4 +53,16 @@ class WorkerGroup {
     std::vector<std::thread> threads_;
 };
 
+// work(lane, unit) for all units, a thread a lane: what a lane holds is used by one thread. Throws
+// as join().
+template <typename Lanes, typename Work>
+void run_lanes(Lanes& lanes, int64_t n_units, const Work& work) {
+    std::atomic<size_t> next_lane{0};
+    WorkerGroup workers(static_cast<int>(lanes.size()), n_units, [&]() -> WorkerGroup::Worker {
+        auto& lane = lanes[next_lane.fetch_add(1)];
+        return [&work, &lane](int64_t unit) { work(lane, unit); };
+    });
+    workers.join();
+}
+
 }  // namespace apex

@@ -1,10 +1,10 @@
-// What scoring/device_logits.h, calibration/device_squares.h and core/device_products.h promise, in
-// a build without CUDA. Nothing lies in a GPU's memory there, so none of it is asked for.
+// What scoring/device_softmax.h, calibration/device_squares.h and core/device_products.h promise,
+// in a build without CUDA. Nothing lies in a GPU's memory there, so none of it is asked for.
 #include "calibration/device_squares.h"
 #include "core/device_memory.h"
 #include "core/device_products.h"
 #include "core/error.h"
-#include "scoring/device_logits.h"
+#include "scoring/device_softmax.h"
 
 namespace apex {
 namespace {
@@ -29,7 +29,7 @@ std::unique_ptr<DeviceRowBuffer> make_device_rows(int, size_t) {
     fail_without_cuda();
 }
 
-std::unique_ptr<DeviceScores> make_device_scores(int) {
+std::unique_ptr<DeviceSoftmax> make_device_softmax(int) {
     fail_without_cuda();
 }
 

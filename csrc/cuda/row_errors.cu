@@ -2,6 +2,7 @@
 // in the same order, next to the rows they are about.
 #include "cuda/restore.cuh"
 #include "cuda/row_errors.h"
+#include "kernels/quantized_types.h"
 
 namespace apex::cuda {
 namespace {
@@ -56,36 +57,11 @@ cudaError_t launch(const RowsJob& job, RowError* errors, cudaStream_t stream) {
 cudaError_t launch_row_errors(ggml_type type, const RowsJob& job, RowError* errors,
                               cudaStream_t stream) {
     switch (type) {
-        case GGML_TYPE_Q8_0:
-            return launch<block_q8_0, 32>(job, errors, stream);
-        case GGML_TYPE_Q6_K:
-            return launch<block_q6_K, 256>(job, errors, stream);
-        case GGML_TYPE_Q5_K:
-            return launch<block_q5_K, 256>(job, errors, stream);
-        case GGML_TYPE_Q4_K:
-            return launch<block_q4_K, 256>(job, errors, stream);
-        case GGML_TYPE_Q3_K:
-            return launch<block_q3_K, 256>(job, errors, stream);
-        case GGML_TYPE_Q2_K:
-            return launch<block_q2_K, 256>(job, errors, stream);
-        case GGML_TYPE_IQ4_XS:
-            return launch<block_iq4_xs, 256>(job, errors, stream);
-        case GGML_TYPE_IQ4_NL:
-            return launch<block_iq4_nl, 32>(job, errors, stream);
-        case GGML_TYPE_IQ3_S:
-            return launch<block_iq3_s, 256>(job, errors, stream);
-        case GGML_TYPE_IQ3_XXS:
-            return launch<block_iq3_xxs, 256>(job, errors, stream);
-        case GGML_TYPE_IQ2_S:
-            return launch<block_iq2_s, 256>(job, errors, stream);
-        case GGML_TYPE_IQ2_XS:
-            return launch<block_iq2_xs, 256>(job, errors, stream);
-        case GGML_TYPE_IQ2_XXS:
-            return launch<block_iq2_xxs, 256>(job, errors, stream);
-        case GGML_TYPE_IQ1_M:
-            return launch<block_iq1_m, 256>(job, errors, stream);
-        case GGML_TYPE_IQ1_S:
-            return launch<block_iq1_s, 256>(job, errors, stream);
+#define APEX_CASE(name, function, gpu_type, block, weights, matrix) \
+    case GGML_TYPE_##name:                                          \
+        return launch<block, weights>(job, errors, stream);
+        APEX_QUANTIZED_TYPES(APEX_CASE)
+#undef APEX_CASE
         default:
             return cudaErrorNotSupported;
     }

@@ -3,15 +3,14 @@
 #pragma once
 
 #include "cuda/portable.cuh"
-#include "scoring/row_sums.h"
+#include "kernels/softmax_lanes.h"
+#include "scoring/softmax_sums.h"
 
 namespace apex::cuda {
 
-inline constexpr int kSoftmaxLanes = 16;  // entry i is added to lane i % 16
+using kernels::kSoftmaxLanes;
 
-inline constexpr float kNoLogit = -FLT_MAX;  // fills the last lanes of a row
 inline constexpr double kNoFloor = -HUGE_VAL;
-inline constexpr double kCodedFloor = -16;  // tools/perplexity/perplexity.cpp, log_softmax
 
 APEX_HD double double_of(uint64_t bits) {
     double x;
@@ -106,10 +105,6 @@ APEX_HD double add_lanes(const Lanes& lanes) {
     for (int i = 0; i < 8; ++i) eight[i] = lanes[i] + lanes[i + 8];
     return ((eight[0] + eight[4]) + (eight[2] + eight[6])) +
            ((eight[1] + eight[5]) + (eight[3] + eight[7]));
-}
-
-APEX_HD int64_t whole_lanes(int64_t n_vocab) {
-    return (n_vocab + kSoftmaxLanes - 1) / kSoftmaxLanes * kSoftmaxLanes;
 }
 
 }  // namespace apex::cuda

@@ -51,7 +51,7 @@ void quantize(const float* src, void* dst, int64_t nrows, int64_t n_per_row, con
 
 }  // namespace
 
-QuantizeRows q8_0() {
+QuantizeRows q8_0(bool /*with_imatrix*/) {
     return quantize;
 }
 

@@ -7,10 +7,9 @@
 #include <cstdint>
 
 #include "kernels.h"
+#include "softmax_lanes.h"
 
 namespace apex::kernels {
-
-inline constexpr int kSoftmaxLanes = 16;
 
 // n is a multiple of kSoftmaxLanes; sums and differences have one entry a lane.
 struct SoftmaxLoops {

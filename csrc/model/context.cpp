@@ -1,6 +1,8 @@
 #include "model/context.h"
 
 #include <algorithm>
+#include <iterator>
+#include <string>
 
 #include "core/abort_guard.h"
 #include "core/error.h"
@@ -24,8 +26,10 @@ void check_options(const Model& model, const ContextOptions& options) {
     }
     for (const ggml_type type : {options.type_k, options.type_v}) {
         if (is_cache_type(type)) continue;
+        std::string names;
+        for (const ggml_type known : kCacheTypes) names += std::string(" ") + ggml_type_name(known);
         fail<InvalidArgument>("a KV cache cannot have type ", ggml_type_name(type),
-                              "; expected f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl");
+                              "; expected one of", names);
     }
 }
 
@@ -49,20 +53,7 @@ llama_context_params to_llama(const ContextOptions& options, int n_threads) {
 }  // namespace
 
 bool is_cache_type(ggml_type type) {
-    switch (type) {
-        case GGML_TYPE_F32:
-        case GGML_TYPE_F16:
-        case GGML_TYPE_BF16:
-        case GGML_TYPE_Q8_0:
-        case GGML_TYPE_Q5_1:
-        case GGML_TYPE_Q5_0:
-        case GGML_TYPE_Q4_1:
-        case GGML_TYPE_Q4_0:
-        case GGML_TYPE_IQ4_NL:
-            return true;
-        default:
-            return false;
-    }
+    return std::find(std::begin(kCacheTypes), std::end(kCacheTypes), type) != std::end(kCacheTypes);
 }
 
 Context::Context(std::shared_ptr<Model> model, std::shared_ptr<ThreadPool> pool,

@@ -5,13 +5,14 @@
 namespace apex {
 
 HiddenPass::HiddenPass(const std::shared_ptr<Model>& model, ChunkTokens tokens,
-                       const HiddenPassOptions& options,
+                       const LaneOptions& options, const std::string& folder,
                        const std::shared_ptr<const StopFlag>& stop)
     : shape_(options.shape) {
+    check_lanes(options);
     check_scorable(*model, shape_);
     const int32_t n_chunks = check_chunks(shape_, tokens->size());
     steps_ = make_steps(shape_, n_chunks);
-    states_ = std::make_shared<HiddenStates>(*model, shape_, n_chunks, options.folder);
+    states_ = std::make_shared<HiddenStates>(*model, shape_, n_chunks, folder);
     for (int i = 0; i < options.n_lanes; ++i) {
         recorders_.push_back(
             std::make_unique<HiddenRecorder>(model, std::make_shared<ThreadPool>(options.n_threads),
@@ -21,18 +22,13 @@ HiddenPass::HiddenPass(const std::shared_ptr<Model>& model, ChunkTokens tokens,
 
 void HiddenPass::run() {
     const size_t n_steps = steps_per_group(shape_);
-    std::atomic<size_t> next_lane{0};
-    WorkerGroup workers(static_cast<int>(recorders_.size()),
-                        static_cast<int64_t>(steps_.size() / n_steps), [&] {
-                            HiddenRecorder& recorder = *recorders_[next_lane.fetch_add(1)];
-                            return [this, &recorder, n_steps](int64_t group) {
-                                for (size_t i = 0; i < n_steps; ++i) {
-                                    recorder.compute(steps_[size_t(group) * n_steps + i]);
-                                    n_done_.fetch_add(1);
-                                }
-                            };
-                        });
-    workers.join();
+    const auto n_groups = static_cast<int64_t>(steps_.size() / n_steps);
+    run_lanes(recorders_, n_groups, [&](std::unique_ptr<HiddenRecorder>& recorder, int64_t group) {
+        for (size_t i = 0; i < n_steps; ++i) {
+            recorder->compute(steps_[size_t(group) * n_steps + i]);
+            n_done_.fetch_add(1);
+        }
+    });
 }
 
 }  // namespace apex

@@ -2,23 +2,18 @@
 #pragma once
 
 #include <atomic>
+#include <string>
 
 #include "scoring/hidden_states.h"
+#include "scoring/lanes.h"
 
 namespace apex {
 
-struct HiddenPassOptions {
-    ChunkShape shape;
-    int n_lanes = 1;
-    int n_threads = 1;   // of each lane
-    std::string folder;  // for the hidden states; empty: memory
-    bool with_routes = false;
-};
-
 class HiddenPass {
   public:
-    HiddenPass(const std::shared_ptr<Model>& model, ChunkTokens tokens,
-               const HiddenPassOptions& options, const std::shared_ptr<const StopFlag>& stop);
+    // folder: for the hidden states; empty: memory. Throws what HiddenStates and contexts throw.
+    HiddenPass(const std::shared_ptr<Model>& model, ChunkTokens tokens, const LaneOptions& options,
+               const std::string& folder, const std::shared_ptr<const StopFlag>& stop);
 
     // Throws Cancelled, or what a context throws.
     void run();

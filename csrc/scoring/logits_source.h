@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "model/context.h"
-#include "scoring/device_logits.h"
+#include "scoring/device_softmax.h"
 #include "scoring/router_hook.h"
 #include "scoring/score_step.h"
 

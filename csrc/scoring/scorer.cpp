@@ -4,7 +4,7 @@
 
 #include "core/error.h"
 #include "core/worker_group.h"
-#include "scoring/row_scores.h"
+#include "scoring/softmax_score.h"
 
 namespace apex {
 namespace {
@@ -85,12 +85,7 @@ void Scorer::run() {
     }
     n_to_compute_ = n_to_compute;
     const int64_t n_groups = (n_chunks_ + shape_.n_sequences - 1) / shape_.n_sequences;
-    std::atomic<size_t> next_lane{0};
-    WorkerGroup workers(static_cast<int>(lanes_.size()), n_groups, [&] {
-        Lane& lane = lanes_[next_lane.fetch_add(1)];
-        return [this, &lane](int64_t group) { run_group(lane, group); };
-    });
-    workers.join();
+    run_lanes(lanes_, n_groups, [this](Lane& lane, int64_t group) { run_group(lane, group); });
 }
 
 void Scorer::run_group(Lane& lane, int64_t group) {
@@ -182,7 +177,7 @@ void Scorer::bring_to_host(Lane& lane, const Step& step) {
 
 void Scorer::score_on_device(Lane& lane, const Step& step, int device) {
     if (lane.scoring_device != device) {
-        lane.device_scores = make_device_scores(device);
+        lane.device_softmax = make_device_softmax(device);
         lane.scoring_device = device;
     }
     PositionWork work = new_work(step);
@@ -193,7 +188,7 @@ void Scorer::score_on_device(Lane& lane, const Step& step, int device) {
         places.push_back(scored_place(shape_, step, i));
         targets.push_back(target(places.back()));
     }
-    DeviceScoreJob job;
+    DeviceSoftmaxJob job;
     job.n_rows = step.n_outputs();
     job.n_vocab = n_vocab_;
     job.targets = targets.data();
@@ -201,15 +196,15 @@ void Scorer::score_on_device(Lane& lane, const Step& step, int device) {
     job.is_coded = lane.reference && lane.reference->is_coded();
     for (const size_t i : work.candidates) job.candidates.push_back(lane.candidates[i]->row(0));
     const size_t n_before = lane.reference ? n : 0;
-    std::vector<RowSums> sums(n_before + n * work.candidates.size());
-    lane.device_scores->add_up(job, sums.data());
+    std::vector<SoftmaxSums> sums(n_before + n * work.candidates.size());
+    lane.device_softmax->add_up(job, sums.data());
 
     for (size_t i = 0; i < n; ++i) {
         if (lane.reference) {
             work.reference = job.is_coded ? coded_score_of(sums[i]) : score_of(sums[i]);
         }
         for (size_t k = 0; k < work.scores.size(); ++k) {
-            const RowSums& row = sums[n_before + k * n + i];
+            const SoftmaxSums& row = sums[n_before + k * n + i];
             work.scores[k] =
                 lane.reference ? score_against(sums[i], job.is_coded, row) : score_of(row);
         }
@@ -264,7 +259,7 @@ void Scorer::keep(size_t index, const PositionWork& work) {
     }
     for (size_t i = 0; i < work.scores.size(); ++i) {
         TokenScores& kept = candidate_scores_[work.candidates[i]];
-        const RowScore& score = work.scores[i];
+        const SoftmaxScore& score = work.scores[i];
         kept.nll[index] = score.nll;
         kept.is_finite[index] = score.is_finite;
         if (!has_reference()) continue;

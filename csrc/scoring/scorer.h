@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "scoring/logits_source.h"
-#include "scoring/score_kernel.h"
 #include "scoring/score_step.h"
+#include "scoring/softmax.h"
 
 namespace apex {
 
@@ -40,7 +40,7 @@ struct Lane {
     std::unique_ptr<LogitsSource> reference;  // may be null: candidates are scored alone
     std::vector<std::unique_ptr<LogitsSource>> candidates;
     std::shared_ptr<ThreadPool> pool;
-    std::unique_ptr<DeviceScores> device_scores;  // made when a GPU first has rows
+    std::unique_ptr<DeviceSoftmax> device_softmax;  // made when a GPU first has rows
     int scoring_device = -1;
 };
 
@@ -48,9 +48,9 @@ struct Lane {
 struct PositionWork {
     std::vector<size_t> candidates;  // those that take part
     std::vector<const float*> rows;
-    RowScore reference;
-    std::vector<RowScore> scores;
-    ScoreScratch scratch;
+    SoftmaxScore reference;
+    std::vector<SoftmaxScore> scores;
+    SoftmaxScratch scratch;
 };
 
 class Scorer {

@@ -265,20 +265,16 @@ void ChoiceScorer::run(std::vector<ChoiceTree> trees, std::vector<double>& log_p
         lanes.push_back(std::make_unique<Lane>(model_, std::max(1, n_threads_ / n_lanes),
                                                context_options(limits, options_), stop_));
     }
-    std::atomic<size_t> next_lane{0};
-    WorkerGroup workers(n_lanes, static_cast<int64_t>(groups.size()), [&] {
-        Lane& lane = *lanes[next_lane.fetch_add(1)];
-        return [&](int64_t group) {
-            const auto g = static_cast<size_t>(group);
-            if (done[g] != 0) {
-                for (const ChoiceTree& tree : groups[g]) n_tokens_done_ += tree.n_tokens;
-                return;
-            }
-            run_group(lane, groups[g], limits, log_probs);
-            finish_group(g, groups[g], log_probs);
-        };
-    });
-    workers.join();
+    run_lanes(lanes, static_cast<int64_t>(groups.size()),
+              [&](std::unique_ptr<Lane>& lane, int64_t group) {
+                  const auto g = static_cast<size_t>(group);
+                  if (done[g] != 0) {
+                      for (const ChoiceTree& tree : groups[g]) n_tokens_done_ += tree.n_tokens;
+                      return;
+                  }
+                  run_group(*lane, groups[g], limits, log_probs);
+                  finish_group(g, groups[g], log_probs);
+              });
 }
 
 void ChoiceScorer::run_group(Lane& lane, const std::vector<ChoiceTree>& trees,

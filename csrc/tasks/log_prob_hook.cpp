@@ -7,7 +7,7 @@
 #include "core/error.h"
 #include "model/lm_head.h"
 #include "model/tensor_place.h"
-#include "scoring/score_kernel.h"
+#include "scoring/softmax.h"
 
 namespace apex {
 namespace {
@@ -71,7 +71,7 @@ void LogProbHook::take_rows(const float* logits, size_t n_rows) {
 
 void LogProbHook::take_row(const float* values, const Row& row) const {
     const llama_token first = row.terms[0].token;
-    const RowScore score = score_row(values, n_vocab_, first);
+    const SoftmaxScore score = score_row(values, n_vocab_, first);
     const double normalizer = values[first] + score.nll;
     for (size_t i = 0; i < row.n_terms; ++i) {
         log_probs_[row.terms[i].term] =

@@ -13,6 +13,7 @@ from enum import Enum
 from math import prod
 
 __all__ = [
+    "CACHE_TYPES",
     "Classification",
     "ClassifiedTensor",
     "GgmlType",
@@ -129,6 +130,12 @@ class GgmlType(Enum):
 
 
 _TYPE_BY_ID = {t.id: t for t in GgmlType}
+
+CACHE_TYPES = tuple(
+    GgmlType[name]
+    for name in ["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL"]
+)
+"""What a KV cache may hold: ``kCacheTypes`` of csrc/model/context.h (tests/test_types.py)."""
 
 
 class Role(Enum):

@@ -11,16 +11,18 @@
 #include <vector>
 
 #include "ggml.h"
+#include "kernels/quantized_types.h"
 
 namespace apex::tests {
 
 using Random = std::mt19937_64;
 
-inline const ggml_type kTypes[] = {
-    GGML_TYPE_Q8_0,  GGML_TYPE_Q6_K,   GGML_TYPE_Q5_K,    GGML_TYPE_Q4_K,  GGML_TYPE_Q3_K,
-    GGML_TYPE_Q2_K,  GGML_TYPE_IQ4_XS, GGML_TYPE_IQ4_NL,  GGML_TYPE_IQ3_S, GGML_TYPE_IQ3_XXS,
-    GGML_TYPE_IQ2_S, GGML_TYPE_IQ2_XS, GGML_TYPE_IQ2_XXS, GGML_TYPE_IQ1_M, GGML_TYPE_IQ1_S,
-};
+inline std::vector<ggml_type> all_types() {
+    std::vector<ggml_type> types;
+    for (const kernels::QuantizedType& known : kernels::kQuantizedTypes)
+        types.push_back(known.type);
+    return types;
+}
 
 enum class Data {
     gaussian,

@@ -16,22 +16,17 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <vector>
 
 #include "core/abort_guard.h"
 #include "ggml.h"
 #include "kernels/kernels.h"
+#include "kernels/quantized_types.h"
 
 namespace {
 
 using apex::kernels::Isa;
-
-const ggml_type kTypes[] = {
-    GGML_TYPE_Q8_0,  GGML_TYPE_Q6_K,   GGML_TYPE_Q5_K,    GGML_TYPE_Q4_K,  GGML_TYPE_Q3_K,
-    GGML_TYPE_Q2_K,  GGML_TYPE_IQ4_XS, GGML_TYPE_IQ4_NL,  GGML_TYPE_IQ3_S, GGML_TYPE_IQ3_XXS,
-    GGML_TYPE_IQ2_S, GGML_TYPE_IQ2_XS, GGML_TYPE_IQ2_XXS, GGML_TYPE_IQ1_M, GGML_TYPE_IQ1_S,
-};
-constexpr int kTypeCount = sizeof(kTypes) / sizeof(kTypes[0]);
 
 // Bytes read in a circle, so that a short input fills any number of weights.
 struct Bytes {
@@ -79,7 +74,9 @@ struct Input {
 Input make_input(const uint8_t* data, size_t size) {
     Bytes head{data, 8};
     Input in;
-    in.type = kTypes[head.next() % kTypeCount];
+    in.type =
+        apex::kernels::kQuantizedTypes[head.next() % std::size(apex::kernels::kQuantizedTypes)]
+            .type;
     const uint8_t shape = head.next();
     in.n_rows = 1 + shape % 3;
     in.n_per_row = 256 * (1 + shape / 4 % 4);

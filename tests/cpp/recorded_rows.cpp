@@ -51,7 +51,7 @@ bool needs_matrix(ggml_type type) {
 void record(const char* path, int64_t rows, uint64_t seed) {
     std::ofstream out(path, std::ios::binary);
     put(out, &kMagic, 1);
-    for (ggml_type type : kTypes) {
+    for (ggml_type type : all_types()) {
         for (const bool with_imatrix : {true, false}) {
             if (!with_imatrix && needs_matrix(type)) continue;
             Random r(seed * 1000003 + static_cast<uint64_t>(type) * 2 + with_imatrix);

@@ -120,7 +120,7 @@ void parse_types(const std::string& list, Options& options) {
     std::stringstream names(list);
     for (std::string name; std::getline(names, name, ',');) {
         bool found = false;
-        for (ggml_type type : kTypes) {
+        for (ggml_type type : all_types()) {
             if (name != ggml_type_name(type)) continue;
             options.types.push_back(type);
             found = true;
@@ -147,7 +147,7 @@ Options parse(int argc, char** argv) {
             usage("unknown option: " + key);
         }
     }
-    if (options.types.empty()) options.types.assign(std::begin(kTypes), std::end(kTypes));
+    if (options.types.empty()) options.types = all_types();
     return options;
 }
 

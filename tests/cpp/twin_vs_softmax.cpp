@@ -9,23 +9,23 @@
 #include <vector>
 
 #include "cuda/softmax.cuh"
-#include "score_cases.h"
-#include "scoring/row_scores.h"
-#include "scoring/score_kernel.h"
+#include "scoring/softmax.h"
+#include "scoring/softmax_score.h"
+#include "softmax_cases.h"
 
 namespace {
 
-using apex::RowScore;
-using apex::RowSums;
+using apex::SoftmaxScore;
+using apex::SoftmaxSums;
 using apex::tests::same;
 using Row = std::vector<float>;
 namespace cuda = apex::cuda;
 
-// cuda/score_rows.cu, find_top_kernel: threads stride over the row, then meet in a tree.
-RowSums find_top(const Row& row, int32_t target) {
+// cuda/softmax_rows.cu, find_top_kernel: threads stride over the row, then meet in a tree.
+SoftmaxSums find_top(const Row& row, int32_t target) {
     constexpr size_t kThreads = 512;
     std::vector<cuda::Top> tops(kThreads, cuda::no_top());
-    RowSums sums;
+    SoftmaxSums sums;
     for (size_t thread = kThreads; thread-- > 0;) {
         for (size_t i = thread; i < row.size(); i += kThreads) {
             if (!cuda::is_finite_logit(row[i])) sums.is_finite = 0;
@@ -41,11 +41,11 @@ RowSums find_top(const Row& row, int32_t target) {
     return sums;
 }
 
-// cuda/score_rows.cu, compare_kernel.
-void compare(const Row* reference, bool is_coded, RowSums* reference_sums, const Row* candidate,
-             RowSums* candidate_sums, int64_t n_vocab) {
+// cuda/softmax_rows.cu, compare_kernel.
+void compare(const Row* reference, bool is_coded, SoftmaxSums* reference_sums, const Row* candidate,
+             SoftmaxSums* candidate_sums, int64_t n_vocab) {
     cuda::Position position{};
-    position.floor = is_coded ? cuda::kCodedFloor : cuda::kNoFloor;
+    position.floor = is_coded ? apex::kCodedFloor : cuda::kNoFloor;
     if (reference != nullptr) {
         position.reference = reference->data();
         position.reference_max = is_coded ? 0.0 : reference_sums->max;
@@ -55,7 +55,7 @@ void compare(const Row* reference, bool is_coded, RowSums* reference_sums, const
         position.candidate_max = candidate_sums->max;
     }
     double lanes[3][cuda::kSoftmaxLanes] = {};
-    for (int64_t i = 0; i < cuda::whole_lanes(n_vocab); ++i) {
+    for (int64_t i = 0; i < apex::kernels::padded_lanes(n_vocab); ++i) {
         const cuda::Terms terms = cuda::terms_of(position, i, n_vocab);
         lanes[0][i % cuda::kSoftmaxLanes] += terms.weight;
         lanes[1][i % cuda::kSoftmaxLanes] += terms.difference;
@@ -77,18 +77,19 @@ class Comparison {
         candidate_.resize(reference_.size());
         apex::tests::make_rows(test, n_vocab, random_, reference_.data(), candidate_.data());
         const auto target = static_cast<int32_t>(random_() % static_cast<uint64_t>(n_vocab));
-        RowSums first = find_top(reference_, target), second = find_top(candidate_, target);
+        SoftmaxSums first = find_top(reference_, target), second = find_top(candidate_, target);
         compare(&reference_, test.is_coded, &first, &candidate_, &second, n_vocab);
-        RowScore wanted[2];
+        SoftmaxScore wanted[2];
         const float* rows[] = {candidate_.data()};
-        apex::ScoreScratch scratch;
+        apex::SoftmaxScratch scratch;
         const auto score = test.is_coded ? apex::score_rows_coded : apex::score_rows;
         score(reference_.data(), rows, 1, n_vocab, target, &wanted[0], &wanted[1], scratch);
-        const RowScore found = test.is_coded ? apex::coded_score_of(first) : apex::score_of(first);
+        const SoftmaxScore found =
+            test.is_coded ? apex::coded_score_of(first) : apex::score_of(first);
         int n_differ = same(found, wanted[0]) ? 0 : 1;
         n_differ += same(apex::score_against(first, test.is_coded, second), wanted[1]) ? 0 : 1;
 
-        RowSums alone = find_top(candidate_, target);
+        SoftmaxSums alone = find_top(candidate_, target);
         compare(nullptr, false, nullptr, &candidate_, &alone, n_vocab);
         n_differ += same(apex::score_of(alone), apex::score_row(candidate_.data(), n_vocab, target))
                         ? 0

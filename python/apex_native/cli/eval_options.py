@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from apex_native.cli.options import RUN
+from apex_native.types import CACHE_TYPES, GgmlType
 
 if TYPE_CHECKING:
     from apex_native.evaluation.divergence.text import Text
 
-__all__ = ["CacheType", "TextChoices"]
+__all__ = ["TextChoices"]
 
 TEXT = "Text"
 
+_CACHE_NAMES = {type.name.lower(): type for type in CACHE_TYPES}
 
-class CacheType(StrEnum):
-    """Types a KV cache may have."""
 
-    F32 = "f32"
-    F16 = "f16"
-    BF16 = "bf16"
-    Q8_0 = "q8_0"
-    Q5_1 = "q5_1"
-    Q5_0 = "q5_0"
-    Q4_1 = "q4_1"
-    Q4_0 = "q4_0"
-    IQ4_NL = "iq4_nl"
+def _cache_type(name: str | GgmlType) -> GgmlType:
+    if isinstance(name, GgmlType):  # the default
+        return name
+    if name.lower() not in _CACHE_NAMES:
+        raise typer.BadParameter(f"'{name}' is not one of {', '.join(_CACHE_NAMES)}.")
+    return _CACHE_NAMES[name.lower()]
+
+
+def _cache_option(name: str, text: str) -> Any:
+    return typer.Option(
+        name, parser=_cache_type, metavar=f"[{'|'.join(_CACHE_NAMES)}]", show_default="f16",
+        help=text,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,12 @@ class TextChoices:
                      help="Text that spells a special token is that token: for chat markup."),
     ] = False  # fmt: skip
     type_k: Annotated[
-        CacheType,
-        typer.Option("--type-k", help="Type of the candidates' cached keys; the reference's: f16."),
-    ] = CacheType.F16
+        GgmlType,
+        _cache_option("--type-k", "Type of the candidates' cached keys; the reference's: f16."),
+    ] = GgmlType.F16
     type_v: Annotated[
-        CacheType, typer.Option("--type-v", help="Type of the candidates' cached values.")
-    ] = CacheType.F16
+        GgmlType, _cache_option("--type-v", "Type of the candidates' cached values.")
+    ] = GgmlType.F16
     two_pass: Annotated[
         bool,
         typer.Option("--two-pass", rich_help_panel=RUN,
@@ -119,8 +122,8 @@ class TextChoices:
             "ctx": self.ctx,
             "chunks": self.chunks,
             "parse_special": self.parse_special,
-            "type_k": self.type_k.value,
-            "type_v": self.type_v.value,
+            "type_k": self.type_k,
+            "type_v": self.type_v,
             "two_pass": self.two_pass,
             "noise_chunks": self.noise_chunks,
             "router": not self.no_router,

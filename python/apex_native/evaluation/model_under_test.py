@@ -9,21 +9,19 @@ from pathlib import Path
 
 from apex_native.engine import Placement
 from apex_native.evaluation.model_source import ModelFile, ModelSource
-from apex_native.types import GgmlType
+from apex_native.types import CACHE_TYPES, GgmlType
 
-__all__ = ["CACHE_TYPES", "AnyModel", "ModelUnderTest", "cache_name", "cache_type", "names_of",
+__all__ = ["AnyModel", "ModelUnderTest", "cache_name", "cache_type", "names_of",
            "unique_name"]  # fmt: skip
-
-CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
-"""llama.cpp's (common/arg.cpp, kv_cache_types)."""
 
 
 def cache_type(name: str | GgmlType) -> GgmlType:
     """A type for keys or values of the cache; ValueError for one it cannot have."""
-    text = name.name if isinstance(name, GgmlType) else name
-    if text.lower() not in CACHE_TYPES:
-        raise ValueError(f"a KV cache cannot have type {text}; choose {', '.join(CACHE_TYPES)}")
-    return GgmlType[text.upper()]
+    type = name if isinstance(name, GgmlType) else GgmlType.__members__.get(name.upper())
+    if type not in CACHE_TYPES:
+        choice = ", ".join(t.name.lower() for t in CACHE_TYPES)
+        raise ValueError(f"a KV cache cannot have type {name}; choose {choice}")
+    return type
 
 
 def cache_name(type: GgmlType) -> str | None:

@@ -79,9 +79,15 @@ class CandidateRun:
     n_parts: int = 1
     n_chunks: int = 0
 
-    def native(self) -> tuple[Any, int, int, int, int]:
-        """The tuple the extension takes."""
-        return (self.model.native, self.type_k.id, self.type_v.id, self.n_parts, self.n_chunks)
+    def native(self) -> Any:
+        """What the extension takes."""
+        return core().Candidate(
+            model=self.model.native,
+            type_k=self.type_k.id,
+            type_v=self.type_v.id,
+            n_parts=self.n_parts,
+            n_chunks=None if self.n_chunks == 0 else max(self.n_chunks, 0),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,17 @@ class ScoreRun:
     shape: ScoreShape
     first_chunk: int = 0
     with_routes: bool = True
+
+    def lane_options(self) -> Any:
+        """How the extension is to compute the chunks."""
+        return core().LaneOptions(
+            n_ctx=self.ctx,
+            n_sequences=self.shape.n_sequences,
+            n_positions=self.shape.n_positions,
+            n_lanes=self.shape.n_lanes,
+            n_threads=self.shape.n_threads,
+            with_routes=self.with_routes,
+        )
 
 
 class Scores:
@@ -161,19 +178,19 @@ def run_scores(
 
 
 def _make_scorer(run: ScoreRun, stop: Any) -> Any:
-    reference = run.reference
     return core().Scorer(
-        reference=None if reference.model is None else reference.model.native,
-        base=reference.base,
-        hidden=reference.hidden,
-        first_chunk=run.first_chunk,
+        reference=_native_reference(run),
         candidates=[candidate.native() for candidate in run.candidates],
         tokens=np.ascontiguousarray(run.tokens, dtype=np.int32),
-        n_ctx=run.ctx,
-        n_sequences=run.shape.n_sequences,
-        n_positions=run.shape.n_positions,
-        with_routes=run.with_routes,
-        n_lanes=run.shape.n_lanes,
-        n_threads=run.shape.n_threads,
+        options=run.lane_options(),
         stop=stop,
     )
+
+
+def _native_reference(run: ScoreRun) -> Any:
+    reference = run.reference
+    if reference.model is not None:
+        return reference.model.native
+    if reference.base is not None:
+        return core().BaseReference(file=reference.base, first_chunk=run.first_chunk)
+    return reference.hidden

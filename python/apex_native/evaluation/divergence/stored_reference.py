@@ -44,12 +44,7 @@ class StoredReference:
         hidden_pass = core().HiddenPass(
             model=model.native,
             tokens=np.ascontiguousarray(run.tokens, dtype=np.int32),
-            n_ctx=run.ctx,
-            n_sequences=run.shape.n_sequences,
-            n_positions=run.shape.n_positions,
-            with_routes=run.with_routes,
-            n_lanes=run.shape.n_lanes,
-            n_threads=run.shape.n_threads,
+            options=run.lane_options(),
             folder=_folder(run, model),
             stop=stop,
         )

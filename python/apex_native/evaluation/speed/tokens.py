@@ -10,6 +10,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from apex_native._native import core, forward_log
 from apex_native.engine import Model
@@ -41,6 +42,22 @@ class SpeedSettings:
     repetitions: int = 5
     warm_up: bool = True
     beyond_context: bool = False
+
+    def native(self) -> Any:
+        """What the extension takes. ValueError for a number out of range."""
+        return core().SpeedOptions(
+            n_prompt=_count("n_prompt", self.n_prompt),
+            n_gen=_count("n_gen", self.n_gen),
+            n_depth=_count("n_depth", self.n_depth),
+            n_batch=_count("n_batch", self.n_batch, least=1),
+            n_ubatch=_count("n_ubatch", self.n_ubatch, least=1),
+            type_k=self.type_k.id,
+            type_v=self.type_v.id,
+            n_threads=_count("n_threads", self.n_threads, least=1),
+            repetitions=_count("repetitions", self.repetitions, least=1),
+            warm_up=self.warm_up,
+            beyond_context=self.beyond_context,
+        )
 
     @property
     def test(self) -> str:
@@ -123,21 +140,7 @@ def measure_speed(
     """
     stop = core().StopFlag()
     native = run_interruptible(
-        lambda: core().SpeedTest(
-            model.native,
-            n_prompt=_count("n_prompt", settings.n_prompt),
-            n_gen=_count("n_gen", settings.n_gen),
-            n_depth=_count("n_depth", settings.n_depth),
-            n_batch=_count("n_batch", settings.n_batch, least=1),
-            n_ubatch=_count("n_ubatch", settings.n_ubatch, least=1),
-            type_k=settings.type_k.id,
-            type_v=settings.type_v.id,
-            n_threads=_count("n_threads", settings.n_threads, least=1),
-            repetitions=_count("repetitions", settings.repetitions, least=1),
-            warm_up=settings.warm_up,
-            beyond_context=settings.beyond_context,
-            stop=stop,
-        ),
+        lambda: core().SpeedTest(model.native, settings.native(), stop=stop),
         stop.set,
     )
     watch = _Watch(settings.test, progress) if progress is not None else None

@@ -1,12 +1,12 @@
-// scoring/device_logits.h and core/device_memory.h on CUDA.
-#include "scoring/device_logits.h"
+// scoring/device_softmax.h and core/device_memory.h on CUDA.
+#include "scoring/device_softmax.h"
 
 #include <algorithm>
 #include <deque>
 
 #include "core/device_memory.h"
 #include "cuda/runtime.h"
-#include "cuda/score_rows.h"
+#include "cuda/softmax_rows.h"
 
 namespace apex {
 namespace cuda {
@@ -48,22 +48,23 @@ class GrowingBuffer {
     DeviceBuffer memory_;
 };
 
-class Scores final : public DeviceScores {
+class Scores final : public DeviceSoftmax {
   public:
     explicit Scores(int device) : device_(device), stream_(on_device(device)) {}
 
-    void add_up(const DeviceScoreJob& job, RowSums* sums) override {
+    void add_up(const DeviceSoftmaxJob& job, SoftmaxSums* sums) override {
         use_device(device_);
         const auto n_rows = static_cast<size_t>(job.n_rows);
         const size_t n_sources = job.candidates.size() + (job.reference == nullptr ? 0 : 1);
         if (n_rows == 0 || n_sources == 0) return;
         auto* targets = static_cast<int32_t*>(targets_.of_size(n_rows * sizeof(int32_t)));
-        auto* found = static_cast<RowSums*>(sums_.of_size(n_sources * n_rows * sizeof(RowSums)));
+        auto* found =
+            static_cast<SoftmaxSums*>(sums_.of_size(n_sources * n_rows * sizeof(SoftmaxSums)));
         copy(targets, job.targets, n_rows * sizeof(int32_t));
-        RowSums* next = found;
+        SoftmaxSums* next = found;
         n_copied_ = 0;
         const float* reference = nullptr;
-        RowSums* reference_sums = nullptr;
+        SoftmaxSums* reference_sums = nullptr;
         if (job.reference != nullptr) {
             reference = begin(job.reference, job, targets, next);
             reference_sums = next;
@@ -77,7 +78,7 @@ class Scores final : public DeviceScores {
             compare(job, reference, candidate, reference_sums, next);
             next += n_rows;
         }
-        copy(sums, found, n_sources * n_rows * sizeof(RowSums));
+        copy(sums, found, n_sources * n_rows * sizeof(SoftmaxSums));
         stream_->wait();
     }
 
@@ -92,8 +93,8 @@ class Scores final : public DeviceScores {
     }
 
     // Rows on this device, their largest entries under way.
-    const float* begin(const float* rows, const DeviceScoreJob& job, const int32_t* targets,
-                       RowSums* sums) {
+    const float* begin(const float* rows, const DeviceSoftmaxJob& job, const int32_t* targets,
+                       SoftmaxSums* sums) {
         const float* here = rows;
         if (device_of(rows) != device_) {
             if (n_copied_ == copies_.size()) copies_.emplace_back();
@@ -107,8 +108,8 @@ class Scores final : public DeviceScores {
         return here;
     }
 
-    void compare(const DeviceScoreJob& job, const float* reference, const float* candidate,
-                 RowSums* reference_sums, RowSums* candidate_sums) {
+    void compare(const DeviceSoftmaxJob& job, const float* reference, const float* candidate,
+                 SoftmaxSums* reference_sums, SoftmaxSums* candidate_sums) {
         CompareJob compare;
         compare.reference = reference;
         compare.candidate = candidate;
@@ -147,7 +148,7 @@ std::unique_ptr<DeviceRowBuffer> make_device_rows(int device, size_t bytes) {
     return std::make_unique<cuda::RowBuffer>(device, bytes);
 }
 
-std::unique_ptr<DeviceScores> make_device_scores(int device) {
+std::unique_ptr<DeviceSoftmax> make_device_softmax(int device) {
     return std::make_unique<cuda::Scores>(device);
 }
 

@@ -6,7 +6,7 @@
 #include <limits>
 #include <random>
 
-#include "scoring/score_kernel.h"
+#include "scoring/softmax.h"
 
 namespace apex::tests {
 
@@ -14,7 +14,7 @@ inline bool same_bits(double a, double b) {
     return std::memcmp(&a, &b, sizeof(a)) == 0;
 }
 
-inline bool same(const RowScore& a, const RowScore& b) {
+inline bool same(const SoftmaxScore& a, const SoftmaxScore& b) {
     if (a.is_finite != b.is_finite || a.top != b.top) return false;
     if (!a.is_finite) return true;
     return same_bits(a.nll, b.nll) && same_bits(a.kld, b.kld) &&

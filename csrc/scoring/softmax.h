@@ -9,36 +9,30 @@
 #include <cstdint>
 #include <vector>
 
+#include "scoring/softmax_score.h"
+
 namespace apex {
 
-// What one row of logits says.
-struct RowScore {
-    double nll = 0;  // -ln p(target)
-    double kld = 0;  // KL(reference || this); 0 for the reference
-    double top_probability = 0;
-    int32_t top = 0;        // the most probable token; the lowest of several
-    bool is_finite = true;  // else nothing but top is meant to be read
-};
-
 // Room for one thread's intermediate values.
-struct ScoreScratch {
+struct SoftmaxScratch {
     std::vector<double> weights;
 };
 
 // Scores the reference and n candidates at one position. target is the token that follows. A
 // candidate's kld is meaningful where both rows are finite.
 void score_rows(const float* reference, const float* const* candidates, size_t n_candidates,
-                int64_t n_vocab, int32_t target, RowScore* reference_score,
-                RowScore* candidate_scores, ScoreScratch& scratch);
+                int64_t n_vocab, int32_t target, SoftmaxScore* reference_score,
+                SoftmaxScore* candidate_scores, SoftmaxScratch& scratch);
 
 // The same where the reference is what llama-perplexity's base files hold: log-probabilities that
 // are not normalised after coding, those of -16 and less to be left out (its own definition).
 void score_rows_coded(const float* log_probabilities, const float* const* candidates,
                       size_t n_candidates, int64_t n_vocab, int32_t target,
-                      RowScore* reference_score, RowScore* candidate_scores, ScoreScratch& scratch);
+                      SoftmaxScore* reference_score, SoftmaxScore* candidate_scores,
+                      SoftmaxScratch& scratch);
 
 // One row alone: everything but kld.
-RowScore score_row(const float* logits, int64_t n_vocab, int32_t target);
+SoftmaxScore score_row(const float* logits, int64_t n_vocab, int32_t target);
 
 // max + ln(sum(exp(logits - max))).
 double log_sum_exp(const float* logits, int64_t n_vocab);

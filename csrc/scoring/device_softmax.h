@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "scoring/row_sums.h"
+#include "scoring/softmax_sums.h"
 
 namespace apex {
 
@@ -25,7 +25,7 @@ class DeviceRowBuffer {
 std::unique_ptr<DeviceRowBuffer> make_device_rows(int device, size_t bytes);
 
 // The rows of one step. Those that are not in the device's memory are copied there.
-struct DeviceScoreJob {
+struct DeviceSoftmaxJob {
     int64_t n_rows = 0;
     int64_t n_vocab = 0;
     const int32_t* targets = nullptr;  // n_rows, on the host
@@ -36,14 +36,14 @@ struct DeviceScoreJob {
 
 // Adds rows up on one GPU in the order, and with the arithmetic, of kernels/softmax.h: the sums are
 // the CPU's bit for bit. Used by one thread.
-class DeviceScores {
+class DeviceSoftmax {
   public:
-    virtual ~DeviceScores() = default;
+    virtual ~DeviceSoftmax() = default;
     // sums: n_rows of the reference, if there is one, then n_rows of each candidate. Throws
     // DeviceError.
-    virtual void add_up(const DeviceScoreJob& job, RowSums* sums) = 0;
+    virtual void add_up(const DeviceSoftmaxJob& job, SoftmaxSums* sums) = 0;
 };
 
-std::unique_ptr<DeviceScores> make_device_scores(int device);
+std::unique_ptr<DeviceSoftmax> make_device_softmax(int device);
 
 }  // namespace apex

@@ -1,6 +1,6 @@
 // Rows of logits added up: a block a row, 16 lanes that are each added up in order.
-#include "cuda/score_rows.h"
 #include "cuda/softmax.cuh"
+#include "cuda/softmax_rows.h"
 
 namespace apex::cuda {
 namespace {
@@ -21,7 +21,7 @@ __device__ Top best_of_warp(Top top) {
 }
 
 __global__ void __launch_bounds__(kTopThreads)
-    find_top_kernel(const float* rows, int64_t n_vocab, const int32_t* targets, RowSums* sums) {
+    find_top_kernel(const float* rows, int64_t n_vocab, const int32_t* targets, SoftmaxSums* sums) {
     __shared__ Top tops[kTopThreads / kWarp];
     const float* row = rows + blockIdx.x * n_vocab;
     Top top = no_top();
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kTopThreads)
     __syncthreads();
     if (threadIdx.x != 0) return;
     for (int i = 1; i < kTopThreads / kWarp; ++i) top = better(top, tops[i]);
-    RowSums& out = sums[blockIdx.x];
+    SoftmaxSums& out = sums[blockIdx.x];
     out.top = top.token == kNoToken ? 0 : top.token;
     out.max = row[out.top];
     out.target = row[targets[blockIdx.x]];
@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(kMakers + kAdders) compare_kernel(const Compar
     const int adder = static_cast<int>(threadIdx.x) - kMakers;
     const bool adds = adder >= 0 && adder < kSumsOfTile * kSoftmaxLanes;
     const int which = adds ? adder / kSoftmaxLanes : 0, lane = adder % kSoftmaxLanes;
-    const int64_t n = whole_lanes(job.n_vocab);
+    const int64_t n = kernels::padded_lanes(job.n_vocab);
     const int64_t n_tiles = (n + kTile - 1) / kTile;
     double sum = 0.0;
     for (int64_t i = 0; i <= n_tiles; ++i) {
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(kMakers + kAdders) compare_kernel(const Compar
 }  // namespace
 
 cudaError_t launch_find_top(const float* rows, int64_t n_rows, int64_t n_vocab,
-                            const int32_t* targets, RowSums* sums, cudaStream_t stream) {
+                            const int32_t* targets, SoftmaxSums* sums, cudaStream_t stream) {
     find_top_kernel<<<static_cast<unsigned>(n_rows), kTopThreads, 0, stream>>>(rows, n_vocab,
                                                                                targets, sums);
     return cudaGetLastError();

@@ -1,10 +1,10 @@
 #include "bind/arrays.h"
-#include "scoring/score_kernel.h"
+#include "scoring/softmax.h"
 
 namespace apex::bind {
 namespace {
 
-py::tuple to_tuple(const RowScore& score) {
+py::tuple to_tuple(const SoftmaxScore& score) {
     return py::make_tuple(score.nll, score.kld, score.top_probability, score.top, score.is_finite);
 }
 
@@ -22,9 +22,9 @@ py::list score(const FloatArray& reference, const FloatArray& candidates, int32_
     for (size_t i = 0; i < n_candidates; ++i) {
         rows.push_back(candidates.data() + static_cast<int64_t>(i) * n_vocab);
     }
-    RowScore first;
-    std::vector<RowScore> others(n_candidates);
-    ScoreScratch scratch;
+    SoftmaxScore first;
+    std::vector<SoftmaxScore> others(n_candidates);
+    SoftmaxScratch scratch;
     {
         const py::gil_scoped_release unlocked;
         const auto call = is_coded ? score_rows_coded : score_rows;
@@ -33,7 +33,7 @@ py::list score(const FloatArray& reference, const FloatArray& candidates, int32_
     }
     py::list result;
     result.append(to_tuple(first));
-    for (const RowScore& other : others) result.append(to_tuple(other));
+    for (const SoftmaxScore& other : others) result.append(to_tuple(other));
     return result;
 }
 
@@ -46,7 +46,7 @@ py::tuple score_alone(const FloatArray& logits, int32_t target) {
 
 }  // namespace
 
-void register_score_rows(py::module_& module) {
+void register_softmax(py::module_& module) {
     module.def("score_rows", &score, py::kw_only(), "reference"_a.noconvert(),
                "candidates"_a.noconvert(), "target"_a, "is_coded"_a = false,
                "(nll, kld, top_probability, top, is_finite) of the reference and each candidate.");

@@ -1,16 +1,16 @@
-#include "scoring/row_scores.h"
+#include "scoring/softmax_score.h"
 
 #include <cmath>
 
 namespace apex {
 namespace {
 
-double log_sum(const RowSums& row) {
+double log_sum(const SoftmaxSums& row) {
     return row.max + std::log(row.sum);
 }
 
-RowScore finish(const RowSums& row, double log_sum) {
-    RowScore score;
+SoftmaxScore finish(const SoftmaxSums& row, double log_sum) {
+    SoftmaxScore score;
     score.nll = log_sum - row.target;
     score.top_probability = std::exp(row.max - log_sum);
     score.top = row.top;
@@ -20,17 +20,18 @@ RowScore finish(const RowSums& row, double log_sum) {
 
 }  // namespace
 
-RowScore score_of(const RowSums& row) {
+SoftmaxScore score_of(const SoftmaxSums& row) {
     return finish(row, log_sum(row));
 }
 
-RowScore coded_score_of(const RowSums& row) {
+SoftmaxScore coded_score_of(const SoftmaxSums& row) {
     return finish(row, 0.0);
 }
 
-RowScore score_against(const RowSums& reference, bool is_coded, const RowSums& candidate) {
+SoftmaxScore score_against(const SoftmaxSums& reference, bool is_coded,
+                           const SoftmaxSums& candidate) {
     const double log = log_sum(candidate);
-    RowScore score = finish(candidate, log);
+    SoftmaxScore score = finish(candidate, log);
     score.kld = is_coded ? candidate.difference + reference.sum * log
                          : candidate.difference / reference.sum + (log - log_sum(reference));
     return score;

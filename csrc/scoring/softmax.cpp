@@ -1,16 +1,17 @@
-#include "scoring/score_kernel.h"
+#include "scoring/softmax.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "kernels/softmax.h"
-#include "scoring/row_scores.h"
+#include "scoring/softmax_score.h"
 
 namespace apex {
 namespace {
 
 using kernels::SoftmaxLoops;
+using kernels::whole_lanes;
 constexpr int kLanes = kernels::kSoftmaxLanes;
 
 const SoftmaxLoops& loops_in_use() {
@@ -33,12 +34,6 @@ struct Rest {
     }
 };
 
-constexpr float kNothing = -std::numeric_limits<float>::max();  // exp of it is below any sum's ulp
-
-int64_t whole_lanes(int64_t n_vocab) {
-    return n_vocab / kLanes * kLanes;
-}
-
 struct Top {
     float value;
     int32_t token;
@@ -48,10 +43,10 @@ struct Top {
 Top find_top(const float* row, int64_t n_vocab) {
     const SoftmaxLoops& loops = loops_in_use();
     const int64_t n_whole = whole_lanes(n_vocab);
-    Top top{kNothing, 0, true};
+    Top top{kNoLogit, 0, true};
     top.is_finite = loops.find_max(row, n_whole, top.value);
     if (n_whole < n_vocab) {
-        const Rest rest(row, n_whole, n_vocab, kNothing);
+        const Rest rest(row, n_whole, n_vocab, kNoLogit);
         top.is_finite &= loops.find_max(rest.values, kLanes, top.value);
     }
     const float* first = std::find(row, row + n_vocab, top.value);
@@ -82,7 +77,7 @@ struct Tiles {
                 loops.compare(x, candidate.row + offset, weights, candidate.max, n, candidate.sums,
                               candidate.differences);
             } else {
-                const Rest rest(candidate.row, n_whole, n_vocab, kNothing);
+                const Rest rest(candidate.row, n_whole, n_vocab, kNoLogit);
                 loops.compare(x, rest.values, weights, candidate.max, n, candidate.sums,
                               candidate.differences);
             }
@@ -96,14 +91,14 @@ struct Tiles {
                  std::min(kTile, n_whole - offset));
         }
         if (n_whole == n_vocab) return;
-        const Rest rest(reference.row, n_whole, n_vocab, kNothing);
+        const Rest rest(reference.row, n_whole, n_vocab, kNoLogit);
         tile(rest.values, n_whole, n_whole, n_vocab, kLanes);
     }
 };
 
-RowSums begin_sums(const float* row, int64_t n_vocab, int32_t target) {
+SoftmaxSums begin_sums(const float* row, int64_t n_vocab, int32_t target) {
     const Top top = find_top(row, n_vocab);
-    RowSums sums;
+    SoftmaxSums sums;
     sums.max = row[top.token];
     sums.target = row[target];
     sums.top = top.token;
@@ -111,11 +106,9 @@ RowSums begin_sums(const float* row, int64_t n_vocab, int32_t target) {
     return sums;
 }
 
-constexpr double kCodedFloor = -16;  // tools/perplexity/perplexity.cpp, log_softmax
-
-Tiles make_tiles(const float* reference, bool is_coded, const RowSums& reference_sums,
-                 const float* const* candidates, const std::vector<RowSums>& candidate_sums,
-                 ScoreScratch& scratch) {
+Tiles make_tiles(const float* reference, bool is_coded, const SoftmaxSums& reference_sums,
+                 const float* const* candidates, const std::vector<SoftmaxSums>& candidate_sums,
+                 SoftmaxScratch& scratch) {
     scratch.weights.resize(kTile);
     const double max = is_coded ? 0.0 : reference_sums.max;
     const double floor = is_coded ? kCodedFloor : -std::numeric_limits<double>::infinity();
@@ -128,10 +121,10 @@ Tiles make_tiles(const float* reference, bool is_coded, const RowSums& reference
 }
 
 void score(const float* reference, bool is_coded, const float* const* candidates,
-           size_t n_candidates, int64_t n_vocab, int32_t target, RowScore* reference_score,
-           RowScore* candidate_scores, ScoreScratch& scratch) {
-    RowSums first = begin_sums(reference, n_vocab, target);
-    std::vector<RowSums> others;
+           size_t n_candidates, int64_t n_vocab, int32_t target, SoftmaxScore* reference_score,
+           SoftmaxScore* candidate_scores, SoftmaxScratch& scratch) {
+    SoftmaxSums first = begin_sums(reference, n_vocab, target);
+    std::vector<SoftmaxSums> others;
     for (size_t i = 0; i < n_candidates; ++i) {
         others.push_back(begin_sums(candidates[i], n_vocab, target));
     }
@@ -152,7 +145,7 @@ double sum_exp(const float* row, double max, int64_t n_vocab) {
     double sums[kLanes] = {};
     loops.sum_exp(row, max, n_whole, sums);
     if (n_whole < n_vocab) {
-        const Rest rest(row, n_whole, n_vocab, kNothing);
+        const Rest rest(row, n_whole, n_vocab, kNoLogit);
         loops.sum_exp(rest.values, max, kLanes, sums);
     }
     return kernels::add_lanes(sums);
@@ -161,16 +154,16 @@ double sum_exp(const float* row, double max, int64_t n_vocab) {
 }  // namespace
 
 void score_rows(const float* reference, const float* const* candidates, size_t n_candidates,
-                int64_t n_vocab, int32_t target, RowScore* reference_score,
-                RowScore* candidate_scores, ScoreScratch& scratch) {
+                int64_t n_vocab, int32_t target, SoftmaxScore* reference_score,
+                SoftmaxScore* candidate_scores, SoftmaxScratch& scratch) {
     score(reference, false, candidates, n_candidates, n_vocab, target, reference_score,
           candidate_scores, scratch);
 }
 
 void score_rows_coded(const float* log_probabilities, const float* const* candidates,
                       size_t n_candidates, int64_t n_vocab, int32_t target,
-                      RowScore* reference_score, RowScore* candidate_scores,
-                      ScoreScratch& scratch) {
+                      SoftmaxScore* reference_score, SoftmaxScore* candidate_scores,
+                      SoftmaxScratch& scratch) {
     score(log_probabilities, true, candidates, n_candidates, n_vocab, target, reference_score,
           candidate_scores, scratch);
 }
@@ -180,8 +173,8 @@ double log_sum_exp(const float* logits, int64_t n_vocab) {
     return max + std::log(sum_exp(logits, max, n_vocab));
 }
 
-RowScore score_row(const float* logits, int64_t n_vocab, int32_t target) {
-    RowSums row = begin_sums(logits, n_vocab, target);
+SoftmaxScore score_row(const float* logits, int64_t n_vocab, int32_t target) {
+    SoftmaxSums row = begin_sums(logits, n_vocab, target);
     row.sum = sum_exp(logits, row.max, n_vocab);
     return score_of(row);
 }

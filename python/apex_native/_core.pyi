@@ -1,0 +1,450 @@
+# The native core: what csrc/bind defines. Private: use the package's functions.
+#
+# Types are ggml's numbers (`GgmlType.id`). Arrays must be C-contiguous and of the type given here:
+# nothing is converted. Errors are those of `apex_native.errors`; ValueError where an argument is
+# wrong. Long calls release the GIL and stop by a StopFlag.
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias, final
+
+import numpy as np
+import numpy.typing as npt
+
+_Floats: TypeAlias = npt.NDArray[np.float32]
+_Doubles: TypeAlias = npt.NDArray[np.float64]
+_Bytes: TypeAlias = npt.NDArray[np.uint8]
+_Tokens: TypeAlias = npt.NDArray[np.int32]
+_Offsets: TypeAlias = npt.NDArray[np.int64]
+_Estimate: TypeAlias = tuple[float, float]  # mean, standard error
+_SoftmaxScore: TypeAlias = tuple[float, float, float, int, bool]  # nll, kld, p of top, top, finite
+_KernelOperation: TypeAlias = str  # copy, read, to_float, ..., mat_mul, mat_mul_8, quantize
+
+# --- the build, and its log ---------------------------------------------------------------------
+
+def build_info() -> dict[str, Any]: ...
+def drain_log() -> list[tuple[int, str]]: ...
+def has_bf16_matmul() -> bool: ...
+def kernel_isa() -> str: ...
+
+# --- types ----------------------------------------------------------------------------------------
+
+n_types: int
+
+def type_traits(type: int) -> tuple[str, int, int, bool, bool] | None: ...
+def quantized_types() -> dict[int, Literal["ignored", "optional", "required"]]: ...
+def cache_types() -> list[int]: ...
+
+# --- files and rows of weights --------------------------------------------------------------------
+
+class GgufFile:
+    def __init__(self, path: str | bytes, *, with_siblings: bool = True) -> None: ...
+    @property
+    def tensors(self) -> list[tuple[str, tuple[int, ...], int, int, int, int]]: ...
+    @property
+    def key_values(self) -> dict[str, tuple[Any, int]]: ...
+    @property
+    def alignment(self) -> int: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def has_data(self) -> bool: ...
+    @property
+    def missing_data(self) -> str: ...
+    @property
+    def shard_paths(self) -> list[str]: ...
+    def encoded_pair(self, key: str) -> bytes: ...
+    def tensor_bytes(self, index: int) -> _Bytes: ...
+
+def quantize_rows(
+    weights: _Floats, type: int, imatrix: _Floats | None = None, own_kernel: bool = True
+) -> _Bytes: ...
+def dequantize_rows(stored: _Bytes, type: int, n_per_row: int) -> _Floats: ...
+def weight_statistics(
+    file: GgufFile, indices: Sequence[int], *, n_threads: int
+) -> list[tuple[int, float, float, float, float, float]]: ...
+
+class QuantizeJob:
+    def __init__(
+        self,
+        file: GgufFile,
+        tasks: Sequence[tuple[int, int, int, int, _Floats | None]],
+        *,
+        n_threads: int,
+        max_memory: int,
+        devices: Sequence[int] = (),
+        verify_rate: float = 0.0,
+    ) -> None: ...
+    def wait(self, timeout_ms: int) -> list[tuple[int, float, float]]: ...
+    def close(self) -> None: ...
+    @property
+    def finished(self) -> bool: ...
+    @property
+    def source_bytes_done(self) -> int: ...
+    @property
+    def n_threads(self) -> int: ...
+    @property
+    def device_rows(self) -> int: ...
+    @property
+    def verified_rows(self) -> int: ...
+
+def cuda_devices() -> list[dict[str, Any]]: ...
+
+# --- models ---------------------------------------------------------------------------------------
+
+class StopFlag:
+    def __init__(self) -> None: ...
+    def set(self) -> None: ...
+    @property
+    def is_set(self) -> bool: ...
+
+class Model:
+    def __init__(
+        self,
+        path: str,
+        *,
+        n_gpu_layers: int = 0,
+        devices: Sequence[str] = (),
+        main_gpu: int = 0,
+        split_mode: str = "layer",
+        tensor_split: Sequence[float] = (),
+        use_mmap: bool = True,
+        repack: bool = True,
+        load_mtp: bool = False,
+        no_alloc: bool = False,
+        vocab_only: bool = False,
+        expert_used_count: int = 0,
+        stop: StopFlag | None = None,
+    ) -> None: ...
+    def generate(
+        self,
+        prompt: _Tokens,
+        *,
+        n_predict: int,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        seed: int,
+        n_threads: int,
+        stop: StopFlag | None = None,
+    ) -> _Tokens: ...
+    def memory_use(
+        self,
+        *,
+        n_ctx: int,
+        n_batch: int,
+        n_seq_max: int,
+        n_outputs_max: int,
+        type_k: int = ...,
+        type_v: int = ...,
+    ) -> list[tuple[str, int, int, int, int]]: ...
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> _Tokens: ...
+    def detokenize(self, tokens: _Tokens) -> bytes: ...
+    def vocabulary_bytes(self) -> bytes: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def on_gpu(self) -> bool: ...
+    @property
+    def load_mtp(self) -> bool: ...
+    @property
+    def expert_used_count(self) -> int: ...
+    @property
+    def n_layers(self) -> int: ...
+    @property
+    def n_gpu_layers(self) -> int: ...
+    @property
+    def n_ctx_train(self) -> int: ...
+    @property
+    def n_embd(self) -> int: ...
+    @property
+    def n_vocab(self) -> int: ...
+    @property
+    def n_parameters(self) -> int: ...
+    @property
+    def is_recurrent(self) -> bool: ...
+    @property
+    def is_hybrid(self) -> bool: ...
+    @property
+    def has_encoder(self) -> bool: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def chat_template(self) -> str | None: ...
+    @property
+    def end_tokens(self) -> list[int]: ...
+    @property
+    def bos_token(self) -> int: ...
+    @property
+    def eos_token(self) -> int: ...
+    @property
+    def add_bos(self) -> bool: ...
+    @property
+    def add_eos(self) -> bool: ...
+
+def load_check(path: str, text: str, *, n_threads: int) -> dict[str, Any]: ...
+def upstream_quantize(
+    source: str,
+    target: str,
+    *,
+    ftype: int,
+    n_threads: int = 1,
+    pure: bool = False,
+    allow_requantize: bool = False,
+    tensor_types: Sequence[tuple[str, int]] = (),
+    imatrix: Mapping[str, Sequence[float]] = ...,
+) -> None: ...
+
+# --- calibration ----------------------------------------------------------------------------------
+
+class ImatrixRun:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_ctx: int,
+        n_batch: int,
+        n_ubatch: int,
+        n_threads: int,
+        scope: str,
+        stop: StopFlag | None = None,
+    ) -> None: ...
+    def add_chunks(self, tokens: _Tokens) -> None: ...
+    def sum_on_host_only(self) -> None: ...
+    def entries(self) -> list[tuple[str, _Doubles, npt.NDArray[np.int64], bool]]: ...
+    def restore(
+        self, weight: str, sums: _Doubles, counts: npt.NDArray[np.int64], of_mtp_block: bool
+    ) -> None: ...
+    @property
+    def n_seq(self) -> int: ...
+    @property
+    def mtp_reason(self) -> str: ...
+
+# --- scores of text -------------------------------------------------------------------------------
+
+class BaseFile:
+    def __init__(self, path: str) -> None: ...
+    @property
+    def n_ctx(self) -> int: ...
+    @property
+    def n_vocab(self) -> int: ...
+    @property
+    def n_chunks(self) -> int: ...
+    @property
+    def tokens(self) -> _Tokens: ...
+
+class LaneOptions:
+    def __init__(
+        self,
+        *,
+        n_ctx: int = 512,
+        n_sequences: int = 1,
+        n_positions: int = 512,
+        n_lanes: int = 1,
+        n_threads: int = 1,
+        with_routes: bool = False,
+    ) -> None: ...
+    @property
+    def n_ctx(self) -> int: ...
+    @property
+    def n_sequences(self) -> int: ...
+    @property
+    def n_positions(self) -> int: ...
+    @property
+    def n_lanes(self) -> int: ...
+    @property
+    def n_threads(self) -> int: ...
+    @property
+    def with_routes(self) -> bool: ...
+
+class Candidate:
+    def __init__(
+        self,
+        *,
+        model: Model,
+        type_k: int = ...,
+        type_v: int = ...,
+        n_parts: int = 1,
+        n_chunks: int | None = None,
+    ) -> None: ...
+    @property
+    def model(self) -> Model: ...
+    @property
+    def type_k(self) -> int: ...
+    @property
+    def type_v(self) -> int: ...
+    @property
+    def n_parts(self) -> int: ...
+    @property
+    def n_chunks(self) -> int | None: ...
+
+class BaseReference:
+    def __init__(self, *, file: BaseFile, first_chunk: int = 0) -> None: ...
+    @property
+    def file(self) -> BaseFile: ...
+    @property
+    def first_chunk(self) -> int: ...
+
+@final
+class HiddenStates:
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # TypeError: a HiddenPass makes them
+    def logits(self, hidden: _Floats, *, n_threads: int) -> _Floats: ...
+
+class HiddenPass:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        tokens: _Tokens,
+        options: LaneOptions,
+        folder: str = "",
+        stop: StopFlag | None = None,
+    ) -> None: ...
+    def run(self) -> None: ...
+    @property
+    def progress(self) -> float: ...
+    @property
+    def states(self) -> HiddenStates: ...
+
+class Scorer:
+    def __init__(
+        self,
+        *,
+        reference: Model | BaseReference | HiddenStates | None = None,
+        candidates: Sequence[Candidate],
+        tokens: _Tokens,
+        options: LaneOptions,
+        stop: StopFlag | None = None,
+    ) -> None: ...
+    def run(self) -> None: ...
+    def score_on_host_only(self) -> None: ...
+    def write_base(self, descriptor: int, tokens: _Tokens) -> None: ...
+    def reference_scores(self) -> dict[str, npt.NDArray[Any]]: ...
+    def candidate_scores(self, i: int) -> dict[str, npt.NDArray[Any]]: ...
+    def router_agreement(self, i: int) -> dict[int, tuple[int, int, int]]: ...
+    @property
+    def n_vocab(self) -> int: ...
+    @property
+    def n_chunks(self) -> int: ...
+    @property
+    def n_chunks_done(self) -> int: ...
+    @property
+    def progress(self) -> float: ...
+
+def score_rows(
+    *, reference: _Floats, candidates: _Floats, target: int, is_coded: bool = False
+) -> list[_SoftmaxScore]: ...
+def score_row(logits: _Floats, target: int) -> _SoftmaxScore: ...
+def compare_with_reference(
+    *,
+    reference_nll: _Doubles,
+    reference_is_finite: _Bytes,
+    nll: _Doubles,
+    kld: _Doubles,
+    is_same_top: _Bytes,
+    is_finite: _Bytes,
+    kld_fractions: Sequence[float],
+    delta_p_fractions: Sequence[float],
+) -> dict[str, Any]: ...
+def estimate(values: _Doubles) -> _Estimate: ...
+
+# --- tasks ----------------------------------------------------------------------------------------
+
+class ChoiceScorer:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_threads: int,
+        n_ubatch: int = 512,
+        type_k: int = ...,
+        type_v: int = ...,
+        n_ctx: int = 0,
+        max_state_bytes: int = ...,
+        stop: StopFlag | None = None,
+    ) -> None: ...
+    def score(
+        self,
+        tokens: _Tokens,
+        sequence_begin: _Offsets,
+        scored_begin: _Offsets,
+        task_begin: _Offsets,
+    ) -> _Doubles: ...
+    @property
+    def n_tokens_done(self) -> int: ...
+    @property
+    def n_tokens(self) -> int: ...
+    @property
+    def n_steps(self) -> int: ...
+
+def draw_uniform(n_items: int, n: int) -> list[int]: ...
+def draw_scaled(n_items: int, n: int) -> list[int]: ...
+
+# --- speed ----------------------------------------------------------------------------------------
+
+class SpeedOptions:
+    def __init__(
+        self,
+        *,
+        n_prompt: int = 512,
+        n_gen: int = 0,
+        n_depth: int = 0,
+        n_batch: int = 2048,
+        n_ubatch: int = 512,
+        type_k: int = ...,
+        type_v: int = ...,
+        n_threads: int = 1,
+        repetitions: int = 5,
+        warm_up: bool = True,
+        beyond_context: bool = False,
+    ) -> None: ...
+    @property
+    def n_prompt(self) -> int: ...
+    @property
+    def n_gen(self) -> int: ...
+    @property
+    def n_depth(self) -> int: ...
+    @property
+    def n_batch(self) -> int: ...
+    @property
+    def n_ubatch(self) -> int: ...
+    @property
+    def type_k(self) -> int: ...
+    @property
+    def type_v(self) -> int: ...
+    @property
+    def n_threads(self) -> int: ...
+    @property
+    def repetitions(self) -> int: ...
+    @property
+    def warm_up(self) -> bool: ...
+    @property
+    def beyond_context(self) -> bool: ...
+
+class SpeedTest:
+    def __init__(
+        self, model: Model, options: SpeedOptions, *, stop: StopFlag | None = None
+    ) -> None: ...
+    def run(self) -> list[int]: ...
+    @property
+    def tokens_done(self) -> int: ...
+    @property
+    def n_tokens(self) -> int: ...
+
+class KernelBench:
+    def __init__(self, device: str) -> None: ...
+    def supports(self, operation: _KernelOperation, type: int) -> bool: ...
+    def run(
+        self,
+        *,
+        operation: _KernelOperation,
+        type: int,
+        weights: _Floats,
+        imatrix: _Floats,
+        n_weights: int,
+        n_threads: int,
+        repetitions: int,
+        sample_seconds: float,
+        stop: StopFlag | None = None,
+    ) -> dict[str, Any]: ...
+
+def kernel_moved_bytes(operation: _KernelOperation, type: int) -> float: ...
