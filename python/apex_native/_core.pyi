@@ -54,20 +54,33 @@ class GgufFile:
     def shard_paths(self) -> list[str]: ...
     def encoded_pair(self, key: str) -> bytes: ...
     def tensor_bytes(self, index: int) -> _Bytes: ...
+    def stored_tensor(self, index: int) -> StoredTensor: ...
+
+class MappedFile:
+    def __init__(self, path: str | bytes) -> None: ...
+
+class StoredTensor:
+    def __init__(
+        self,
+        name: str,
+        type: int,
+        shape: Sequence[int],
+        ranges: Sequence[tuple[MappedFile, int, int, npt.NDArray[np.int32] | None]],
+    ) -> None: ...
+    def read_rows(self, first: int, n_rows: int) -> _Bytes: ...
 
 def quantize_rows(
     weights: _Floats, type: int, imatrix: _Floats | None = None, own_kernel: bool = True
 ) -> _Bytes: ...
 def dequantize_rows(stored: _Bytes, type: int, n_per_row: int) -> _Floats: ...
 def weight_statistics(
-    file: GgufFile, indices: Sequence[int], *, n_threads: int
+    tensors: Sequence[StoredTensor], *, n_threads: int
 ) -> list[tuple[int, float, float, float, float, float]]: ...
 
 class QuantizeJob:
     def __init__(
         self,
-        file: GgufFile,
-        tasks: Sequence[tuple[int, int, int, int, _Floats | None]],
+        tasks: Sequence[tuple[StoredTensor, int, int, int, _Floats | None]],
         *,
         n_threads: int,
         max_memory: int,
