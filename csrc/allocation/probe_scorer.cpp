@@ -125,15 +125,10 @@ void ProbeScorer::run(const std::vector<llama_token>& tokens,
         scores.is_same_top.resize(n_scored);
         scores.is_finite.resize(n_scored);
     }
-    std::atomic<size_t> next_lane{0};
-    WorkerGroup workers(static_cast<int>(lanes_.size()), n_chunks, [&] {
-        ProbeLane& lane = *lanes_[next_lane.fetch_add(1)];
-        lane.keep_only(candidates);
-        return [this, &lane, &tokens, &candidates](int64_t chunk) {
-            run_chunk(lane, tokens, static_cast<int32_t>(chunk), candidates);
-        };
+    for (const auto& lane : lanes_) lane->keep_only(candidates);
+    run_lanes(lanes_, n_chunks, [&](std::unique_ptr<ProbeLane>& lane, int64_t chunk) {
+        run_chunk(*lane, tokens, static_cast<int32_t>(chunk), candidates);
     });
-    workers.join();
 }
 
 void ProbeScorer::run_chunk(ProbeLane& lane, const std::vector<llama_token>& tokens, int32_t chunk,
@@ -155,11 +150,11 @@ void ProbeScorer::score(ProbeLane& lane, const std::vector<llama_token>& tokens,
     const int64_t n_vocab = lane.model().n_vocab();
     std::atomic<int32_t> next{0};
     lane.pool().run([&](int, int) {
-        ScoreScratch scratch;
+        SoftmaxScratch scratch;
         for (int32_t i = next.fetch_add(1); i < n_scored; i = next.fetch_add(1)) {
             const int64_t token = int64_t{chunk} * shape_.n_ctx + shape_.first_scored() + i;
             const float* row = lane.row(i);
-            RowScore reference, candidate;
+            SoftmaxScore reference, candidate;
             score_rows(lane.reference_row(i), &row, 1, n_vocab,
                        tokens[static_cast<size_t>(token + 1)], &reference, &candidate, scratch);
             const auto index = static_cast<size_t>(int64_t{chunk} * n_scored + i);

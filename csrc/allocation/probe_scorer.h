@@ -11,7 +11,7 @@
 #include "allocation/placed_value.h"
 #include "model/context.h"
 #include "scoring/logits_source.h"
-#include "scoring/score_kernel.h"
+#include "scoring/softmax.h"
 #include "scoring/score_step.h"
 
 namespace apex {
