@@ -163,6 +163,7 @@ class Expected:
 
     sums: dict[str, Floats]
     counts: dict[str, npt.NDArray[np.int64]]
+    moments: dict[str, Floats]
 
 
 def expected_sums(
@@ -175,11 +176,12 @@ def expected_sums(
     hidden = rms_norm(x, weights["blk.0.ffn_norm.weight"])
     logits = hidden @ w["blk.0.ffn_gate_inp.weight"].T
     chosen = np.argsort(-logits, axis=1)[:, :N_USED]
-    result = Expected({}, {})
+    result = Expected({}, {}, {})
 
     def dense(name: str, inputs: Floats) -> None:
         result.sums[name] = (inputs**2).sum(axis=0, keepdims=True)
         result.counts[name] = np.array([len(inputs)])
+        result.moments[name] = (inputs.T @ inputs)[None]
 
     for kind in "qkv":
         dense(f"blk.0.attn_{kind}.weight", attention)
@@ -191,6 +193,8 @@ def expected_sums(
     up_sums = np.zeros((N_EXPERT, N_EMBD))
     down_sums = np.zeros((N_EXPERT, N_FF))
     counts = np.zeros(N_EXPERT, np.int64)
+    up_moments = np.zeros((N_EXPERT, N_EMBD, N_EMBD))
+    down_moments = np.zeros((N_EXPERT, N_FF, N_FF))
     for expert in range(N_EXPERT):
         rows, slots = np.nonzero(chosen == expert)
         own = hidden[rows]
@@ -198,12 +202,15 @@ def expected_sums(
         active = gate / (1 + np.exp(-gate)) * (own @ w["blk.0.ffn_up_exps.weight"][expert].T)
         up_sums[expert] = (own**2).sum(axis=0)
         down_sums[expert] = (active**2).sum(axis=0)
+        up_moments[expert], down_moments[expert] = own.T @ own, active.T @ active
         counts[expert] = len(rows)
         share = shares[rows, slots][:, None]
         mixed[rows] += share * (active @ w["blk.0.ffn_down_exps.weight"][expert].T)
     for kind, sums in (("gate", up_sums), ("up", up_sums), ("down", down_sums)):
         result.sums[f"blk.0.ffn_{kind}_exps.weight"] = sums
         result.counts[f"blk.0.ffn_{kind}_exps.weight"] = counts
+        moments = down_moments if kind == "down" else up_moments
+        result.moments[f"blk.0.ffn_{kind}_exps.weight"] = moments
     dense("token_embd.weight", rms_norm(x + mixed, weights["output_norm.weight"]))
     return result
 

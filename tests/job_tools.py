@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,9 @@ import numpy.typing as npt
 import gguf_builder as build
 from apex_native._native import core
 from apex_native.gguf import GgufFile, open_gguf
+
+if TYPE_CHECKING:
+    from apex_native._core import QuantizeTask
 
 SOON = 30.0
 """Half the timeout that a call which is not woken would wait for; what is woken takes one unit of
@@ -39,9 +42,16 @@ def start(
     )
 
 
-def of_tensor(file: GgufFile, task: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The task with the tensor instead of its index."""
-    return tuple(file.native.stored_tensor(index) for index in task[:1]) + task[1:]
+def of_tensor(file: GgufFile, task: tuple[Any, ...]) -> QuantizeTask:
+    """Of (tensor's number, type, descriptor, offset, importances or None)."""
+    index, type_id, descriptor, offset, imatrix = task
+    return core().QuantizeTask(
+        file.native.stored_tensor(index),
+        type_id,
+        output_fd=descriptor,
+        output_offset=offset,
+        imatrix=imatrix,
+    )
 
 
 def finish(job: Any) -> list[tuple[int, float, float]]:

@@ -285,8 +285,10 @@ def quantize_truncated(path: str, output: str) -> None:
     file = open_gguf(path)
     os.truncate(path, Path(path).stat().st_size // 2)
     descriptor = os.open(output, os.O_RDWR | os.O_CREAT)
-    tasks = [(file.stored_tensor("t.weight"), build.Q8_0, descriptor, 0, None)]
-    job = core().QuantizeJob(tasks, n_threads=2, max_memory=2**28)
+    task = core().QuantizeTask(
+        file.stored_tensor("t.weight"), build.Q8_0, output_fd=descriptor, output_offset=0
+    )
+    job = core().QuantizeJob([task], n_threads=2, max_memory=2**28)
     while not job.finished:
         job.wait(1000)
 

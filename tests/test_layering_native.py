@@ -19,15 +19,17 @@ CSRC = ROOT / "csrc"
 MAY_INCLUDE = {
     "kernels": set[str](),
     "core": {"kernels"},
+    "moments": {"kernels", "core"},
     "model": {"kernels", "core"},
     "scoring": {"kernels", "core", "model"},
-    "calibration": {"core", "model"},
+    "calibration": {"core", "moments", "model"},
     "tasks": {"core", "model", "scoring"},
     "allocation": {"core", "model", "scoring"},
     "cuda": {"kernels", "core", "scoring", "calibration"},
     "bench": {"core", "model", "cuda"},
     "bind": {
-        "kernels", "core", "model", "scoring", "calibration", "tasks", "allocation", "bench",
+        "kernels", "core", "moments", "model", "scoring", "calibration", "tasks", "allocation",
+        "bench",
     },  # fmt: skip
 }
 """Folders from left to right, and whose headers each may see besides its own."""
@@ -35,7 +37,7 @@ MAY_INCLUDE = {
 PRIVATE_TO_LLAMA_CPP = re.compile(r"llama-(?!cpp\.h)\S*|traits\.h")
 """Headers that upstream does not install: they change without notice."""
 
-WITHOUT_LLAMA_CPP = ("kernels", "core", "cuda")
+WITHOUT_LLAMA_CPP = ("kernels", "core", "moments", "cuda")
 
 SOURCES = sorted(p for p in CSRC.rglob("*") if p.suffix in {".cpp", ".h", ".cu", ".cuh"})
 

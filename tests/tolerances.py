@@ -175,3 +175,11 @@ nats and leaves out what is below e^-16; 8e-5 relative was the largest of three 
 UPSTREAM_SAME_TOP_ATOL = 2e-3
 """Share of positions with the same most probable token: 1e-6, its print's rounding, was found;
 three of 1,530 positions may be near-ties."""
+
+MOMENT_RTOL = 2e-5
+"""Second moments against numpy in double, relative to sqrt(H_ii H_jj): the model computes in float,
+and up to 128 products are added in float before they are added in double."""
+
+FEEDBACK_COST_RTOL = 1e-5
+"""Cost that error feedback claims for a row against that of its bytes in double, relative to the
+row's signal w H w^T: sums of some hundred float products."""

@@ -2,7 +2,7 @@
 #include "bind/allocation.h"
 #include "bind/arrays.h"
 #include "bind/engine.h"
-#include "core/checks.h"
+#include "bind/types.h"
 
 namespace apex::bind {
 namespace {
@@ -22,7 +22,7 @@ Requests to_requests(const GgufFile& file, const py::list& items) {
         ValueRequest request;
         request.tensor = fields[0].cast<size_t>();
         if (request.tensor >= file.tensors().size()) throw py::index_error("no such tensor");
-        request.type = to_type(fields[1].cast<uint32_t>());
+        request.type = fields[1].cast<ggml_type>();
         const GgufTensor& entry = file.tensors()[request.tensor].entry;
         if (!fields[2].is_none()) {
             const auto values = fields[2].cast<FloatArray>();

@@ -16,16 +16,18 @@ ImatrixScope to_scope(const std::string& name) {
 
 std::shared_ptr<ImatrixRun> start(std::shared_ptr<Model> model, uint32_t n_ctx, uint32_t n_batch,
                                   uint32_t n_ubatch, int n_threads, const std::string& scope,
+                                  bool moments, const std::vector<std::string>& weights,
                                   std::shared_ptr<StopFlag> stop) {
-    const ImatrixOptions options{n_ctx, n_batch, n_ubatch, n_threads, to_scope(scope)};
+    const ImatrixOptions options{n_ctx,           n_batch, n_ubatch, n_threads,
+                                 to_scope(scope), moments, weights};
     const py::gil_scoped_release unlocked;
     return std::make_shared<ImatrixRun>(std::move(model), options, std::move(stop));
 }
 
-void add_chunks(ImatrixRun& run, const TokenArray& tokens) {
+void add_chunks(ImatrixRun& run, const TokenArray& tokens, bool in_part) {
     std::vector<llama_token> copied = to_tokens(tokens);
     const py::gil_scoped_release unlocked;
-    run.add_chunks(std::move(copied));
+    run.add_chunks(std::move(copied), in_part);
 }
 
 // [(weight, sums (matrices, n_per_row), counts (experts or 1,), of the MTP block)]
@@ -42,6 +44,48 @@ py::list entries(ImatrixRun& run) {
         }
     }
     return result;
+}
+
+InputMoments& moments_of(ImatrixRun& run) {
+    if (run.moments() == nullptr) fail<InvalidArgument>("this run collects no second moments");
+    return *run.moments();
+}
+
+// [(weights that read it, n_per_row, matrices)]
+py::list known_inputs(const ImatrixRun& run) {
+    py::list result;
+    for (const KnownInput& input : run.known_inputs()) {
+        result.append(py::make_tuple(input.weights, input.n_per_row, input.n_matrices));
+    }
+    return result;
+}
+
+// {input: (total (matrices, packed), part, counts (matrices,), part counts)}; the moments are views
+// that later chunks change.
+py::dict moments(const std::shared_ptr<ImatrixRun>& run) {
+    const py::object owner = py::cast(run);
+    py::dict result;
+    for (const auto& [input, moment] : moments_of(*run).moments()) {
+        const auto n = static_cast<py::ssize_t>(moment.counts.size());
+        const auto packed = static_cast<py::ssize_t>(moment.total.size()) / n;
+        result[py::str(input)] = py::make_tuple(SumsArray({n, packed}, moment.total.data(), owner),
+                                                SumsArray({n, packed}, moment.part.data(), owner),
+                                                CountsArray(n, moment.counts.data()),
+                                                CountsArray(n, moment.part_counts.data()));
+    }
+    return result;
+}
+
+void restore_moment(ImatrixRun& run, const std::string& input, int64_t n_per_row,
+                    const SumsArray& total, const SumsArray& part, const CountsArray& counts,
+                    const CountsArray& part_counts) {
+    InputMoment moment;
+    moment.n_per_row = n_per_row;
+    moment.total.assign(total.data(), total.data() + total.size());
+    moment.part.assign(part.data(), part.data() + part.size());
+    moment.counts.assign(counts.data(), counts.data() + counts.size());
+    moment.part_counts.assign(part_counts.data(), part_counts.data() + part_counts.size());
+    moments_of(run).restore(input, std::move(moment));
 }
 
 void restore(ImatrixRun& run, const std::string& weight, const SumsArray& sums,
@@ -61,8 +105,18 @@ void register_imatrix(py::module_& module) {
         module, "ImatrixRun", "Collects an importance matrix, group of chunks by group of chunks.",
         py::release_gil_before_calling_cpp_dtor())
         .def(py::init(&start), "model"_a, py::kw_only(), "n_ctx"_a, "n_batch"_a, "n_ubatch"_a,
-             "n_threads"_a, "scope"_a, "stop"_a = std::shared_ptr<StopFlag>{})
-        .def("add_chunks", &add_chunks, "tokens"_a.noconvert())
+             "n_threads"_a, "scope"_a, "moments"_a = false,
+             "weights"_a = std::vector<std::string>(), "stop"_a = std::shared_ptr<StopFlag>{})
+        .def("add_chunks", &add_chunks, "tokens"_a.noconvert(), "in_part"_a = false)
+        .def("known_inputs", &known_inputs)
+        .def("moments", &moments)
+        .def("moment_inputs", [](ImatrixRun& run) { return moments_of(run).inputs(); })
+        .def("restore_moment", &restore_moment, "input"_a, "n_per_row"_a, "total"_a.noconvert(),
+             "part"_a.noconvert(), "counts"_a.noconvert(), "part_counts"_a.noconvert())
+        .def("restore_input",
+             [](ImatrixRun& run, const std::string& weight, const std::string& input) {
+                 moments_of(run).restore_share(weight, input);
+             })
         .def("sum_on_host_only", &ImatrixRun::sum_on_host_only)
         .def("entries", &entries)
         .def("restore", &restore, "weight"_a, "sums"_a.noconvert(), "counts"_a.noconvert(),

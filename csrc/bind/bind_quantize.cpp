@@ -1,18 +1,52 @@
+#include <optional>
+
 #include "bind/arrays.h"
-#include "core/checks.h"
+#include "bind/types.h"
 #include "core/quantizer.h"
 
 namespace apex::bind {
 namespace {
 
-// Keeps the Python objects whose memory the workers read.
+py::dict output_errors(const OutputErrors& found) {
+    return py::dict("error"_a = found.error, "ggml_error"_a = found.ggml_error,
+                    "signal"_a = found.signal, "held_out_error"_a = found.held_out_error,
+                    "held_out_ggml_error"_a = found.held_out_ggml_error,
+                    "n_slices"_a = found.n_slices, "n_kept"_a = found.n_kept);
+}
+
+// A task, and what keeps the memory that its workers read.
+struct OwningTask {
+    QuantizeTask task;
+    std::optional<FloatArray> imatrix;
+    std::shared_ptr<RowsConverter> converter;
+};
+
+OwningTask make_task(const StoredTensor& source, ggml_type type, int output_fd,
+                     uint64_t output_offset, std::optional<FloatArray> imatrix,
+                     std::shared_ptr<RowsConverter> converter) {
+    OwningTask made;
+    made.task.source = source;
+    made.task.target_type = type;
+    made.task.output_fd = output_fd;
+    made.task.output_offset = output_offset;
+    if (imatrix) {
+        require_size(*imatrix, source.rows.n_per_row * source.rows.n_slices, "imatrix");
+        made.task.imatrix = imatrix->data();
+    }
+    made.task.converter = converter.get();
+    made.imatrix = std::move(imatrix);
+    made.converter = std::move(converter);
+    return made;
+}
+
 class QuantizeJob {
   public:
-    QuantizeJob(const py::list& tasks, int n_threads, uint64_t max_memory, std::vector<int> devices,
-                double verify_rate) {
+    QuantizeJob(std::vector<OwningTask> tasks, int n_threads, uint64_t max_memory,
+                std::vector<int> devices, double verify_rate)
+        : tasks_(std::move(tasks)) {
         std::vector<QuantizeTask> converted;
-        converted.reserve(tasks.size());
-        for (const py::handle& item : tasks) converted.push_back(to_task(item));
+        converted.reserve(tasks_.size());
+        for (const OwningTask& task : tasks_) converted.push_back(task.task);
         QuantizeOptions options;
         options.n_threads = n_threads;
         options.max_memory = max_memory;
@@ -42,6 +76,12 @@ class QuantizeJob {
         return result;
     }
 
+    py::object output_errors_of(size_t task) const {
+        if (task >= tasks_.size()) throw py::index_error("task out of range");
+        if (!tasks_[task].converter) return py::none();
+        return output_errors(tasks_[task].converter->errors());
+    }
+
     bool finished() const { return running()->finished(); }
     uint64_t source_bytes_done() const { return running()->source_bytes_done(); }
     int n_threads() const { return running()->n_threads(); }
@@ -62,31 +102,7 @@ class QuantizeJob {
         return quantizer_;
     }
 
-    QuantizeTask to_task(const py::handle& item) {
-        const auto fields = item.cast<py::tuple>();
-        QuantizeTask task;
-        task.source = fields[0].cast<const StoredTensor&>();
-        const auto type = fields[1].cast<uint32_t>();
-        if (!is_known_type(type)) fail<InvalidArgument>("ggml type number ", type, " is unknown");
-        task.target_type = static_cast<ggml_type>(type);
-        task.output_fd = fields[2].cast<int>();
-        task.output_offset = fields[3].cast<uint64_t>();
-        if (!fields[4].is_none()) task.imatrix = keep_imatrix(task, fields[4]);
-        return task;
-    }
-
-    const float* keep_imatrix(const QuantizeTask& task, const py::object& values) {
-        if (!py::isinstance<FloatArray>(values)) {
-            fail<InvalidArgument>("imatrix of '", task.source.name,
-                                  "': expected a C-contiguous float32 array");
-        }
-        const auto array = py::reinterpret_borrow<FloatArray>(values);
-        require_size(array, task.source.rows.n_per_row * task.source.rows.n_slices, "imatrix");
-        matrices_.push_back(array);
-        return array.data();
-    }
-
-    std::vector<FloatArray> matrices_;
+    std::vector<OwningTask> tasks_;
     std::shared_ptr<Quantizer> quantizer_;
 };
 
@@ -109,14 +125,22 @@ py::list list_cuda_devices() {
 }  // namespace
 
 void register_quantize(py::module_& module) {
+    py::class_<RowsConverter, std::shared_ptr<RowsConverter>>(
+        module, "RowsConverter", "How a task of a QuantizeJob is quantized.");
+    py::class_<OwningTask>(module, "QuantizeTask", "One tensor's way into an open file.")
+        .def(py::init(&make_task), "source"_a, "type"_a, py::kw_only(), "output_fd"_a,
+             "output_offset"_a, py::arg("imatrix").noconvert() = py::none(),
+             "converter"_a = std::shared_ptr<RowsConverter>{},
+             "imatrix: float32, a value for each column of each slice.");
     py::class_<QuantizeJob>(module, "QuantizeJob",
                             "Quantizes stored tensors into open files, on all cores.")
-        .def(py::init<const py::list&, int, uint64_t, std::vector<int>, double>(), "tasks"_a,
-             py::kw_only(), "n_threads"_a, "max_memory"_a, "devices"_a = std::vector<int>(),
-             "verify_rate"_a = 0.0,
-             "tasks: (StoredTensor, type number, file descriptor, offset, imatrix or None). "
+        .def(py::init<std::vector<OwningTask>, int, uint64_t, std::vector<int>, double>(),
+             "tasks"_a, py::kw_only(), "n_threads"_a, "max_memory"_a,
+             "devices"_a = std::vector<int>(), "verify_rate"_a = 0.0,
              "devices: numbers of GPUs. verify_rate: share of their rows the CPU does again.")
         .def("wait", &QuantizeJob::wait, "timeout_ms"_a)
+        .def("output_errors", &QuantizeJob::output_errors_of, "task"_a,
+             "Of a finished task; None where it has no converter.")
         .def("close", &QuantizeJob::close)
         .def_property_readonly("finished", &QuantizeJob::finished)
         .def_property_readonly("source_bytes_done", &QuantizeJob::source_bytes_done)

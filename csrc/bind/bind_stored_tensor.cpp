@@ -1,5 +1,5 @@
 #include "bind/arrays.h"
-#include "core/checks.h"
+#include "bind/types.h"
 #include "core/error.h"
 #include "core/row_source.h"
 
@@ -40,12 +40,11 @@ TensorRows rows_of_shape(const std::string& name, const std::vector<int64_t>& sh
     return rows;
 }
 
-StoredTensor make_tensor(std::string name, uint32_t type, const std::vector<int64_t>& shape,
+StoredTensor make_tensor(std::string name, ggml_type type, const std::vector<int64_t>& shape,
                          const py::list& ranges) {
-    if (!is_known_type(type)) fail<InvalidArgument>("ggml type number ", type, " is unknown");
     StoredTensor tensor;
     tensor.name = std::move(name);
-    tensor.type = static_cast<ggml_type>(type);
+    tensor.type = type;
     tensor.rows = rows_of_shape(tensor.name, shape);
     for (const py::handle& item : ranges) tensor.ranges.push_back(to_range(item));
     check_ranges(tensor);

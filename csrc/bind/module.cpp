@@ -95,6 +95,7 @@ PYBIND11_MODULE(_core, module) {
     register_rows(module);
     register_stored_tensor(module);
     register_quantize(module);
+    register_moments(module);
     register_statistics(module);
     register_model(module);
     register_engine(module);

@@ -27,5 +27,6 @@ void register_score_statistics(py::module_& module);
 void register_hidden(py::module_& module);
 void register_speed(py::module_& module);
 void register_imatrix(py::module_& module);
+void register_moments(py::module_& module);
 
 }  // namespace apex::bind

@@ -11,6 +11,7 @@ ImatrixCollector::ImatrixCollector(std::shared_ptr<ThreadPool> pool, ImatrixScop
     : scope_(scope), pool_(std::move(pool)), inputs_(*pool_), totals_(*pool_) {}
 
 bool ImatrixCollector::in_scope(const MatmulNode& node) const {
+    if (moments_ && !moments_->wanted().empty()) return moments_->wants(node.weight.name);
     if (scope_ == ImatrixScope::everything) return true;
     if (is_output_weight(node)) return false;
     if (scope_ == ImatrixScope::blocks || node.experts != nullptr) return true;
@@ -32,21 +33,30 @@ bool ImatrixCollector::wants(const ggml_tensor* node) {
         totals_.add(*matmul, *known);
         return false;
     }
-    const InputSquares* known = inputs_.find(matmul->identity);
-    if (known == nullptr) return true;
-    totals_.add(*matmul, *known);
-    return false;
+    if (matmul->weight.name == last_weight_) return true;
+    return !add_known(*matmul);
+}
+
+// False where the input has to be looked at.
+bool ImatrixCollector::add_known(const MatmulNode& node) {
+    const InputSquares* known = inputs_.find(node.identity);
+    if (known == nullptr) return false;
+    if (moments_ && !moments_->share(node.weight.name, known->weight)) return false;
+    totals_.add(node, *known);
+    return true;
 }
 
 void ImatrixCollector::compute(const MatmulNode& node) {
     check_input_layout(node);
-    if (!host_only_) {
+    if (!host_only_ && !moments_) {
         if (const std::optional<DeviceSlot> slot = device_inputs_.compute(node)) {
             totals_.add(node, *slot);
             return;
         }
     }
-    totals_.add(node, inputs_.compute(node));
+    const InputSquares& squares = inputs_.compute(node);
+    if (moments_) moments_->add(node.weight.name, squares, inputs_.rows(), *pool_);
+    totals_.add(node, squares);
 }
 
 bool ImatrixCollector::observe(ggml_tensor* node) {
@@ -56,8 +66,10 @@ bool ImatrixCollector::observe(ggml_tensor* node) {
         return false;
     }
     const std::optional<MatmulNode> matmul = as_matmul(node);
-    if (matmul) compute(*matmul);
-    return true;
+    if (!matmul) return true;
+    const bool is_last = matmul->weight.name == last_weight_;
+    if (!is_last || !add_known(*matmul)) compute(*matmul);
+    return !is_last;
 }
 
 }  // namespace apex

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "calibration/device_inputs.h"
 #include "calibration/imatrix_totals.h"
+#include "calibration/input_moments.h"
 #include "calibration/input_squares.h"
 #include "calibration/output_input.h"
 #include "model/eval_hook.h"
@@ -27,8 +29,14 @@ class ImatrixCollector : public EvalHook {
     // Graphs end where they computed this input: the output itself is not needed.
     void end_graphs_at(OutputInput end) { end_ = std::move(end); }
 
+    // Graphs end behind this weight's product.
+    void end_graphs_behind(std::string weight) { last_weight_ = std::move(weight); }
+
     // Inputs on a GPU are copied and summed on the host, to compare the two.
     void sum_on_host_only() { host_only_ = true; }
+
+    // Second moments too, computed on the host.
+    void collect_moments(std::shared_ptr<InputMoments> moments) { moments_ = std::move(moments); }
 
     bool wants(const ggml_tensor* node) override;
     bool observe(ggml_tensor* node) override;
@@ -37,6 +45,7 @@ class ImatrixCollector : public EvalHook {
 
   private:
     bool in_scope(const MatmulNode& node) const;
+    bool add_known(const MatmulNode& node);
     bool is_end(const ggml_tensor* node) const;
     void compute(const MatmulNode& node);
 
@@ -46,7 +55,9 @@ class ImatrixCollector : public EvalHook {
     InputSquaresCache inputs_;
     DeviceInputs device_inputs_;
     ImatrixTotals totals_;
+    std::shared_ptr<InputMoments> moments_;  // null: not collected
     OutputInput end_;
+    std::string last_weight_;
 };
 
 }  // namespace apex

@@ -40,17 +40,37 @@ OutputInput output_input_of(Context& context) {
     return graph == nullptr ? OutputInput{} : find_output_input(graph);
 }
 
+std::shared_ptr<InputMoments> make_moments(const ImatrixOptions& options) {
+    if (!options.moments) return nullptr;
+    return std::make_shared<InputMoments>(
+        std::set<std::string>(options.weights.begin(), options.weights.end()));
+}
+
 }  // namespace
 
 ImatrixRun::ImatrixRun(std::shared_ptr<Model> model, const ImatrixOptions& options,
                        std::shared_ptr<const StopFlag> stop)
     : options_(options),
       pool_(std::make_shared<ThreadPool>(options.n_threads)),
+      moments_(make_moments(options)),
       trunk_(pool_, options.scope),
       block_(pool_, ImatrixScope::blocks),
       context_(std::move(model), pool_, context_options(options), &trunk_, stop) {
     trunk_.end_graphs_at(output_input_of(context_));
-    if (options.scope == ImatrixScope::everything) make_mtp_block(std::move(stop));
+    if (moments_) {
+        look_at_graph();
+        trunk_.collect_moments(moments_);
+        block_.collect_moments(moments_);
+    }
+    const bool whole = options.weights.empty();
+    if (whole && options.scope == ImatrixScope::everything) make_mtp_block(std::move(stop));
+}
+
+void ImatrixRun::look_at_graph() {
+    ggml_cgraph* graph = context_.largest_graph();
+    if (graph == nullptr) return;
+    known_inputs_ = inputs_of(graph);
+    if (!moments_->wanted().empty()) trunk_.end_graphs_behind(last_of(graph, moments_->wanted()));
 }
 
 void ImatrixRun::make_mtp_block(std::shared_ptr<const StopFlag> stop) {
@@ -64,7 +84,8 @@ void ImatrixRun::make_mtp_block(std::shared_ptr<const StopFlag> stop) {
     }
 }
 
-void ImatrixRun::add_chunks(std::vector<llama_token> tokens) {
+void ImatrixRun::add_chunks(std::vector<llama_token> tokens, bool in_part) {
+    if (moments_) moments_->set_part(in_part);
     const size_t n_ctx = options_.n_ctx;
     const size_t n_chunks = tokens.size() / n_ctx;
     if (n_chunks < 1 || n_chunks > n_seq() || tokens.size() % n_ctx != 0) {

@@ -17,6 +17,9 @@ struct ImatrixOptions {
     uint32_t n_ubatch = 512;  // tokens computed at once
     int n_threads = 1;
     ImatrixScope scope = ImatrixScope::everything;
+    bool moments = false;  // second moments of inputs too
+    // Only these weights are collected, and graphs end behind the last of them; none: all.
+    std::vector<std::string> weights = {};
 };
 
 class ImatrixRun {
@@ -38,7 +41,14 @@ class ImatrixRun {
     // is taken for BOS where the vocabulary wants one. Throws InvalidArgument for another number of
     // tokens or one outside the vocabulary, what Context::decode throws, and ModelError naming the
     // weight whose input is not finite. After a throw the sums hold part of a chunk.
-    void add_chunks(std::vector<llama_token> tokens);
+    // in_part: these chunks belong to the part of the second moments that is kept beside the whole.
+    void add_chunks(std::vector<llama_token> tokens, bool in_part = false);
+
+    // The trunk's inputs and who reads them, before anything is computed.
+    const std::vector<KnownInput>& known_inputs() const { return known_inputs_; }
+
+    // Null where none are collected.
+    InputMoments* moments() const { return moments_.get(); }
 
     // What is collected of the trunk's weights, and of the MTP block's.
     ImatrixTotals& totals(bool of_mtp_block) { return (of_mtp_block ? block_ : trunk_).totals(); }
@@ -47,11 +57,14 @@ class ImatrixRun {
     const std::string& mtp_reason() const { return mtp_reason_; }
 
   private:
+    void look_at_graph();
     void make_mtp_block(std::shared_ptr<const StopFlag> stop);
     void decode_step(const std::vector<llama_token>& tokens, size_t step);
 
     ImatrixOptions options_;
     std::shared_ptr<ThreadPool> pool_;
+    std::shared_ptr<InputMoments> moments_;
+    std::vector<KnownInput> known_inputs_;
     ImatrixCollector trunk_;
     ImatrixCollector block_;
     Context context_;

@@ -68,6 +68,7 @@ const InputSquares& InputSquaresCache::compute(const MatmulNode& node) {
     InputSquares& squares = kept_[next_];
     next_ = (next_ + 1) % kKept;
     squares.identity = {};
+    squares.weight = node.weight.name;
     squares.n_per_row = node.weight.n_per_row();
     squares.counts.assign(static_cast<size_t>(node.weight.n_matrices()), 0);
     squares.sums.resize(static_cast<size_t>(node.weight.n_matrices() * node.weight.n_per_row()));

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "calibration/matmul_node.h"
@@ -13,11 +14,19 @@ namespace apex {
 // What one matrix multiplication adds to an importance matrix.
 struct InputSquares {
     InputIdentity identity;
+    std::string weight;  // that was seen to read it first
     int64_t n_per_row = 0;
     std::vector<double> sums;     // matrices x n_per_row; of those with a count only
     std::vector<int64_t> counts;  // rows each matrix was multiplied with
 
     int64_t n_matrices() const { return static_cast<int64_t>(counts.size()); }
+};
+
+// Pointers to an input's rows on the host, sorted by matrix: those of matrix i lie from first[i] to
+// first[i + 1].
+struct SortedRows {
+    const float* const* data;
+    const size_t* first;
 };
 
 // Throws ModelError naming the weight where its input has a layout that cannot be read.
@@ -33,6 +42,9 @@ class InputSquaresCache {
     // Squares and sums the input of a computed node, whose layout was checked. Throws ModelError
     // naming the weight where the input is not finite.
     const InputSquares& compute(const MatmulNode& node);
+
+    // The rows of the input computed last, as long as its graph runs.
+    SortedRows rows() const { return {rows_.data(), first_row_.data()}; }
 
     // The values of this node are about to change.
     void forget(const ggml_tensor* node);

@@ -34,7 +34,7 @@ RowUnit part(const RowUnit& unit, int64_t first, int64_t n) {
 }  // namespace
 
 bool is_for_device(const QuantizeTask& task) {
-    return !task.is_copy() &&
+    return !task.is_copy() && task.converter == nullptr &&
            device_can_convert(task.source.type, task.target_type, task.imatrix != nullptr);
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/row_source.h"
+#include "core/rows_converter.h"
 #include "ggml.h"
 
 namespace apex {
@@ -13,7 +14,8 @@ struct QuantizeTask {
     ggml_type target_type = GGML_TYPE_COUNT;  // equal to the source type: the bytes are copied
     int output_fd = -1;
     uint64_t output_offset = 0;
-    const float* imatrix = nullptr;  // n_slices * n_per_row values, or null
+    const float* imatrix = nullptr;      // n_slices * n_per_row values, or null
+    RowsConverter* converter = nullptr;  // quantizes the rows in place of quantize_rows, or null
 
     bool is_copy() const { return target_type == source.type; }
 

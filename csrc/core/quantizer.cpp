@@ -21,6 +21,9 @@ namespace {
 // Stored bytes, floats, result, floats read back: none takes more than four bytes a weight.
 constexpr uint64_t kBufferBytesPerWeight = 4 * 4;
 
+// A converter prepares whole slices; few units of a slice keep few workers waiting for that.
+constexpr int64_t kConverterWeightsPerUnit = 256 * 1024;
+
 RowUnits cut(const std::vector<QuantizeTask>& tasks, bool with_devices) {
     std::vector<TensorRows> rows;
     rows.reserve(tasks.size());
@@ -28,6 +31,8 @@ RowUnits cut(const std::vector<QuantizeTask>& tasks, bool with_devices) {
         rows.push_back(task.source.rows);
         if (with_devices && is_for_device(task)) {
             rows.back().weights_per_unit = kDeviceWeightsPerUnit;
+        } else if (task.converter != nullptr) {
+            rows.back().weights_per_unit = kConverterWeightsPerUnit;
         }
     }
     return RowUnits(std::move(rows));
@@ -186,8 +191,12 @@ void Quantizer::convert_rows(const QuantizeTask& task, const RowUnit& unit, Buff
     convert_to_float(task.source.type, buffers.stored.data(), buffers.weights.data(), n);
     require_finite(task.source, unit, buffers.weights.data());
     try {
-        quantize_rows(task.target_type, buffers.weights.data(), buffers.result.data(), unit.n_rows,
-                      n_per_row, task.slice_imatrix(unit.slice));
+        if (task.converter != nullptr) {
+            task.converter->convert(unit, buffers.weights.data(), buffers.result.data());
+        } else {
+            quantize_rows(task.target_type, buffers.weights.data(), buffers.result.data(),
+                          unit.n_rows, n_per_row, task.slice_imatrix(unit.slice));
+        }
     } catch (const QuantizeError& error) {
         fail<QuantizeError>(describe(task.source, unit), ": ", error.what());
     }

@@ -77,10 +77,24 @@ def weight_statistics(
     tensors: Sequence[StoredTensor], *, n_threads: int
 ) -> list[tuple[int, float, float, float, float, float]]: ...
 
+class RowsConverter: ...
+
+class QuantizeTask:
+    def __init__(
+        self,
+        source: StoredTensor,
+        type: int,
+        *,
+        output_fd: int,
+        output_offset: int,
+        imatrix: _Floats | None = None,
+        converter: RowsConverter | None = None,
+    ) -> None: ...
+
 class QuantizeJob:
     def __init__(
         self,
-        tasks: Sequence[tuple[StoredTensor, int, int, int, _Floats | None]],
+        tasks: Sequence[QuantizeTask],
         *,
         n_threads: int,
         max_memory: int,
@@ -88,6 +102,7 @@ class QuantizeJob:
         verify_rate: float = 0.0,
     ) -> None: ...
     def wait(self, timeout_ms: int) -> list[tuple[int, float, float]]: ...
+    def output_errors(self, task: int) -> dict[str, Any] | None: ...
     def close(self) -> None: ...
     @property
     def finished(self) -> bool: ...
@@ -101,6 +116,58 @@ class QuantizeJob:
     def verified_rows(self) -> int: ...
 
 def cuda_devices() -> list[dict[str, Any]]: ...
+
+# --- error feedback -------------------------------------------------------------------------------
+
+class Trust:
+    def __init__(self, *, shrink: float, layer_tokens: float) -> None: ...
+    @property
+    def shrink(self) -> float: ...
+    @property
+    def layer_tokens(self) -> float: ...
+
+class FeedbackOptions:
+    def __init__(
+        self,
+        *,
+        damping: float = ...,
+        trusts: Sequence[Trust] = ...,
+        sampled_rows: int = ...,
+        min_held_out: int = ...,
+        scale_radius: int = ...,
+        refine_radius: int = ...,
+        max_passes: int = ...,
+    ) -> None: ...
+    @property
+    def damping(self) -> float: ...
+    @property
+    def trusts(self) -> list[Trust]: ...
+    @property
+    def sampled_rows(self) -> int: ...
+    @property
+    def min_held_out(self) -> int: ...
+    @property
+    def scale_radius(self) -> int: ...
+    @property
+    def refine_radius(self) -> int: ...
+    @property
+    def max_passes(self) -> int: ...
+
+def feedback(
+    source: StoredTensor,
+    type: int,
+    *,
+    imatrix: _Floats | None = None,
+    total: _Floats,
+    part: _Floats,
+    counts: _Offsets,
+    part_counts: _Offsets,
+    options: FeedbackOptions = ...,
+) -> RowsConverter: ...
+def has_feedback(type: int) -> bool: ...
+def feedback_rows(
+    weights: _Floats, type: int, moment: _Doubles, *, options: FeedbackOptions = ...
+) -> tuple[_Bytes, _Floats, _Floats]: ...
 
 # --- models ---------------------------------------------------------------------------------------
 
@@ -224,9 +291,24 @@ class ImatrixRun:
         n_ubatch: int,
         n_threads: int,
         scope: str,
+        moments: bool = False,
+        weights: Sequence[str] = (),
         stop: StopFlag | None = None,
     ) -> None: ...
-    def add_chunks(self, tokens: _Tokens) -> None: ...
+    def add_chunks(self, tokens: _Tokens, in_part: bool = False) -> None: ...
+    def known_inputs(self) -> list[tuple[list[str], int, int]]: ...
+    def moments(self) -> dict[str, tuple[_Doubles, _Doubles, _Offsets, _Offsets]]: ...
+    def moment_inputs(self) -> dict[str, str]: ...
+    def restore_moment(
+        self,
+        input: str,
+        n_per_row: int,
+        total: _Doubles,
+        part: _Doubles,
+        counts: _Offsets,
+        part_counts: _Offsets,
+    ) -> None: ...
+    def restore_input(self, weight: str, input: str) -> None: ...
     def sum_on_host_only(self) -> None: ...
     def entries(self) -> list[tuple[str, _Doubles, npt.NDArray[np.int64], bool]]: ...
     def restore(
@@ -466,3 +548,40 @@ class KernelBench:
     ) -> dict[str, Any]: ...
 
 def kernel_moved_bytes(operation: _KernelOperation, type: int) -> float: ...
+
+# --- allocation -----------------------------------------------------------------------------------
+
+@final
+class TensorValue:
+    @property
+    def name(self) -> str: ...
+    @property
+    def type(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def encoded(self) -> _Bytes: ...
+    @property
+    def errors(self) -> _Doubles: ...
+
+def quantize_values(
+    file: GgufFile,
+    requests: Sequence[tuple[int, int, _Floats | None, _Bytes | None]],
+    *,
+    n_threads: int,
+    stop: StopFlag | None = None,
+) -> list[TensorValue]: ...
+
+class ProbeScorer:
+    def __init__(
+        self, models: Sequence[Model], *, n_ctx: int, n_threads: int, stop: StopFlag | None = None
+    ) -> None: ...
+    def run(
+        self, tokens: _Tokens, candidates: Sequence[tuple[Sequence[TensorValue], int]]
+    ) -> None: ...
+    @property
+    def progress(self) -> float: ...
+    @property
+    def reference_nll(self) -> _Doubles: ...
+    @property
+    def scores(self) -> list[dict[str, npt.NDArray[Any]]]: ...

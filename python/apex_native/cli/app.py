@@ -26,6 +26,7 @@ from apex_native.cli import (
 from apex_native.cli.command import Command
 from apex_native.cli.errors import CtrlCError
 from apex_native.cli.errors import report as report_error
+from apex_native.cli.hessian import with_hessian_value
 from apex_native.cli.options import examples, help_style
 from apex_native.cli.termination import heard_as_interrupt
 
@@ -63,6 +64,8 @@ class _ApexGroup(TyperGroup):
             known = ", ".join(self.commands)
             hint = f"did you mean {' or '.join(near)}?" if near else f"the verbs are {known}"
             ctx.fail(f"no such verb: {verb}; {hint}")
+        if verb == "quantize":
+            args = with_hessian_value(args)
         return super().resolve_command(ctx, args)
 
 

@@ -145,6 +145,13 @@ class ReportChoices:
             "--output", "-o", metavar="OUT", show_default="imatrix.gguf", help="File to write."
         ),
     ] = None
+    hessian: Annotated[
+        Path | None,
+        typer.Option(
+            "--hessian", metavar="OUT",
+            help="Write the second moments of all inputs too, for `quantize --hessian`: large.",
+        ),
+    ] = None  # fmt: skip
     format: Annotated[
         FormatChoice | None,
         typer.Option(
@@ -185,6 +192,7 @@ def register(app: typer.Typer) -> None:
             "apex-native imatrix model-bf16.gguf -f text.txt --min-expert-tokens 64 --chunks 400",
             "apex-native imatrix model-bf16.gguf -f text.txt --all-experts --heatmap experts.png",
             "apex-native imatrix model-bf16.gguf -f text.txt --resume",
+            "apex-native imatrix model-bf16.gguf -f text.txt --hessian hessian.gguf",
             "apex-native imatrix --in-file a.gguf --in-file b.gguf -o both.gguf",
             "apex-native imatrix --show-statistics imatrix.gguf",
         ),
@@ -239,6 +247,10 @@ def _require_consistent(
                 "reads a matrix and makes none; leave out MODEL, -f, --in-file and -o",
                 param_hint="--show-statistics",
             )
+    elif reported.hessian is not None and model is None:
+        raise typer.BadParameter(
+            "is collected from a MODEL and a text; give both", param_hint="--hessian"
+        )
     elif (model is None) != (not collected.file):
         raise UsageError("a collection takes a MODEL and a text, -f TEXT; give both")
     elif model is None and not reported.in_file:
@@ -274,6 +286,7 @@ def _make(
             placement=compute.placement,
             added=added,
             output=output,
+            hessian=reported.hessian,
             format=format.value,
             force=force,
             progress=progress,

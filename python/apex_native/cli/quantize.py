@@ -11,6 +11,7 @@ import typer
 
 from apex_native.cli.calibration_options import CalibrationChoices, matrix_path
 from apex_native.cli.compute_options import ComputeChoices
+from apex_native.cli.hessian import HessianChoices, hessian_source, require_consistent_hessian
 from apex_native.cli.options import (
     RUN,
     ForceOption,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from apex_native.gguf import GgufFile
     from apex_native.imatrix import Imatrix
     from apex_native.plan import Plan
-    from apex_native.quantization import PredictedFile, QuantizeManifest
+    from apex_native.quantization import HessianSource, PredictedFile, QuantizeManifest
 
 __all__ = ["register"]
 
@@ -144,6 +145,7 @@ def register(app: typer.Typer) -> None:
             "apex-native quantize model-bf16.gguf --tier quality",
             "apex-native quantize model-bf16.gguf --tier mini --imatrix imatrix.gguf -o mini.gguf",
             "apex-native quantize model-bf16.gguf --tier i-quality --calibration diverse",
+            "apex-native quantize model-bf16.gguf --tier mini --calibration diverse --hessian",
             "apex-native quantize model-bf16.gguf --plan plan.json -o model.gguf --check",
             "apex-native quantize model-bf16.gguf --type Q4_K_M --dry-run",
             "apex-native quantize model-bf16.gguf --tier quality --resume",
@@ -157,6 +159,7 @@ def quantize(
     choices: PlanChoices,
     run: RunChoices,
     calibration: CalibrationChoices,
+    moments: HessianChoices,
     compute: ComputeChoices,
     plan_file: Annotated[
         Path | None,
@@ -175,6 +178,7 @@ def quantize(
 
     out = Output(json_mode=json_mode, quiet=quiet)
     _require_consistent(choices, run, calibration, plan_file)
+    require_consistent_hessian(moments, calibration, plan_file)
     start_driver(run.device)
     with open_gguf(file) as source:
         collects = calibration.calibration is not None
@@ -185,7 +189,12 @@ def quantize(
         if collects:
             job = _calibrated(out, source, job, choices, run, calibration, compute)
         warn_of_findings(out, job.plan.findings)
-        manifest = _execute(out, source, job, run, compute.threads, strict=choices.strict)
+        with hessian_source(
+            out, source.path, moments, calibration, compute, run.max_memory
+        ) as hessian:
+            manifest = _execute(
+                out, source, job, run, compute.threads, hessian, strict=choices.strict
+            )
         written = manifest.findings[len(job.plan.findings) :]
         warn_of_findings(out, written)
     if job.manifest is not None:
@@ -295,6 +304,7 @@ def _execute(
     job: _Job,
     run: RunChoices,
     threads: int | None,
+    hessian: HessianSource | None,
     *,
     strict: bool,
 ) -> QuantizeManifest:
@@ -307,6 +317,7 @@ def _execute(
             job.plan,
             job.output,
             imatrix=job.imatrix,
+            hessian=hessian,
             n_threads=threads,
             max_memory=run.max_memory or DEFAULT_MAX_MEMORY,
             split_max_size=run.split_max_size,

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from apex_native.cli.hessian import output_error_table
 from apex_native.cli.output import Output, exact_size
 from apex_native.cli.tables import Column, Table
 
@@ -35,6 +36,9 @@ def show_result(
         return
     out.table(_summary(plan, manifest))
     out.text()
+    if manifest.hessian_digest is not None:
+        out.table(output_error_table(manifest))
+        out.text()
     speed = sum(row.source_type.tensor_bytes(row.shape) for row in manifest.tensors)
     resumed = f", {manifest.resumed_tensors} tensors resumed" if manifest.resumed_tensors else ""
     out.text(

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from apex_native.imatrix.all_experts import with_all_experts
 from apex_native.imatrix.calibration import calibrate
-from apex_native.imatrix.calibration_text import CalibrationText
+from apex_native.imatrix.calibration_text import CalibrationText, open_text
 from apex_native.imatrix.collect import (
     DEFAULT_BATCH,
     DEFAULT_CONTEXT,
     DEFAULT_UBATCH,
     collect_imatrix,
+    plan_collection,
 )
 from apex_native.imatrix.coverage import Coverage, RouterCoverage, expert_coverage
 from apex_native.imatrix.entries import Imatrix, ImatrixEntry
 from apex_native.imatrix.files import as_imatrix, load_imatrix, save_imatrix
 from apex_native.imatrix.heatmap import save_heatmap
+from apex_native.imatrix.hessian import Hessian, InputMoment
+from apex_native.imatrix.hessian_file import HessianFile, save_hessian
 from apex_native.imatrix.importance import Importance
+from apex_native.imatrix.layered import LayeredHessian, MomentWindow
 from apex_native.imatrix.merge import merge_imatrices
 from apex_native.imatrix.missing import MissingData, missing_data
 from apex_native.imatrix.prior import DEFAULT_PRIOR, Prior, parse_prior
@@ -39,12 +43,17 @@ __all__ = [
     "DEFAULT_UBATCH",
     "CalibrationText",
     "Coverage",
+    "Hessian",
+    "HessianFile",
     "Imatrix",
     "ImatrixEntry",
     "ImatrixProgress",
     "Importance",
+    "InputMoment",
     "LayerStatistics",
+    "LayeredHessian",
     "MissingData",
+    "MomentWindow",
     "Prior",
     "RouterCoverage",
     "TensorStatistics",
@@ -56,9 +65,12 @@ __all__ = [
     "load_imatrix",
     "merge_imatrices",
     "missing_data",
+    "open_text",
     "parse_prior",
+    "plan_collection",
     "read_text",
     "save_heatmap",
+    "save_hessian",
     "save_imatrix",
     "tensor_statistics",
     "with_all_experts",

@@ -42,6 +42,7 @@ def calibrate(
     placement: Placement | None = None,
     added: Sequence[Imatrix] = (),
     output: str | os.PathLike[str] | None = None,
+    hessian: str | os.PathLike[str] | None = None,
     format: ImatrixFormat | None = None,
     checkpoint_every: int | None = None,
     resume: bool = False,
@@ -56,7 +57,8 @@ def calibrate(
     text: a text file or several, a recipe of `apex_native.corpus`, a `Corpus`, or a
     `CalibrationText`; parse_special is of files. all_experts: one more pass with every expert
     active, kept beside the first for priors. placement: threads and GPUs. added: matrices to merge
-    the new one with. format: of output, by default what its name says. Everything else is as in
+    the new one with. format: of output, by default what its name says. hessian: a file for the
+    second moments of the inputs, of the routed pass. Everything else is as in
     `collect_imatrix`.
 
     Raises DataError and CorpusError for the text, and what `load_model` and `collect_imatrix`
@@ -80,7 +82,7 @@ def calibrate(
     where = placement or Placement()
     require_able(model, Work.CALIBRATION)
     with cancellable(cancel):
-        run = _Calibration(Path(model), chosen, where, options, progress, cancel)
+        run = _Calibration(Path(model), chosen, where, options, hessian, progress, cancel)
         own = run.both_passes(target.collected) if all_experts else run.one_pass(target.collected)
     return target.completed(own)
 
@@ -147,6 +149,7 @@ class _Calibration:
     text: Callable[[Model], CalibrationText]
     placement: Placement
     options: dict[str, Any]
+    hessian: str | os.PathLike[str] | None
     progress: Callable[[ImatrixProgress], None] | None
     cancel: threading.Event | None
 
@@ -161,6 +164,7 @@ class _Calibration:
                 dataset=text.dataset,
                 parse_special=text.parse_special,
                 output=output,
+                hessian=self.hessian if expert_used_count is None else None,
                 progress=self._progress(all_experts=expert_used_count is not None),
                 cancel=self.cancel,
                 **self.options,

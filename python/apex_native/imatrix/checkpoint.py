@@ -15,9 +15,18 @@ import numpy.typing as npt
 from apex_native.errors import ImatrixError, OutputError
 from apex_native.imatrix.files import atomic_file
 
-__all__ = ["RawEntry", "State", "checkpoint_path", "read_checkpoint", "write_checkpoint"]
+__all__ = [
+    "RawEntry",
+    "RawMoment",
+    "RawMoments",
+    "State",
+    "checkpoint_path",
+    "read_checkpoint",
+    "write_checkpoint",
+]
 
 SCHEMA_VERSION = 1
+MOMENT_FIELDS = ("total", "part", "counts", "part_counts")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,11 +43,35 @@ class RawEntry:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class RawMoment:
+    """An input's sums of products as the collector has them.
+
+    total, part: float64 (matrices, n (n + 1) / 2), lower triangles, of all chunks and of every
+    second group of them; counts, part_counts: int64 (matrices,).
+    """
+
+    n_per_row: int
+    total: npt.NDArray[np.float64]
+    part: npt.NDArray[np.float64]
+    counts: npt.NDArray[np.int64]
+    part_counts: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RawMoments:
+    """Second moments by the first weight that reads an input, and that name for every weight."""
+
+    inputs: Mapping[str, RawMoment]
+    input_of: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class State:
-    """What whole chunks gave so far."""
+    """What whole chunks gave so far; moments where they are collected too."""
 
     chunks_done: int
     entries: Sequence[RawEntry]
+    moments: RawMoments | None = None
 
 
 def checkpoint_path(output: Path) -> Path:
@@ -57,12 +90,20 @@ def write_checkpoint(path: Path, settings: Mapping[str, Any], state: State) -> N
             for entry in state.entries
         ],
     }
+    moments = {}
+    if state.moments is not None:
+        head["moments"] = [[name, m.n_per_row] for name, m in state.moments.inputs.items()]
+        head["input_of"] = dict(state.moments.input_of)
+        for i, moment in enumerate(state.moments.inputs.values()):
+            for field in MOMENT_FIELDS:
+                moments[f"{field}{i}"] = getattr(moment, field)
     with atomic_file(path) as file:
         np.savez(
             file,
             head=np.frombuffer(json.dumps(head).encode(), np.uint8),
             sums=np.concatenate([entry.sums.ravel() for entry in state.entries]),
             counts=np.concatenate([entry.counts for entry in state.entries]),
+            **moments,
         )
 
 
@@ -78,7 +119,11 @@ def read_checkpoint(path: Path, settings: Mapping[str, Any]) -> State:
             if head["schema_version"] != SCHEMA_VERSION:
                 raise ValueError
             _require_same(path, head["settings"], json.loads(json.dumps(dict(settings))))
-            return State(int(head["chunks_done"]), _entries(head, arrays["sums"], arrays["counts"]))
+            return State(
+                int(head["chunks_done"]),
+                _entries(head, arrays["sums"], arrays["counts"]),
+                _moments(head, arrays) if "moments" in head else None,
+            )
     except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
         raise ImatrixError(
             f"{path}: not a checkpoint of this version; delete it and start again"
@@ -96,6 +141,14 @@ def _require_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any])
                 f"cannot resume: {key} was {before.get(key)!r} when the collection began and is "
                 f"{value!r} now; run it as before, or delete {path} to start again"
             )
+
+
+def _moments(head: Mapping[str, Any], arrays: Mapping[str, Any]) -> RawMoments:
+    inputs = {
+        name: RawMoment(n_per_row, *(arrays[f"{field}{i}"] for field in MOMENT_FIELDS))
+        for i, (name, n_per_row) in enumerate(head["moments"])
+    }
+    return RawMoments(inputs, head["input_of"])
 
 
 def _entries(

@@ -18,10 +18,18 @@ from apex_native.imatrix.collection import Collection, CollectionPlan, Scope, re
 from apex_native.imatrix.entries import Imatrix
 from apex_native.imatrix.files import load_imatrix, save_imatrix, sealed
 from apex_native.imatrix.from_state import imatrix_from_state
+from apex_native.imatrix.hessian import Hessian
+from apex_native.imatrix.hessian_file import require_room, save_hessian
 from apex_native.imatrix.progress import ImatrixProgress
 from apex_native.requirements import Work, require_traits
 
-__all__ = ["DEFAULT_BATCH", "DEFAULT_CONTEXT", "DEFAULT_UBATCH", "collect_imatrix"]
+__all__ = [
+    "DEFAULT_BATCH",
+    "DEFAULT_CONTEXT",
+    "DEFAULT_UBATCH",
+    "collect_imatrix",
+    "plan_collection",
+]
 
 DEFAULT_CONTEXT = 512
 DEFAULT_BATCH = 2048
@@ -43,6 +51,7 @@ def collect_imatrix(
     scope: Scope = "everything",
     dataset: str = "",
     output: str | os.PathLike[str] | None = None,
+    hessian: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
     resume: bool = False,
     force: bool = False,
@@ -58,6 +67,9 @@ def collect_imatrix(
     and, where the model was loaded with it, the MTP block; "upstream" is what llama-imatrix
     collects. batch and ubatch (tokens; default 512 at once, on a GPU 2048) only matter for speed
     and, in the last digits, through the order of the model's own arithmetic.
+
+    hessian: write the second moments of all inputs there too (`HessianFile` reads them); the
+    importance matrix is their diagonal.
 
     output: write the matrix there, with a checkpoint beside it while it runs, every
     checkpoint_every chunks (default: about twice a minute); resume goes on from it, or takes a
@@ -82,13 +94,18 @@ def collect_imatrix(
         min_expert_tokens=min_expert_tokens,
         output=path,
         checkpoint_every=checkpoint_every,
+        moments=hessian is not None,
     )
     settings = plan.settings(model)
     if path is not None:
-        if resume and path.exists():
+        if resume and path.exists() and (hessian is None or Path(hessian).exists()):
             return _finished(path, settings)
         require_fresh(path, resume=resume, force=force)
+    if hessian is not None and Path(hessian).exists() and not (force or resume):
+        raise OutputError(f"{hessian} exists; choose another name or pass --force")
     with Collection(model, plan, settings) as collection:
+        if hessian is not None:
+            require_room(collection.known_inputs(), Path(hessian))
         if resume:
             collection.resume()
         state = collection.run(progress, cancel)
@@ -98,7 +115,34 @@ def collect_imatrix(
     imatrix = imatrix_from_state(
         state, chunk_size=ctx, datasets=(dataset,) if dataset else (), settings=settings
     )
+    if state.moments is not None and hessian is not None:
+        n_tokens = state.chunks_done * ctx
+        save_hessian(Hessian.from_raw(state.moments, settings, n_tokens), hessian)
     return _kept(imatrix, path)
+
+
+def plan_collection(
+    model: Model,
+    text: str | Tokens | Sequence[int],
+    *,
+    ctx: int = DEFAULT_CONTEXT,
+    batch: int = DEFAULT_BATCH,
+    max_chunks: int | None = None,
+    parse_special: bool = False,
+) -> CollectionPlan:
+    """What `collect_imatrix` would compute of a text, for `LayeredHessian`. Raises DataError."""
+    tokens = _tokens(model, text, parse_special)
+    n_chunks = _count_chunks(len(tokens), ctx, 0, max_chunks)
+    return CollectionPlan(
+        tokens=tokens[: n_chunks * ctx],
+        ctx=ctx,
+        batch=batch,
+        ubatch=_ubatch(model),
+        scope="everything",
+        min_expert_tokens=0,
+        output=None,
+        checkpoint_every=None,
+    )
 
 
 def _ubatch(model: Model) -> int:

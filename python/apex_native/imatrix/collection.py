@@ -17,6 +17,8 @@ from apex_native.errors import ApexError, Cancelled, OutputError
 from apex_native.gguf import GgufFile
 from apex_native.imatrix.checkpoint import (
     RawEntry,
+    RawMoment,
+    RawMoments,
     State,
     checkpoint_path,
     read_checkpoint,
@@ -49,6 +51,10 @@ class CollectionPlan:
     min_expert_tokens: int
     output: Path | None
     checkpoint_every: int | None
+    moments: bool = False
+    """Second moments too."""
+    weights: tuple[str, ...] = ()
+    """Of these weights only; empty: of all."""
 
     @property
     def n_chunks(self) -> int:
@@ -103,6 +109,8 @@ class Collection:
                 n_ubatch=plan.ubatch,
                 n_threads=model.n_threads,
                 scope=plan.scope,
+                moments=plan.moments,
+                weights=list(plan.weights),
                 stop=self._stop,
             ),
             self._stop.set,
@@ -136,6 +144,11 @@ class Collection:
         """Why the model's MTP block is not computed; empty where it is, or there is none."""
         return str(self._native.mtp_reason)
 
+    def known_inputs(self) -> list[tuple[list[str], int, int]]:
+        """Inputs in the graph's order: the weights that read each, n_per_row, slices."""
+        found: list[tuple[list[str], int, int]] = self._native.known_inputs()
+        return found
+
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one. Raises OutputError, ImatrixError."""
         if self._checkpoint is None or not self._checkpoint.exists():
@@ -143,6 +156,14 @@ class Collection:
         state = read_checkpoint(self._checkpoint, self._settings)
         for entry in state.entries:
             self._native.restore(entry.weight, entry.sums, entry.counts, entry.of_mtp_block)
+        if state.moments is not None:
+            for name, moment in state.moments.inputs.items():
+                self._native.restore_moment(
+                    name, moment.n_per_row, moment.total, moment.part, moment.counts,
+                    moment.part_counts,
+                )  # fmt: skip
+            for weight, name in state.moments.input_of.items():
+                self._native.restore_input(weight, name)
         self._done = self._resumed = self._saved_chunks = state.chunks_done
         self._snapshot = state
 
@@ -165,8 +186,9 @@ class Collection:
                 tick()
                 n_chunks = min(self._native.n_seq, plan.n_chunks - self._done)
                 tokens = plan.tokens[self._done * plan.ctx : (self._done + n_chunks) * plan.ctx]
+                in_part = self._done // self._native.n_seq % 2 == 1
                 run_interruptible(
-                    lambda: self._native.add_chunks(tokens),  # noqa: B023  (called here and now)
+                    lambda: self._native.add_chunks(tokens, in_part),  # noqa: B023  (called now)
                     self._stop.set,
                     tick,
                 )
@@ -183,7 +205,7 @@ class Collection:
         wanted = self._plan.min_expert_tokens
         if wanted < 1 or self._done == 0:
             return False
-        least = least_expert_tokens(self._state().entries)
+        least = least_expert_tokens(self._entries())
         return least is None or least >= wanted
 
     def _progress(self) -> ImatrixProgress:
@@ -196,8 +218,21 @@ class Collection:
         )
 
     def _state(self) -> State:
-        entries = [RawEntry(*entry) for entry in self._native.entries()]
-        return State(self._done, entries)
+        return State(self._done, self._entries(), self._moments() if self._plan.moments else None)
+
+    def _moments(self) -> RawMoments:
+        """A copy: what the native side holds goes on growing."""
+        widths = {entry.weight: entry.sums.shape[1] for entry in self._entries()}
+        return RawMoments(
+            {
+                name: RawMoment(widths[name], *(array.copy() for array in arrays))
+                for name, arrays in self._native.moments().items()
+            },
+            self._native.moment_inputs(),
+        )
+
+    def _entries(self) -> list[RawEntry]:
+        return [RawEntry(*entry) for entry in self._native.entries()]
 
     def _keep(self) -> None:
         """Copy the sums, and write them down, as often as is cheap or was asked for."""

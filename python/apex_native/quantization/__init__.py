@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from apex_native.quantization.device import DeviceUse, Gpu, list_gpus, start_driver
+from apex_native.quantization.feedback import HessianSource, OutputErrors
 from apex_native.quantization.manifest import QuantizeManifest, RoleError, TensorRecord
 from apex_native.quantization.prediction import PredictedFile, dry_run
 from apex_native.quantization.progress import Progress
@@ -14,6 +15,8 @@ __all__ = [
     "DEFAULT_MAX_MEMORY",
     "DeviceUse",
     "Gpu",
+    "HessianSource",
+    "OutputErrors",
     "PredictedFile",
     "Progress",
     "QuantizeManifest",

@@ -12,9 +12,9 @@ from apex_native.plan import FindingKind, Plan
 from apex_native.weights import WeightSource
 
 if TYPE_CHECKING:
-    from apex_native.imatrix import Imatrix
+    from apex_native.imatrix import Imatrix, Importance
 
-__all__ = ["check_inputs", "values_of"]
+__all__ = ["check_inputs", "importance_of", "values_of"]
 
 _REMEDIES = {
     FindingKind.IMATRIX_NEEDED: "pass one with `imatrix`, or collect one with `calibrate`",
@@ -84,3 +84,12 @@ def values_of(
     from apex_native.imatrix import as_imatrix
 
     return plan, as_imatrix(imatrix)
+
+
+def importance_of(source: GgufFile, plan: Plan, imatrix: Imatrix | None) -> Importance | None:
+    """The matrix as the plan says it is used: numpy is needed only where there is one."""
+    if imatrix is None:
+        return None
+    from apex_native.imatrix import Importance
+
+    return Importance(imatrix, source.facts, plan.imatrix_prior)

@@ -27,6 +27,8 @@ class FinishedTensor:
     name: str
     squared_error: float
     squared_weights: float
+    outputs: Mapping[str, Any] | None = None
+    """Errors of outputs, where second moments were used: the fields of `OutputErrors`."""
 
 
 class Journal:

@@ -13,6 +13,7 @@ from typing import Any
 from apex_native.atomic_write import write_atomically
 from apex_native.json_codec import encode
 from apex_native.plan import Finding
+from apex_native.quantization.feedback import OutputErrors
 from apex_native.types import GgmlType, Role
 
 __all__ = ["QuantizeManifest", "RoleError", "TensorRecord"]
@@ -33,6 +34,8 @@ class TensorRecord:
     nbytes: int
     squared_error: float
     squared_weights: float
+    outputs: OutputErrors | None = None
+    """Where second moments were used."""
 
     @property
     def relative_rmse(self) -> float:
@@ -75,6 +78,17 @@ class QuantizeManifest:
     verified_rows: int = 0
     findings: tuple[Finding, ...] = ()
     """What the plan's audit found, and which tensors' errors are out of proportion."""
+    hessian_digest: str | None = None
+    hessian_tokens: int = 0
+
+    def outputs_by_role(self) -> tuple[tuple[Role, OutputErrors], ...]:
+        """Errors of outputs of each role that has tensors with second moments."""
+        found = []
+        for role in Role:
+            rows = [t.outputs for t in self.tensors if t.role is role and t.outputs is not None]
+            if rows:
+                found.append((role, OutputErrors.total(rows)))
+        return tuple(found)
 
     def __repr__(self) -> str:
         more = f" and {len(self.files) - 1} more" if len(self.files) > 1 else ""
@@ -119,6 +133,7 @@ class QuantizeManifest:
             "resumed_tensors": self.resumed_tensors,
             "device_rows": self.device_rows,
             "verified_rows": self.verified_rows,
+            "hessian": self._hessian(),
             "roles": [
                 {
                     "role": row.role.value,
@@ -137,9 +152,21 @@ class QuantizeManifest:
                     "type": tensor.type.name,
                     "bytes": tensor.nbytes,
                     "relative_rmse": tensor.relative_rmse,
+                    **({"outputs": tensor.outputs.to_dict()} if tensor.outputs else {}),
                 }
                 for tensor in self.tensors
             ],
+        }
+
+    def _hessian(self) -> dict[str, Any] | None:
+        if self.hessian_digest is None:
+            return None
+        rows = self.outputs_by_role()
+        return {
+            "digest": self.hessian_digest,
+            "tokens": self.hessian_tokens,
+            "tensors": sum(tensor.outputs is not None for tensor in self.tensors),
+            "roles": [{"role": role.value, **errors.to_dict()} for role, errors in rows],
         }
 
     def to_json(self) -> str:

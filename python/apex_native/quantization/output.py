@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from apex_native.errors import OutputError
+from apex_native.errors import ApexError, OutputError
+from apex_native.gguf import GgufFile
 from apex_native.gguf_encode import encode_entry, encode_header
 from apex_native.gguf_layout import (
     FileLayout,
@@ -20,7 +21,15 @@ from apex_native.gguf_layout import (
 )
 from apex_native.plan import Plan, PlannedTensor
 
-__all__ = ["OutputShard", "journal_path", "plan_outputs", "require_disk_space", "require_fresh"]
+__all__ = [
+    "OutputShard",
+    "journal_path",
+    "model_pairs",
+    "plan_outputs",
+    "require_disk_space",
+    "require_fresh",
+    "verify_types",
+]
 
 PARTIAL_SUFFIX = ".partial"
 JOURNAL_SUFFIX = ".journal"
@@ -144,3 +153,20 @@ def require_disk_space(shards: Sequence[OutputShard], *, reserved: int = 0) -> N
             f"{folder} has {free:,} bytes free, the output needs {needed:,}; "
             "free some space or write to another disk"
         )
+
+
+def model_pairs(source: GgufFile, plan: Plan) -> list[bytes]:
+    """Key-value pairs of the output: the source's that are kept, then the plan's."""
+    replaced = {entry.key for entry in plan.metadata} | set(plan.metadata_removed)
+    return [
+        *(source.encoded_pair(key) for key in source.facts.kv_sizes if key not in replaced),
+        *(encode_entry(entry) for entry in plan.metadata),
+    ]
+
+
+def verify_types(shard: OutputShard) -> None:
+    """Raise ApexError where the written file's tensors are not those of the plan."""
+    with GgufFile(shard.partial, with_siblings=False) as written:
+        found = {tensor.name: tensor.type for tensor in written.tensors}
+    if found != {tensor.name: tensor.type for tensor in shard.tensors}:
+        raise ApexError(f"{shard.partial}: types in the written file differ from the plan")

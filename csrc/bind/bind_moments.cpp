@@ -1,0 +1,114 @@
+#include <optional>
+
+#include "bind/arrays.h"
+#include "bind/options.h"
+#include "bind/types.h"
+#include "core/quantize_rows.h"
+#include "moments/feedback_tensor.h"
+#include "moments/products.h"
+
+namespace apex::bind {
+namespace {
+
+using DoubleArray = py::array_t<double, py::array::c_style>;
+using CountsArray = py::array_t<int64_t, py::array::c_style>;
+
+// Keeps the Python objects whose memory the workers read.
+class Feedback : public FeedbackTensor {
+  public:
+    Feedback(const QuantizeTask& task, MomentSource source, FeedbackOptions options,
+             std::vector<py::object> owners)
+        : FeedbackTensor(task, std::move(source), std::move(options)), owners_(std::move(owners)) {}
+
+  private:
+    std::vector<py::object> owners_;
+};
+
+std::shared_ptr<RowsConverter> make_feedback(const StoredTensor& source, ggml_type type,
+                                             const std::optional<FloatArray>& imatrix,
+                                             const FloatArray& total, const FloatArray& part,
+                                             const CountsArray& counts,
+                                             const CountsArray& part_counts,
+                                             FeedbackOptions options) {
+    QuantizeTask task;
+    task.source = source;
+    task.target_type = type;
+    const TensorRows& rows = task.source.rows;
+    const int64_t n_slices = counts.size();
+    require_size(part_counts, n_slices, "part_counts");
+    require_size(total, n_slices * packed_size(rows.n_per_row), "total");
+    require_size(part, total.size(), "part");
+    std::vector<py::object> owners = {total, part, counts, part_counts};
+    if (imatrix) {
+        require_size(*imatrix, rows.n_per_row * rows.n_slices, "imatrix");
+        task.imatrix = imatrix->data();
+        owners.push_back(*imatrix);
+    }
+    MomentSource moments = [&] {
+        const py::gil_scoped_release unlocked;  // adds up a layer's experts
+        return MomentSource(rows.n_per_row, n_slices, total.data(), part.data(), counts.data(),
+                            part_counts.data());
+    }();
+    return std::make_shared<Feedback>(task, std::move(moments), std::move(options),
+                                      std::move(owners));
+}
+
+// (bytes (rows, row bytes), costs float32 (rows,), the damped moment float32 (n, n))
+py::tuple feedback_rows(const FloatArray& weights, ggml_type target, const DoubleArray& moment,
+                        const FeedbackOptions& options) {
+    if (weights.ndim() != 2) fail<InvalidArgument>("weights: expected shape (rows, n_per_row)");
+    const int64_t n = weights.shape(1), n_rows = weights.shape(0);
+    require_size(moment, n * n, "moment");
+    if (!has_feedback(target) || n % ggml_blck_size(target) != 0) {
+        fail<InvalidArgument>("no error feedback into ", ggml_type_name(target), " for rows of ", n);
+    }
+    const size_t size = row_bytes(target, n);
+    ByteArray result({n_rows, static_cast<int64_t>(size)});
+    FloatArray costs(n_rows), damped({n, n});
+    const float* source = weights.data();
+    uint8_t* bytes = result.mutable_data();
+    float *costs_to = costs.mutable_data(), *damped_to = damped.mutable_data();
+    {
+        const py::gil_scoped_release unlocked;
+        const FeedbackBasis basis = make_basis(moment.data(), n, options.damping);
+        const FeedbackRows rows(target, basis, options.effort);
+        std::vector<uint8_t> start(static_cast<size_t>(n_rows) * size);
+        quantize_rows(target, source, start.data(), n_rows, n, basis.importance.data());
+        rows.quantize(source, n_rows, start.data(), bytes, costs_to);
+        std::copy(basis.moment.begin(), basis.moment.end(), damped_to);
+    }
+    return py::make_tuple(result, costs, damped);
+}
+
+}  // namespace
+
+void register_moments(py::module_& module) {
+    py::class_<Trust>(module, "Trust", "How far a collected moment is trusted.")
+        .def(py::init([](double shrink, double layer_tokens) {
+                 return Trust{shrink, layer_tokens};
+             }),
+             py::kw_only(), "shrink"_a, "layer_tokens"_a)
+        .def_readonly("shrink", &Trust::shrink)
+        .def_readonly("layer_tokens", &Trust::layer_tokens);
+    OptionsClass<FeedbackOptions>(module, "FeedbackOptions", "How error feedback searches.")
+        .field("damping", &FeedbackOptions::damping)
+        .field("trusts", &FeedbackOptions::trusts)
+        .field("sampled_rows", &FeedbackOptions::sampled_rows)
+        .field("min_held_out", &FeedbackOptions::min_held_out)
+        .field("scale_radius", &FeedbackOptions::effort, &FeedbackEffort::scale_radius)
+        .field("refine_radius", &FeedbackOptions::effort, &FeedbackEffort::refine_radius)
+        .field("max_passes", &FeedbackOptions::effort, &FeedbackEffort::max_passes);
+    module.def("feedback", &make_feedback, "source"_a, "type"_a, py::kw_only(),
+               py::arg("imatrix").noconvert() = py::none(), py::arg("total").noconvert(),
+               py::arg("part").noconvert(), py::arg("counts").noconvert(),
+               py::arg("part_counts").noconvert(), "options"_a = FeedbackOptions{},
+               "Error feedback for a tensor: packed float32 moments (slices, packed) of all tokens "
+               "and of the part, int64 counts.");
+    module.def("has_feedback", &has_feedback, "type"_a,
+               "Whether error feedback has a format for the type.");
+    module.def("feedback_rows", &feedback_rows, py::arg("weights").noconvert(), "type"_a,
+               py::arg("moment").noconvert(), py::kw_only(), "options"_a = FeedbackOptions{},
+               "float32 rows quantized under a dense float64 moment; GIL released.");
+}
+
+}  // namespace apex::bind

@@ -1,0 +1,80 @@
+// Second moments of the inputs of a model's weights, collected beside an importance matrix.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "calibration/input_squares.h"
+#include "calibration/matmul_node.h"
+#include "model/thread_pool.h"
+
+namespace apex {
+
+// X^T X of an input, for each matrix of the weights that read it (expert, where routed): the lower
+// triangle, see moments/products.h. The part of every second group of chunks is kept beside the
+// whole: what one half suggests can be judged on the other.
+struct InputMoment {
+    int64_t n_per_row = 0;
+    std::vector<double> total;  // matrices x packed_size(n_per_row)
+    std::vector<double> part;
+    std::vector<int64_t> counts;  // rows of each matrix
+    std::vector<int64_t> part_counts;
+
+    int64_t n_matrices() const { return static_cast<int64_t>(counts.size()); }
+};
+
+// An input as a graph shows it before anything is computed.
+struct KnownInput {
+    std::vector<std::string> weights;  // that read it, in the graph's order
+    int64_t n_per_row = 0;
+    int64_t n_matrices = 0;
+};
+std::vector<KnownInput> inputs_of(ggml_cgraph* graph);
+
+// Which of these weights the graph reads last; empty: none, or the output, whose product never is
+// computed.
+std::string last_of(ggml_cgraph* graph, const std::set<std::string>& weights);
+
+class InputMoments {
+  public:
+    // Of these weights only; none: of all.
+    explicit InputMoments(std::set<std::string> weights) : wanted_(std::move(weights)) {}
+
+    bool wants(const std::string& weight) const {
+        return wanted_.empty() || wanted_.count(weight) != 0;
+    }
+    const std::set<std::string>& wanted() const { return wanted_; }
+
+    // What follows belongs to the part, or not.
+    void set_part(bool in_part) { in_part_ = in_part; }
+
+    // The input of a weight that was computed just now: pointers to its rows, sorted by matrix, and
+    // where each matrix's begin. The diagonal is taken from the squares.
+    void add(const std::string& weight, const InputSquares& squares, const SortedRows& rows,
+             ThreadPool& pool);
+
+    // Another weight reads the input that this one was seen to read. False where that one's moment
+    // was not wanted: the weight has to be added itself.
+    bool share(const std::string& weight, const std::string& first);
+
+    // By the name of the first weight that reads it, and that name for every weight.
+    const std::map<std::string, InputMoment>& moments() const { return moments_; }
+    const std::map<std::string, std::string>& inputs() const { return input_of_; }
+
+    // Goes on from what was collected before.
+    void restore(const std::string& input, InputMoment moment);
+    void restore_share(const std::string& weight, const std::string& input);
+
+  private:
+    InputMoment& moment_for(const std::string& input, const InputSquares& squares);
+
+    std::set<std::string> wanted_;
+    bool in_part_ = false;
+    std::map<std::string, InputMoment> moments_;
+    std::map<std::string, std::string> input_of_;
+};
+
+}  // namespace apex

@@ -1,0 +1,68 @@
+#include "moments/feedback.h"
+
+#include "core/error.h"
+#include "kernels/kernels.h"
+
+namespace apex {
+namespace feedback {
+
+#define APEX_DECLARE(isa)                                                                         \
+    namespace isa {                                                                               \
+    void quantize_scalar_rows(const ScalarFormat& format, const Search& search,                   \
+                              const float* weights, int64_t n_rows, const uint8_t* start,         \
+                              uint8_t* result, float* costs);                                     \
+    void quantize_grid_rows(const GridFormat& format, const Search& search, const float* weights, \
+                            int64_t n_rows, const uint8_t* start, uint8_t* result, float* costs); \
+    }
+APEX_DECLARE(portable)
+#if defined(APEX_FEEDBACK_X86)
+APEX_DECLARE(avx2)
+APEX_DECLARE(avx512)
+#endif
+#undef APEX_DECLARE
+
+QuantizeScalarRows scalar_rows() {
+#if defined(APEX_FEEDBACK_X86)
+    const kernels::Isa isa = kernels::best_isa();
+    if (isa == kernels::Isa::avx512) return avx512::quantize_scalar_rows;
+    if (isa == kernels::Isa::avx2) return avx2::quantize_scalar_rows;
+#endif
+    return portable::quantize_scalar_rows;
+}
+
+QuantizeGridRows grid_rows() {
+#if defined(APEX_FEEDBACK_X86)
+    const kernels::Isa isa = kernels::best_isa();
+    if (isa == kernels::Isa::avx512) return avx512::quantize_grid_rows;
+    if (isa == kernels::Isa::avx2) return avx2::quantize_grid_rows;
+#endif
+    return portable::quantize_grid_rows;
+}
+
+}  // namespace feedback
+
+bool has_feedback(ggml_type type) {
+    return scalar_format(type) != nullptr || grid_format(type) != nullptr;
+}
+
+FeedbackRows::FeedbackRows(ggml_type type, const FeedbackBasis& basis, const FeedbackEffort& effort)
+    : scalar_(scalar_format(type)), grid_(grid_format(type)), basis_(basis), effort_(effort) {
+    if (scalar_ == nullptr && grid_ == nullptr) {
+        fail<InvalidArgument>("no error feedback into ", ggml_type_name(type));
+    }
+    blocks_ = make_blocks(basis, scalar_ != nullptr ? scalar_->block : grid_->block);
+    if (grid_ != nullptr) groups_ = make_blocks(basis, 8);
+}
+
+void FeedbackRows::quantize(const float* weights, int64_t n_rows, const uint8_t* start,
+                            uint8_t* result, float* costs) const {
+    const feedback::Search search{&basis_, &blocks_, grid_ != nullptr ? &groups_ : nullptr,
+                                  effort_};
+    if (scalar_ != nullptr) {
+        feedback::scalar_rows()(*scalar_, search, weights, n_rows, start, result, costs);
+    } else {
+        feedback::grid_rows()(*grid_, search, weights, n_rows, start, result, costs);
+    }
+}
+
+}  // namespace apex

@@ -1,0 +1,204 @@
+// A group of 8 weights as grid points and signs, nearest under the metric of its second moment.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "moments/feedback_lanes.h"
+#include "moments/grid_format.h"
+
+namespace apex::feedback::APEX_FEEDBACK_ISA {
+
+constexpr int kGroup = 8;
+constexpr int kCandidates = 10;  // points that are looked at closely, of a group; half of a half
+constexpr int kMaxPoints = 1024;
+
+// The group's own metric: (target - found) metric (target - found)^T is what is minimised.
+struct FoundGroup {
+    GridGroup group;
+    float levels[kGroup];  // with signs
+};
+
+inline float quadratic(const float* metric, const float* x) {
+    float sum = 0;
+    for (int i = 0; i < kGroup; ++i) {
+        float row = 0;
+        for (int j = 0; j < kGroup; ++j) row += metric[i * kGroup + j] * x[j];
+        sum += row * x[i];
+    }
+    return sum;
+}
+
+// Signs of given magnitudes, flipped one by one (in pairs where their number has to stay even) for
+// as long as that helps.
+class SignSearch {
+  public:
+    SignSearch(const float* metric, const float* target, float scale, const float* magnitudes)
+        : metric_(metric), scale_(scale), magnitudes_(magnitudes) {
+        for (int i = 0; i < kGroup; ++i) {
+            if (target[i] * scale < 0) signs_ |= 1 << i;
+            error_[i] = target[i] - scale * signed_level(i);
+        }
+        for (int i = 0; i < kGroup; ++i) {
+            slope_[i] = 0;
+            for (int j = 0; j < kGroup; ++j) slope_[i] += metric[i * kGroup + j] * error_[j];
+        }
+    }
+
+    float run(bool even) {
+        if (even) {
+            if (is_odd()) flip(cheapest());
+            for (int turn = 0; turn < 3 && flip_a_pair(); ++turn) continue;
+        } else {
+            for (int turn = 0; turn < 4; ++turn) {
+                const int i = cheapest();
+                if (gain(i) >= -1e-12f) break;
+                flip(i);
+            }
+        }
+        float cost = 0;
+        for (int i = 0; i < kGroup; ++i) cost += error_[i] * slope_[i];
+        return cost;
+    }
+
+    int signs() const { return signs_; }
+    float signed_level(int i) const { return (signs_ >> i & 1) ? -magnitudes_[i] : magnitudes_[i]; }
+
+  private:
+    bool is_odd() const { return __builtin_popcount(static_cast<unsigned>(signs_)) & 1; }
+    float step(int i) const { return 2.0f * scale_ * signed_level(i); }
+    float gain(int i) const {
+        const float x = step(i);
+        return 2.0f * x * slope_[i] + x * x * metric_[i * (kGroup + 1)];
+    }
+    int cheapest() const {
+        int best = 0;
+        for (int i = 1; i < kGroup; ++i) {
+            if (gain(i) < gain(best)) best = i;
+        }
+        return best;
+    }
+    void flip(int i) {
+        const float x = step(i);
+        signs_ ^= 1 << i;
+        error_[i] += x;
+        for (int j = 0; j < kGroup; ++j) slope_[j] += metric_[j * kGroup + i] * x;
+    }
+    bool flip_a_pair() {
+        int first = -1, second = -1;
+        float least = -1e-12f;
+        for (int i = 0; i < kGroup; ++i) {
+            for (int j = i + 1; j < kGroup; ++j) {
+                const float both =
+                    gain(i) + gain(j) + 2.0f * metric_[i * kGroup + j] * step(i) * step(j);
+                if (both >= least) continue;
+                least = both;
+                first = i;
+                second = j;
+            }
+        }
+        if (first < 0) return false;
+        flip(first);
+        flip(second);
+        return true;
+    }
+
+    const float* metric_;
+    float scale_;
+    const float* magnitudes_;
+    int signs_ = 0;
+    float error_[kGroup];
+    float slope_[kGroup];
+};
+
+// The points with the least sum of squares on the metric's diagonal, best first.
+class Candidates {
+  public:
+    Candidates(const GridFormat& format, const float* metric, const float* target, float scale,
+               int first, int wanted)
+        : wanted_(wanted) {
+        const float size = scale < 0 ? -scale : scale;
+        float costs[kMaxPoints];
+        const int n = format.n_points;
+        for (int p = 0; p < n; p += kLanes) {
+            Lanes cost = all(0.0f);
+            for (int i = 0; i < format.point; ++i) {
+                const float weight = metric[(first + i) * (kGroup + 1)];
+                const float wish = target[first + i] < 0 ? -target[first + i] : target[first + i];
+                const float square = weight * size * size, linear = 2.0f * weight * size * wish;
+                Lanes level;
+                std::memcpy(&level, format.columns + i * n + p, sizeof(level));
+                cost += level * (square * level - linear);
+            }
+            std::memcpy(costs + p, &cost, sizeof(cost));
+        }
+        for (int p = 0; p < n; ++p) {
+            if (n_ < wanted_ || costs[p] < costs_[n_ - 1]) insert(p, costs[p]);
+        }
+    }
+
+    int size() const { return n_; }
+    int operator[](int i) const { return points_[i]; }
+
+  private:
+    void insert(int point, float cost) {
+        int at = n_ < wanted_ ? n_++ : wanted_ - 1;
+        for (; at > 0 && costs_[at - 1] > cost; --at) {
+            costs_[at] = costs_[at - 1];
+            points_[at] = points_[at - 1];
+        }
+        costs_[at] = cost;
+        points_[at] = point;
+    }
+
+    int wanted_, n_ = 0;
+    int points_[kCandidates];
+    float costs_[kCandidates];
+};
+
+inline void consider(const GridFormat& format, const float* metric, const float* target,
+                     float scale, int first, int second, float& best, FoundGroup& found) {
+    float magnitudes[kGroup];
+    const size_t point = static_cast<size_t>(format.point);
+    std::memcpy(magnitudes, format.levels + static_cast<size_t>(first) * point,
+                point * sizeof(float));
+    if (format.point < kGroup) {
+        std::memcpy(magnitudes + point, format.levels + static_cast<size_t>(second) * point,
+                    point * sizeof(float));
+    }
+    SignSearch search(metric, target, scale, magnitudes);
+    const float cost = search.run(format.even_signs);
+    if (!(cost < best)) return;
+    best = cost;
+    found.group.first = first;
+    found.group.second = second;
+    found.group.signs = search.signs();
+    for (int i = 0; i < kGroup; ++i) found.levels[i] = search.signed_level(i);
+}
+
+// Returns the cost of what was found.
+inline float nearest_group(const GridFormat& format, const float* metric, const float* target,
+                           float scale, FoundGroup& found) {
+    float best = 3e38f;
+    if (scale == 0) {
+        consider(format, metric, target, scale, 0, 0, best, found);
+        return quadratic(metric, target);
+    }
+    if (format.point == kGroup) {
+        const Candidates points(format, metric, target, scale, 0, kCandidates);
+        for (int i = 0; i < points.size(); ++i) {
+            consider(format, metric, target, scale, points[i], 0, best, found);
+        }
+        return best;
+    }
+    const Candidates left(format, metric, target, scale, 0, kCandidates / 2);
+    const Candidates right(format, metric, target, scale, 4, kCandidates / 2);
+    for (int i = 0; i < left.size(); ++i) {
+        for (int j = 0; j < right.size(); ++j) {
+            consider(format, metric, target, scale, left[i], right[j], best, found);
+        }
+    }
+    return best;
+}
+
+}  // namespace apex::feedback::APEX_FEEDBACK_ISA

@@ -1,0 +1,436 @@
+// No std templates of plain types here: a symbol that the builds for two instruction sets share
+// would let the linker put one's code on the other's path. Lanes are a type of their own in each.
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "moments/feedback.h"
+#include "moments/scalar_block.h"
+
+namespace apex::feedback::APEX_FEEDBACK_ISA {
+namespace {
+
+// Step between the scales that are tried where a type has no integer scales.
+constexpr float kScaleStep = 0.03f;
+
+// A change has to be worth this share of a block's cost.
+constexpr float kWorthwhile = 0.9999f;
+
+int code_of(float level) {
+    int code = 0;
+    while (code < 15 && kCodeBook[code] < level) ++code;
+    return code;
+}
+
+Lanes to_half(Lanes value) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+        value[lane] = ggml_fp16_to_fp32(ggml_fp32_to_fp16(value[lane]));
+    }
+    return value;
+}
+
+// As many rows as there are lanes, and what has been found for them.
+template <int kBlock>
+class RowGroup {
+  public:
+    RowGroup(const ScalarFormat& format, const Search& search)
+        : format_(format),
+          search_(search),
+          n_(static_cast<int>(search.basis->n)),
+          n_blocks_(n_ / kBlock),
+          n_supers_(n_ / format.super_block()) {
+        weights_.resize(size(n_));
+        work_.resize(size(n_));
+        levels_.resize(size(n_));
+        gradient_.resize(size(n_));
+        product_.resize(size(n_));
+        minima_product_.resize(size(n_));
+        s_.resize(size(n_blocks_));
+        m_.resize(size(n_blocks_));
+        d_.resize(size(n_supers_));
+        dm_.resize(size(n_supers_));
+    }
+
+    void read(const float* weights, int n_rows, const uint8_t* start, size_t row_bytes);
+    void feed_forward();
+    void refine();
+    Lanes cost();
+    void write(int lane, uint8_t* result) const;
+
+  private:
+    static size_t size(int n) { return static_cast<size_t>(n); }
+    int super_of(int block) const { return block / format_.n_blocks; }
+    Lanes scale(int block) const { return d_[size(super_of(block))] * s_[size(block)]; }
+    Lanes minimum(int block) const { return dm_[size(super_of(block))] * m_[size(block)]; }
+    Lanes restored(int column) const {
+        const int block = column / kBlock;
+        return scale(block) * levels_[size(column)] - minimum(block);
+    }
+    const float* block_root(int block) const {
+        return search_.blocks->root.data() + block * kBlock * kBlock;
+    }
+    const float* moment_row(int column) const {
+        return search_.basis->moment.data() + static_cast<int64_t>(column) * n_;
+    }
+
+    struct Choice {
+        Lanes cost, d, s, m;
+        Lanes levels[kBlock];
+    };
+    void choose(int block, const float* root, const float* pivots, const Lanes* target, int radius,
+                bool both_signs, Choice& best) const;
+    void try_scale(const float* root, const float* pivots, const Lanes* target, Lanes d, Lanes s,
+                   Lanes dm, Lanes m, Choice& best) const;
+    void take(int block, const Choice& choice);
+    void take_present(int block, Choice& choice) const;
+    void pivots_of(const float* root, int stride, float* pivots) const;
+    bool refine_block(int block);
+    bool refine_levels(int block, Lanes* old, Lanes* gradient);
+    bool spread(int block, const Lanes* change, const Lanes* gradient);
+    void refit(int super);
+    void multiply(int super, const Lanes* values, Lanes* product) const;
+    void set_gradient();
+
+    const ScalarFormat& format_;
+    const Search& search_;
+    int n_, n_blocks_, n_supers_;
+    std::vector<Lanes> weights_, work_, levels_, gradient_, product_, minima_product_;
+    std::vector<Lanes> s_, m_, d_, dm_;
+};
+
+template <int kBlock>
+void RowGroup<kBlock>::read(const float* weights, int n_rows, const uint8_t* start,
+                            size_t row_bytes) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+        const int row = lane < n_rows ? lane : n_rows - 1;
+        for (int i = 0; i < n_; ++i) weights_[size(i)][lane] = weights[int64_t{row} * n_ + i];
+        const uint8_t* stored = start + size(row) * row_bytes;
+        for (int super = 0; super < n_supers_; ++super) {
+            ScalarBlock block;
+            read_scales(format_, stored + size(super) * ggml_type_size(format_.type), block);
+            d_[size(super)][lane] = block.d;
+            dm_[size(super)][lane] = block.dm;
+            for (int i = 0; i < format_.n_blocks; ++i) {
+                s_[size(super * format_.n_blocks + i)][lane] = static_cast<float>(block.s[i]);
+                m_[size(super * format_.n_blocks + i)][lane] = static_cast<float>(block.m[i]);
+            }
+        }
+    }
+}
+
+template <int kBlock>
+void RowGroup<kBlock>::pivots_of(const float* root, int stride, float* pivots) const {
+    for (int j = 0; j < kBlock; ++j) pivots[j] = 1.0f / root[j * stride + j];
+}
+
+template <int kBlock>
+void RowGroup<kBlock>::try_scale(const float* root, const float* pivots, const Lanes* target,
+                                 Lanes d, Lanes s, Lanes dm, Lanes m, Choice& best) const {
+    Lanes weights[kBlock], levels[kBlock];
+    std::memcpy(weights, target, sizeof(weights));
+    const Lanes cost =
+        quantize_block<kBlock>(format_, root, pivots, weights, d * s, dm * m, levels, nullptr);
+    const Mask better = cost < best.cost;
+    if (!any(better)) return;
+    best.cost = pick(better, cost, best.cost);
+    best.d = pick(better, d, best.d);
+    best.s = pick(better, s, best.s);
+    best.m = pick(better, m, best.m);
+    for (int j = 0; j < kBlock; ++j) best.levels[j] = pick(better, levels[j], best.levels[j]);
+}
+
+// The best scale (and minimum) near the block's present one for these targets.
+template <int kBlock>
+void RowGroup<kBlock>::choose(int block, const float* root, const float* pivots,
+                              const Lanes* target, int radius, bool both_signs,
+                              Choice& best) const {
+    const Lanes d = d_[size(super_of(block))], dm = dm_[size(super_of(block))];
+    const Lanes s = s_[size(block)], m = m_[size(block)];
+    for (int sign = 0; sign < (both_signs ? 2 : 1); ++sign) {
+        for (int step = -radius; step <= radius; ++step) {
+            if (!format_.has_integers) {
+                const float factor = 1.0f + kScaleStep * static_cast<float>(step);
+                try_scale(root, pivots, target, to_half(d * (sign ? -factor : factor)), s, dm, m,
+                          best);
+                continue;
+            }
+            const Lanes tried =
+                clamp((sign ? -s : s) + static_cast<float>(step),
+                      static_cast<float>(format_.min_scale), static_cast<float>(format_.max_scale));
+            const int m_radius = format_.has_minimum ? radius : 0;
+            for (int m_step = -m_radius; m_step <= m_radius; ++m_step) {
+                const Lanes tried_m = clamp(m + static_cast<float>(m_step), 0.0f,
+                                            static_cast<float>(format_.max_minimum));
+                try_scale(root, pivots, target, d, tried, dm, tried_m, best);
+            }
+        }
+    }
+}
+
+template <int kBlock>
+void RowGroup<kBlock>::take_present(int block, Choice& choice) const {
+    choice.d = d_[size(super_of(block))];
+    choice.s = s_[size(block)];
+    choice.m = m_[size(block)];
+    std::copy_n(levels_.begin() + block * kBlock, kBlock, choice.levels);
+}
+
+template <int kBlock>
+void RowGroup<kBlock>::take(int block, const Choice& choice) {
+    if (!format_.has_integers) d_[size(super_of(block))] = choice.d;
+    s_[size(block)] = choice.s;
+    m_[size(block)] = choice.m;
+    std::copy(choice.levels, choice.levels + kBlock, levels_.begin() + block * kBlock);
+}
+
+// Block after block, each error made good in all columns that follow.
+template <int kBlock>
+void RowGroup<kBlock>::feed_forward() {
+    work_ = weights_;
+    const float* root = search_.basis->root.data();
+    for (int block = 0; block < n_blocks_; ++block) {
+        const int first = block * kBlock;
+        float upper[kBlock * kBlock], pivots[kBlock];
+        for (int j = 0; j < kBlock; ++j) {
+            for (int k = 0; k < kBlock; ++k) {
+                upper[j * kBlock + k] = root[int64_t{first + k} * n_ + first + j];
+            }
+        }
+        pivots_of(upper, kBlock, pivots);
+        Choice best;
+        best.cost = all(3e38f);
+        take_present(block, best);
+        choose(block, upper, pivots, work_.data() + first, search_.effort.scale_radius,
+               !format_.has_minimum, best);
+        take(block, best);
+        Lanes target[kBlock], levels[kBlock], errors[kBlock];
+        std::memcpy(target, work_.data() + first, sizeof(target));
+        quantize_block<kBlock>(format_, upper, pivots, target, scale(block), minimum(block), levels,
+                               errors);
+        for (int q = first + kBlock; q < n_; ++q) {
+            const float* row = root + int64_t{q} * n_ + first;
+            Lanes value = work_[size(q)];
+            for (int j = 0; j < kBlock; ++j) value -= errors[j] * row[j];
+            work_[size(q)] = value;
+        }
+    }
+}
+
+template <int kBlock>
+void RowGroup<kBlock>::set_gradient() {
+    for (int i = 0; i < n_; ++i) work_[size(i)] = weights_[size(i)] - restored(i);
+    for (int i = 0; i < n_; ++i) {
+        const float* row = moment_row(i);
+        Lanes sums[4] = {};
+        for (int j = 0; j < n_; j += 4) {
+            for (int k = 0; k < 4; ++k) sums[k] += row[j + k] * work_[size(j + k)];
+        }
+        gradient_[size(i)] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    }
+}
+
+// Better levels one by one, the rest of the block as it is.
+template <int kBlock>
+bool RowGroup<kBlock>::refine_levels(int block, Lanes* old, Lanes* gradient) {
+    const int first = block * kBlock;
+    const Lanes step = scale(block), shift = minimum(block), inverse_step = inverse(step);
+    const Mask dead = step == all(0.0f);
+    bool changed = false;
+    for (int i = 0; i < kBlock; ++i) {
+        const float* row = moment_row(first + i) + first;
+        const Lanes wanted = old[i] + gradient[i] * (1.0f / row[i]);
+        Lanes& level = levels_[size(first + i)];
+        const Lanes better =
+            pick(dead, level, nearest_level(format_, (wanted + shift) * inverse_step));
+        const Lanes change = step * (better - level);
+        if (!any(change != all(0.0f))) continue;
+        changed = true;
+        level = better;
+        old[i] += change;
+        for (int j = 0; j < kBlock; ++j) gradient[j] -= change * row[j];
+    }
+    return changed;
+}
+
+// The columns outside a block learn how it changed.
+template <int kBlock>
+bool RowGroup<kBlock>::spread(int block, const Lanes* change, const Lanes* gradient) {
+    const int first = block * kBlock;
+    Mask changed = {};
+    for (int j = 0; j < kBlock; ++j) changed |= change[j] != all(0.0f);
+    if (!any(changed)) return false;
+    for (int q = 0; q < n_; ++q) {
+        if (q == first) q += kBlock;
+        if (q >= n_) break;
+        const float* row = moment_row(q) + first;
+        Lanes value = gradient_[size(q)];
+        for (int j = 0; j < kBlock; ++j) value -= change[j] * row[j];
+        gradient_[size(q)] = value;
+    }
+    std::copy(gradient, gradient + kBlock, gradient_.begin() + first);
+    return true;
+}
+
+// Another scale, minimum and levels for a block while all others stay.
+template <int kBlock>
+bool RowGroup<kBlock>::refine_block(int block) {
+    const int first = block * kBlock;
+    const float* root = block_root(block);
+    const float* inverse_moment = search_.blocks->inverse.data() + block * kBlock * kBlock;
+    float pivots[kBlock];
+    pivots_of(root, kBlock, pivots);
+    Lanes before[kBlock], old[kBlock], target[kBlock], gradient[kBlock], change[kBlock];
+    std::copy_n(gradient_.begin() + first, kBlock, gradient);
+    Choice best;
+    best.cost = all(0.0f);
+    for (int i = 0; i < kBlock; ++i) {
+        before[i] = old[i] = restored(first + i);
+        Lanes step = all(0.0f);
+        for (int j = 0; j < kBlock; ++j) step += inverse_moment[i * kBlock + j] * gradient[j];
+        target[i] = old[i] + step;
+        best.cost += step * gradient[i];
+    }
+    best.cost *= kWorthwhile;
+    take_present(block, best);
+    choose(block, root, pivots, target, search_.effort.refine_radius, false, best);
+    take(block, best);
+    for (int i = 0; i < kBlock; ++i) {
+        const Lanes now = restored(first + i), moved = now - old[i];
+        old[i] = now;
+        if (!any(moved != all(0.0f))) continue;
+        const float* row = moment_row(first + i) + first;
+        for (int j = 0; j < kBlock; ++j) gradient[j] -= moved * row[j];
+    }
+    refine_levels(block, old, gradient);
+    for (int i = 0; i < kBlock; ++i) change[i] = old[i] - before[i];
+    return spread(block, change, gradient);
+}
+
+// product = H values, values being zero outside a super-block.
+template <int kBlock>
+void RowGroup<kBlock>::multiply(int super, const Lanes* values, Lanes* product) const {
+    const int width = format_.super_block(), first = super * width;
+    for (int q = 0; q < n_; ++q) {
+        const float* row = moment_row(q) + first;
+        Lanes sums[4] = {};
+        for (int j = 0; j < width; j += 4) {
+            for (int k = 0; k < 4; ++k) sums[k] += row[j + k] * values[j + k];
+        }
+        product[q] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    }
+}
+
+// d and dm of a super-block by least squares, all integers as they are; kept where that helps.
+template <int kBlock>
+void RowGroup<kBlock>::refit(int super) {
+    const int width = format_.super_block(), first = super * width;
+    Lanes* levels = work_.data() + first;
+    for (int i = 0; i < width; ++i) {
+        levels[i] = s_[size((first + i) / kBlock)] * levels_[size(first + i)];
+    }
+    multiply(super, levels, product_.data());
+    Lanes aa = {}, ab = {}, bb = {}, ga = {}, gb = {};
+    for (int i = 0; i < width; ++i) {
+        aa += levels[i] * product_[size(first + i)];
+        ga += levels[i] * gradient_[size(first + i)];
+    }
+    Lanes d_step = ga * inverse(aa), dm_step = {};
+    if (format_.has_minimum) {
+        Lanes minima[256];
+        for (int i = 0; i < width; ++i) minima[i] = -m_[size((first + i) / kBlock)];
+        multiply(super, minima, minima_product_.data());
+        for (int i = 0; i < width; ++i) {
+            ab += levels[i] * minima_product_[size(first + i)];
+            bb += minima[i] * minima_product_[size(first + i)];
+            gb += minima[i] * gradient_[size(first + i)];
+        }
+        const Lanes determinant = aa * bb - ab * ab;
+        const Mask regular = determinant > 1e-6f * aa * bb;
+        const Lanes inverted = pick(regular, inverse(determinant), all(0.0f));
+        d_step = pick(regular, (ga * bb - gb * ab) * inverted, d_step);
+        dm_step = pick(regular, (gb * aa - ga * ab) * inverted, all(0.0f));
+    }
+    Lanes &d = d_[size(super)], &dm = dm_[size(super)];
+    Lanes new_d = to_half(d + d_step), new_dm = format_.has_minimum ? to_half(dm + dm_step) : dm;
+    new_dm = pick(new_dm < all(0.0f), dm, new_dm);
+    Lanes x = new_d - d, y = new_dm - dm;
+    const Lanes gain = 2.0f * (x * ga + y * gb) - (x * x * aa + 2.0f * x * y * ab + y * y * bb);
+    const Mask better = gain > all(0.0f);
+    if (!any(better)) return;
+    x = pick(better, x, all(0.0f));
+    y = pick(better, y, all(0.0f));
+    d = pick(better, new_d, d);
+    dm = pick(better, new_dm, dm);
+    for (int i = 0; i < n_; ++i) gradient_[size(i)] -= x * product_[size(i)];
+    if (!format_.has_minimum) return;
+    for (int i = 0; i < n_; ++i) gradient_[size(i)] -= y * minima_product_[size(i)];
+}
+
+template <int kBlock>
+void RowGroup<kBlock>::refine() {
+    set_gradient();
+    for (int pass = 0; pass < search_.effort.max_passes; ++pass) {
+        bool changed = false;
+        for (int block = 0; block < n_blocks_; ++block) changed |= refine_block(block);
+        for (int super = 0; super < n_supers_; ++super) refit(super);
+        if (!changed) break;
+    }
+}
+
+template <int kBlock>
+Lanes RowGroup<kBlock>::cost() {
+    set_gradient();
+    Lanes cost = all(0.0f);
+    for (int i = 0; i < n_; ++i) cost += work_[size(i)] * gradient_[size(i)];
+    return cost;
+}
+
+template <int kBlock>
+void RowGroup<kBlock>::write(int lane, uint8_t* result) const {
+    for (int super = 0; super < n_supers_; ++super) {
+        ScalarBlock block;
+        block.d = d_[size(super)][lane];
+        block.dm = dm_[size(super)][lane];
+        for (int i = 0; i < format_.n_blocks; ++i) {
+            block.s[i] = static_cast<int>(s_[size(super * format_.n_blocks + i)][lane]);
+            block.m[i] = static_cast<int>(m_[size(super * format_.n_blocks + i)][lane]);
+        }
+        for (int i = 0; i < format_.super_block(); ++i) {
+            const float level = levels_[size(super * format_.super_block() + i)][lane];
+            block.codes[i] = static_cast<uint8_t>(format_.has_code_book ? code_of(level)
+                                                                        : static_cast<int>(level) -
+                                                                              format_.min_level);
+        }
+        write_block(format_, block, result + size(super) * ggml_type_size(format_.type));
+    }
+}
+
+template <int kBlock>
+void quantize_rows(const ScalarFormat& format, const Search& search, const float* weights,
+                   int64_t n_rows, const uint8_t* start, uint8_t* result, float* costs) {
+    const int64_t n = search.basis->n;
+    const size_t row_bytes = ggml_row_size(format.type, n);
+    RowGroup<kBlock> group(format, search);
+    for (int64_t first = 0; first < n_rows; first += kLanes) {
+        const int count = n_rows - first < kLanes ? static_cast<int>(n_rows - first) : kLanes;
+        const size_t offset = static_cast<size_t>(first) * row_bytes;
+        group.read(weights + first * n, count, start + offset, row_bytes);
+        group.feed_forward();
+        group.refine();
+        const Lanes cost = group.cost();
+        for (int lane = 0; lane < count; ++lane) {
+            group.write(lane, result + offset + static_cast<size_t>(lane) * row_bytes);
+            costs[first + lane] = cost[lane];
+        }
+    }
+}
+
+}  // namespace
+
+void quantize_scalar_rows(const ScalarFormat& format, const Search& search, const float* weights,
+                          int64_t n_rows, const uint8_t* start, uint8_t* result, float* costs) {
+    const auto quantize = format.block == 16 ? quantize_rows<16> : quantize_rows<32>;
+    quantize(format, search, weights, n_rows, start, result, costs);
+}
+
+}  // namespace apex::feedback::APEX_FEEDBACK_ISA

@@ -1,0 +1,166 @@
+"""Quantizing with second moments: which tensors, under what, and what came of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from apex_native._native import core
+from apex_native.errors import ImatrixError
+from apex_native.gguf_layout import GgufValueType, MetadataEntry
+from apex_native.plan import Plan, PlannedTensor
+from apex_native.weights import WeightSource
+
+if TYPE_CHECKING:
+    from apex_native._core import RowsConverter
+    from apex_native.imatrix import Hessian
+
+__all__ = [
+    "HessianSource",
+    "OutputErrors",
+    "feedback_for",
+    "feedback_groups",
+    "has_feedback",
+    "with_hessian_metadata",
+]
+
+METHOD = "error-feedback"
+
+
+class HessianSource(Protocol):
+    """Where second moments come from: a `Hessian`, or a `LayeredHessian` that collects them."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what decides the values."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the calibration."""
+
+    def windows(self, weights: Collection[str]) -> Iterator[tuple[tuple[str, ...], Hessian]]:
+        """Groups of these weights, each with the moments of their inputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputErrors:
+    """Squared errors of a tensor's outputs, beside those of ggml's bytes.
+
+    error, ggml_error, signal: sums of (w - q) H (w - q)^T and w H w^T over rows, with H summed over
+    the calibration's tokens. held_out_*: of sampled rows, quantized under one half of the tokens
+    and judged by the other. n_kept of n_slices (experts) keep ggml's bytes, because held-out tokens
+    did not speak for others.
+    """
+
+    error: float
+    ggml_error: float
+    signal: float
+    held_out_error: float
+    held_out_ggml_error: float
+    n_slices: int
+    n_kept: int
+
+    @property
+    def relative_error(self) -> float:
+        """sqrt(error / signal); 0 without a signal."""
+        return math.sqrt(self.error / self.signal) if self.signal > 0 else 0.0
+
+    @property
+    def ratio(self) -> float:
+        """Squared error as a share of ggml's; 1 where both are 0."""
+        return self.error / self.ggml_error if self.ggml_error > 0 else 1.0
+
+    @property
+    def held_out_ratio(self) -> float | None:
+        """The same on held-out tokens; None where there were too few to hold any out."""
+        if self.held_out_ggml_error <= 0:
+            return None
+        return self.held_out_error / self.held_out_ggml_error
+
+    @classmethod
+    def total(cls, parts: Iterable[OutputErrors]) -> OutputErrors:
+        """Tensors together."""
+        rows = list(parts)
+        return cls(
+            error=math.fsum(row.error for row in rows),
+            ggml_error=math.fsum(row.ggml_error for row in rows),
+            signal=math.fsum(row.signal for row in rows),
+            held_out_error=math.fsum(row.held_out_error for row in rows),
+            held_out_ggml_error=math.fsum(row.held_out_ggml_error for row in rows),
+            n_slices=sum(row.n_slices for row in rows),
+            n_kept=sum(row.n_kept for row in rows),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest's form."""
+        return {
+            "relative_error": self.relative_error,
+            "ratio_to_ggml": self.ratio,
+            "held_out_ratio_to_ggml": self.held_out_ratio,
+            "slices": self.n_slices,
+            "slices_kept_as_ggml": self.n_kept,
+        }
+
+
+def has_feedback(tensor: PlannedTensor) -> bool:
+    """Whether the tensor is quantized anew, into a type that error feedback has a format for."""
+    return tensor.type is not tensor.source_type and bool(core().has_feedback(tensor.type.id))
+
+
+def feedback_for(
+    source: WeightSource,
+    tensor: PlannedTensor,
+    imatrix_values: Any,
+    hessian: Hessian | None,
+    options: Mapping[str, Any] | None = None,
+) -> RowsConverter | None:
+    """What makes a native task quantize with error feedback; None where it cannot.
+
+    Raises ImatrixError where the moments are of another model.
+    """
+    moment = None if hessian is None else hessian.moment_of(tensor.name)
+    if moment is None or not has_feedback(tensor):
+        return None
+    try:
+        return core().feedback(
+            source.stored_tensor(tensor.name),
+            tensor.type.id,
+            imatrix=imatrix_values,
+            total=moment.total,
+            part=moment.part,
+            counts=moment.counts,
+            part_counts=moment.part_counts,
+            options=core().FeedbackOptions(**(options or {})),
+        )
+    except ValueError as error:
+        raise ImatrixError(f"the second moments do not go with this model: {error}") from error
+
+
+def feedback_groups(
+    hessian: HessianSource | None, tensors: Iterable[PlannedTensor]
+) -> Iterator[tuple[Collection[str], Hessian | None]]:
+    """Names of tensors that are quantized together: as second moments come, then the others."""
+    rest = {tensor.name: tensor for tensor in tensors}
+    if hessian is not None:
+        wanted = [name for name, tensor in rest.items() if has_feedback(tensor)]
+        for names, moments in hessian.windows(wanted) if wanted else ():
+            group = [name for name in names if rest.pop(name, None) is not None]
+            yield group, moments
+    yield list(rest), None
+
+
+def with_hessian_metadata(plan: Plan, digest: str, n_tokens: int) -> Plan:
+    """The plan, whose file also says what its bytes were fitted to."""
+    string = GgufValueType.STRING
+    entries = (
+        MetadataEntry("apex.hessian", string, METHOD),
+        MetadataEntry("apex.hessian.digest", string, digest),
+        MetadataEntry("apex.hessian.tokens", GgufValueType.UINT64, n_tokens),
+    )
+    return replace(
+        plan,
+        metadata=plan.metadata + entries,
+        kv_bytes=plan.kv_bytes + sum(entry.nbytes for entry in entries),
+    )

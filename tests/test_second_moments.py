@@ -1,0 +1,172 @@
+"""Second moments: collected as numpy has them, kept exactly, the same whatever way they are had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import apex_native as apex
+from apex_native.errors import ImatrixError, OutputError
+from apex_native.imatrix import Hessian, HessianFile, LayeredHessian, plan_collection
+from calibration_models import (
+    N_VOCAB,
+    expected_sums,
+    expert_weights,
+    with_bos,
+    write_expert_model,
+)
+from tolerances import MOMENT_RTOL
+
+CTX = 32
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[apex.Model]:
+    path = write_expert_model(tmp_path_factory.mktemp("models") / "experts.gguf")
+    with apex.load_model(path, n_threads=2) as loaded:
+        yield loaded
+
+
+def some_tokens(n: int) -> npt.NDArray[np.int32]:
+    return np.random.default_rng(5).integers(3, N_VOCAB, n).astype(np.int32)
+
+
+def collect(
+    model: apex.Model, folder: Path, n_chunks: int = 20, **options: object
+) -> tuple[apex.Imatrix, Path]:
+    path = folder / "hessian.gguf"
+    imatrix = apex.collect_imatrix(
+        model,
+        some_tokens(n_chunks * CTX),
+        ctx=CTX,
+        batch=4 * CTX,
+        output=folder / "imatrix.gguf",
+        hessian=path,
+        **options,  # type: ignore[arg-type]
+    )
+    return imatrix, path
+
+
+def test_moments_are_those_of_numpy(model: apex.Model, tmp_path: Path) -> None:
+    imatrix, path = collect(model, tmp_path)
+    expected = expected_sums(expert_weights(), with_bos(some_tokens(20 * CTX), CTX))
+    with HessianFile(path) as file:
+        hessian = file.hessian
+        assert hessian.input_of.keys() == imatrix.entries.keys()
+        for name, moments in expected.moments.items():
+            found = hessian.moment_of(name)
+            assert found is not None
+            np.testing.assert_array_equal(found.counts, expected.counts[name], err_msg=name)
+            scale = np.sqrt(np.einsum("kii,kjj->kij", moments, moments))
+            for i, count in enumerate(found.counts):
+                error = np.abs(found.dense(i) * count - moments[i]) / np.maximum(scale[i], 1e-30)
+                assert error.max() < MOMENT_RTOL, (name, i)
+
+
+def test_the_diagonal_is_the_importance_matrix(model: apex.Model, tmp_path: Path) -> None:
+    imatrix, path = collect(model, tmp_path)
+    with HessianFile(path) as file:
+        for name, entry in imatrix.entries.items():
+            moment = file.hessian.moment_of(name)
+            assert moment is not None
+            n = moment.n_per_row
+            diagonal = np.arange(n) * (np.arange(n) + 3) // 2
+            np.testing.assert_array_equal(moment.total[:, diagonal], entry.sums, err_msg=name)
+
+
+def test_an_input_that_weights_share_is_stored_once(model: apex.Model, tmp_path: Path) -> None:
+    _, path = collect(model, tmp_path)
+    with HessianFile(path) as file:
+        of = file.hessian.input_of
+        assert of["blk.0.ffn_up_exps.weight"] == of["blk.0.ffn_gate_exps.weight"]
+        assert len({of[f"blk.0.attn_{kind}.weight"] for kind in "qkv"}) == 1
+        # The experts see the router's input, but each only its own tokens.
+        assert of["blk.0.ffn_up_exps.weight"] != of["blk.0.ffn_gate_inp.weight"]
+        assert set(file.hessian.inputs) == set(of.values())
+
+
+def test_the_part_holds_every_second_group_of_chunks(model: apex.Model, tmp_path: Path) -> None:
+    _, path = collect(model, tmp_path)
+    tokens = with_bos(some_tokens(20 * CTX), CTX).reshape(5, 4 * CTX)
+    expected = expected_sums(expert_weights(), tokens[1::2].ravel())
+    with HessianFile(path) as file:
+        moment = file.hessian.moment_of("blk.0.ffn_down_exps.weight")
+        assert moment is not None
+        counts = expected.counts["blk.0.ffn_down_exps.weight"]
+        np.testing.assert_array_equal(moment.part_counts, counts)
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_threads_change_nothing(model: apex.Model, tmp_path: Path, n_threads: int) -> None:
+    _, path = collect(model, tmp_path)
+    with apex.load_model(model.path, n_threads=n_threads) as other:
+        (tmp_path / "other").mkdir()
+        _, same = collect(other, tmp_path / "other")
+    assert path.read_bytes() == same.read_bytes()
+
+
+def test_a_resumed_collection_ends_with_the_same_bytes(model: apex.Model, tmp_path: Path) -> None:
+    _, whole = collect(model, tmp_path)
+    folder = tmp_path / "resumed"
+    folder.mkdir()
+
+    def stop(progress: apex.imatrix.ImatrixProgress) -> None:
+        if progress.chunks_done >= 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        collect(model, folder, progress=stop, checkpoint_every=4)
+    assert not (folder / "hessian.gguf").exists()
+    _, resumed = collect(model, folder, resume=True)
+    assert resumed.read_bytes() == whole.read_bytes()
+
+
+def test_layer_by_layer_gives_the_same_moments(model: apex.Model, tmp_path: Path) -> None:
+    _, path = collect(model, tmp_path)
+    plan = plan_collection(model, some_tokens(20 * CTX), ctx=CTX, batch=4 * CTX)
+    with HessianFile(path) as file:
+        whole = file.hessian
+        layered = LayeredHessian(model, plan, max_memory=2_000_000)
+        assert layered.digest == whole.digest
+        windows = layered.plan_windows(layered.all_weights())
+        assert len(windows) > 1
+        seen: list[str] = []
+        for weights, hessian in layered.windows(layered.all_weights()):
+            seen += weights
+            for weight in weights:
+                mine, its = hessian.moment_of(weight), whole.moment_of(weight)
+                assert mine is not None
+                assert its is not None
+                np.testing.assert_array_equal(mine.total, its.total, err_msg=weight)
+                np.testing.assert_array_equal(mine.part, its.part, err_msg=weight)
+                np.testing.assert_array_equal(mine.counts, its.counts, err_msg=weight)
+        assert sorted(seen) == sorted(whole.input_of)
+    tight = LayeredHessian(model, plan, max_memory=1000)
+    with pytest.raises(apex.ModelError, match="raise --max-memory"):
+        tight.plan_windows(tight.all_weights())
+
+
+def test_files_that_are_none_are_refused(model: apex.Model, tmp_path: Path) -> None:
+    imatrix, path = collect(model, tmp_path)
+    with pytest.raises(ImatrixError, match="not a file of second moments"):
+        HessianFile(imatrix.path)
+    with pytest.raises(ImatrixError, match="cannot read"):
+        HessianFile(tmp_path / "none.gguf")
+    with pytest.raises(OutputError, match="exists"):
+        collect(model, tmp_path)
+    data = bytearray(path.read_bytes())
+    at = data.rindex(np.float32(np.nan).tobytes()) if np.float32(np.nan).tobytes() in data else -40
+    data[at : at + 4] = np.float32(np.inf).tobytes()
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(data)
+    with pytest.raises(ImatrixError, match="damaged"):
+        HessianFile(bad)
+
+
+def test_the_hessian_of_a_weight_nobody_reads_is_none() -> None:
+    empty = Hessian({}, {}, "", 0, {})
+    assert empty.moment_of("blk.0.ffn_up.weight") is None
