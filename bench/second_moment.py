@@ -1,0 +1,179 @@
+"""What error feedback under second moments gives: KLD of files of equal size, and what it costs.
+
+    python bench/second_moment.py wiki=wiki.test.raw code=code.txt --types Q4_K IQ4_XS --tiers mini
+
+For each type (every tensor in it) and tier two files are made with an importance matrix and second
+moments of the same built-in text: ggml's bytes, and those of error feedback. Each text is computed
+once for all files, side by side. Texts are only read; those outside the calibration's domains say
+what a user gets. Prints Markdown: mean KLD and its 99.9 % quantile of both, the paired 95 %
+interval of the difference of means, and seconds of work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import apex_native as apex
+from apex_native.corpus import build_corpus
+from apex_native.evaluation.divergence.options import EvalOptions
+from apex_native.evaluation.divergence.run import EvalJob, run_job
+from apex_native.evaluation.divergence.text import Text
+from apex_native.imatrix import HessianFile, Imatrix, load_imatrix
+from apex_native.quantization import QuantizeManifest
+from apex_native.results.model import Candidate
+from divergence import CTX
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A recipe's file with ggml's bytes and the one with error feedback."""
+
+    name: str
+    plain: Path
+    feedback: Path
+    seconds: tuple[float, float]
+    manifest: QuantizeManifest
+
+
+def collect(args: argparse.Namespace, folder: Path) -> tuple[Imatrix, Path, tuple[float, float]]:
+    """Importance matrix and moments of the built-in text, and how long each took to collect."""
+    if args.hessian is not None:
+        return load_imatrix(args.imatrix), args.hessian, (0.0, 0.0)
+    hessian = folder / "hessian.gguf"
+    seconds = []
+    with apex.load_model(args.model, n_threads=args.threads) as model:
+        corpus = build_corpus("diverse", model, tokens=args.tokens, seed=args.seed)
+        for target in (None, hessian):
+            started = time.perf_counter()
+            imatrix = apex.collect_imatrix(
+                model, corpus.text, parse_special=corpus.parse_special,
+                output=folder / "imatrix.gguf", hessian=target, force=True,
+            )  # fmt: skip
+            seconds.append(time.perf_counter() - started)
+    return imatrix, hessian, (seconds[0], seconds[1])
+
+
+def pairs(args: argparse.Namespace, folder: Path, imatrix: Imatrix, path: Path) -> Iterator[Pair]:
+    """Quantize both ways."""
+    with HessianFile(path) as file, apex.open_gguf(args.model) as source:
+        for name in [*args.types, *args.tiers]:
+            base = {"tier": name} if name in args.tiers else {"like": uniform(source, name)}
+            plan = apex.make_plan(source, imatrix=imatrix, **base)
+            seconds, paths, manifest = [], [], None
+            for hessian in (None, file.hessian):
+                output = folder / f"{name}{'.feedback' if hessian else ''}.gguf"
+                started = time.perf_counter()
+                manifest = apex.quantize_model(
+                    source, plan, output, imatrix=imatrix, hessian=hessian,
+                    n_threads=args.threads, force=True,
+                )  # fmt: skip
+                seconds.append(time.perf_counter() - started)
+                paths.append(output)
+            assert manifest is not None
+            yield Pair(name, paths[0], paths[1], (seconds[0], seconds[1]), manifest)
+
+
+def uniform(source: apex.GgufFile, name: str) -> dict[str, apex.GgmlType]:
+    """Every matrix that llama-quantize quantizes in one type."""
+    kept = apex.make_plan(source, ftype="Q8_0", pure=True)
+    type = apex.GgmlType.parse(name)
+    return {t.name: type if t.type.is_quantized else t.type for t in kept.tensors}
+
+
+def evaluate(args: argparse.Namespace, found: list[Pair], name: str, path: Path) -> list[str]:
+    """A row for each pair on one text."""
+    options = EvalOptions(
+        ctx=CTX, chunks=args.chunks, noise_chunks=0, router=False,
+        load={"n_threads": args.threads},
+    )  # fmt: skip
+    results = run_job(
+        EvalJob(
+            reference=args.model,
+            candidates=tuple(path for pair in found for path in (pair.plain, pair.feedback)),
+            text=Text(name, path.read_text(encoding="utf-8")),
+            options=options,
+        )
+    ).results
+    rows = []
+    for i, pair in enumerate(found):
+        plain, feedback = results.candidates[2 * i], results.candidates[2 * i + 1]
+        low, high = interval(results.comparisons, plain.name, feedback.name)
+        rows.append(row(pair.name, name, plain, feedback, low, high))
+    return rows
+
+
+def interval(comparisons: object, plain: str, feedback: str) -> tuple[float, float]:
+    """Of the difference feedback - plain in mean KLD."""
+    for item in comparisons:  # type: ignore[attr-defined]
+        if item.metric == "kld_mean" and {item.first, item.second} == {plain, feedback}:
+            return (item.low, item.high) if item.first == feedback else (-item.high, -item.low)
+    raise LookupError(f"{plain} and {feedback} were not compared")
+
+
+def row(
+    recipe: str, text: str, plain: Candidate, feedback: Candidate, low: float, high: float
+) -> str:
+    """A line of the table."""
+    assert plain.kld_mean
+    assert feedback.kld_mean
+    assert plain.kld_p999
+    assert feedback.kld_p999
+    change = feedback.kld_mean / plain.kld_mean - 1
+    tail = feedback.kld_p999 / plain.kld_p999 - 1
+    return (
+        f"| {recipe} | {text} | {plain.kld_mean:.4f} | {feedback.kld_mean:.4f} | {change:+.1%} | "
+        f"{low / plain.kld_mean:+.1%} … {high / plain.kld_mean:+.1%} | {plain.kld_p999:.3f} | "
+        f"{feedback.kld_p999:.3f} | {tail:+.1%} |"
+    )
+
+
+def show_costs(found: list[Pair], collecting: tuple[float, float]) -> None:
+    """Seconds, output errors and what kept ggml's bytes, recipe by recipe."""
+    print("\n| recipe | plain, s | feedback, s | with collection | output error of ggml's | kept |")
+    print("|---|---|---|---|---|---|")
+    for pair in found:
+        errors = [tensor.outputs for tensor in pair.manifest.tensors if tensor.outputs]
+        kept, slices = sum(e.n_kept for e in errors), sum(e.n_slices for e in errors)
+        ratio = sum(e.ratio for e in errors) / max(len(errors), 1)
+        whole = (collecting[1] + pair.seconds[1]) / (collecting[0] + pair.seconds[0])
+        print(
+            f"| {pair.name} | {pair.seconds[0]:.1f} | {pair.seconds[1]:.1f} | {whole:.2f} x | "
+            f"{ratio:.3f} | {kept} of {slices} |"
+        )
+    if any(collecting):
+        print(f"\ncollection: {collecting[0]:.1f} s, with second moments {collecting[1]:.1f} s")
+
+
+def main() -> None:
+    """Make the files, compute the texts, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("texts", nargs="*", metavar="NAME=FILE")
+    parser.add_argument("--model", type=Path, default=apex.demo_model())
+    parser.add_argument("--imatrix", type=Path, help="collected before, with --hessian")
+    parser.add_argument("--hessian", type=Path)
+    parser.add_argument("--types", nargs="*", default=[])
+    parser.add_argument("--tiers", nargs="*", default=[])
+    parser.add_argument("--tokens", type=int, default=140000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--chunks", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        imatrix, hessian, collecting = collect(args, folder)
+        found = list(pairs(args, folder, imatrix, hessian))
+        show_costs(found, collecting)
+        print("\n| recipe | text | ggml | feedback | mean | 95 % | ggml 99.9 % | feedback | tail |")
+        print("|---|---|---|---|---|---|---|---|---|")
+        for text in args.texts:
+            label, _, file = text.partition("=")
+            print("\n".join(evaluate(args, found, label, Path(file))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
