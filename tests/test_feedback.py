@@ -56,7 +56,9 @@ def errors(weights: Any, stored: Any, type: GgmlType, moment: Any) -> Floats:
 @pytest.mark.parametrize("name", SCALAR + GRID)
 def test_the_cost_is_that_of_the_bytes(name: str) -> None:
     type, weights = GgmlType.parse(name), some_weights()
-    stored, costs, damped = core().feedback_rows(weights, type.id, correlated_moment(), options=WEAK)
+    stored, costs, damped = core().feedback_rows(
+        weights, type.id, correlated_moment(), options=WEAK
+    )
     expected = errors(weights, stored, type, damped)
     scale = np.einsum("ri,ij,rj->r", weights, damped.astype(np.float64), weights)
     assert (np.abs(costs - expected) <= FEEDBACK_COST_RTOL * scale + 1e-12).all()

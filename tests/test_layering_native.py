@@ -27,10 +27,8 @@ MAY_INCLUDE = {
     "allocation": {"core", "model", "scoring"},
     "cuda": {"kernels", "core", "scoring", "calibration"},
     "bench": {"core", "model", "cuda"},
-    "bind": {
-        "kernels", "core", "moments", "model", "scoring", "calibration", "tasks", "allocation",
-        "bench",
-    },  # fmt: skip
+    "bind": {"kernels", "core", "moments", "model", "scoring", "calibration", "tasks", "allocation"}
+    | {"bench"},
 }
 """Folders from left to right, and whose headers each may see besides its own."""
 

@@ -11,8 +11,8 @@
 #include "allocation/placed_value.h"
 #include "model/context.h"
 #include "scoring/logits_source.h"
-#include "scoring/softmax.h"
 #include "scoring/score_step.h"
+#include "scoring/softmax.h"
 
 namespace apex {
 

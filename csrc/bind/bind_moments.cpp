@@ -60,7 +60,8 @@ py::tuple feedback_rows(const FloatArray& weights, ggml_type target, const Doubl
     const int64_t n = weights.shape(1), n_rows = weights.shape(0);
     require_size(moment, n * n, "moment");
     if (!has_feedback(target) || n % ggml_blck_size(target) != 0) {
-        fail<InvalidArgument>("no error feedback into ", ggml_type_name(target), " for rows of ", n);
+        fail<InvalidArgument>("no error feedback into ", ggml_type_name(target), " for rows of ",
+                              n);
     }
     const size_t size = row_bytes(target, n);
     ByteArray result({n_rows, static_cast<int64_t>(size)});
@@ -84,9 +85,8 @@ py::tuple feedback_rows(const FloatArray& weights, ggml_type target, const Doubl
 
 void register_moments(py::module_& module) {
     py::class_<Trust>(module, "Trust", "How far a collected moment is trusted.")
-        .def(py::init([](double shrink, double layer_tokens) {
-                 return Trust{shrink, layer_tokens};
-             }),
+        .def(py::init(
+                 [](double shrink, double layer_tokens) { return Trust{shrink, layer_tokens}; }),
              py::kw_only(), "shrink"_a, "layer_tokens"_a)
         .def_readonly("shrink", &Trust::shrink)
         .def_readonly("layer_tokens", &Trust::layer_tokens);

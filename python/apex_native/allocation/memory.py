@@ -27,7 +27,9 @@ class BesideModel:
         return self.cache + self.buffers
 
 
-def memory_beside_model(facts: GgufFacts, *, ctx: int, type_k: str, type_v: str) -> BesideModel:
+def memory_beside_model(
+    facts: GgufFacts, *, ctx: int, type_k: GgmlType, type_v: GgmlType
+) -> BesideModel:
     """KV cache of ctx tokens in one sequence, recurrent state, compute buffers.
 
     The cache is exact where each layer has its own K and V (rows of attn_k and attn_v, or of fused
@@ -59,8 +61,7 @@ def memory_beside_model(facts: GgufFacts, *, ctx: int, type_k: str, type_v: str)
     return BesideModel(cache, buffers)
 
 
-def _row(n: int, type_name: str) -> int:
-    type = GgmlType.parse(type_name)
+def _row(n: int, type: GgmlType) -> int:
     return -(-n // type.block_size) * type.block_bytes
 
 

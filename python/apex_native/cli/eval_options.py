@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from apex_native.cli.cache_option import cache_option
 from apex_native.cli.options import RUN
-from apex_native.types import CACHE_TYPES, GgmlType
+from apex_native.types import GgmlType
 
 if TYPE_CHECKING:
     from apex_native.evaluation.divergence.text import Text
@@ -17,23 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["TextChoices"]
 
 TEXT = "Text"
-
-_CACHE_NAMES = {type.name.lower(): type for type in CACHE_TYPES}
-
-
-def _cache_type(name: str | GgmlType) -> GgmlType:
-    if isinstance(name, GgmlType):  # the default
-        return name
-    if name.lower() not in _CACHE_NAMES:
-        raise typer.BadParameter(f"'{name}' is not one of {', '.join(_CACHE_NAMES)}.")
-    return _CACHE_NAMES[name.lower()]
-
-
-def _cache_option(name: str, text: str) -> Any:
-    return typer.Option(
-        name, parser=_cache_type, metavar=f"[{'|'.join(_CACHE_NAMES)}]", show_default="f16",
-        help=text,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,10 +51,10 @@ class TextChoices:
     ] = False  # fmt: skip
     type_k: Annotated[
         GgmlType,
-        _cache_option("--type-k", "Type of the candidates' cached keys; the reference's: f16."),
+        cache_option("--type-k", "Type of the candidates' cached keys; the reference's: f16."),
     ] = GgmlType.F16
     type_v: Annotated[
-        GgmlType, _cache_option("--type-v", "Type of the candidates' cached values.")
+        GgmlType, cache_option("--type-v", "Type of the candidates' cached values.")
     ] = GgmlType.F16
     two_pass: Annotated[
         bool,

@@ -84,7 +84,7 @@ def _budgets(out: Output, source: GgufFile, choices: BudgetChoices) -> tuple[int
     from apex_native.allocation import memory_beside_model
 
     beside = memory_beside_model(
-        source.facts, ctx=choices.ctx, type_k=choices.type_k.value, type_v=choices.type_v.value
+        source.facts, ctx=choices.ctx, type_k=choices.type_k, type_v=choices.type_v
     )
     budget = choices.fit - beside.total
     if budget <= 0:

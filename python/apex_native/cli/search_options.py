@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from apex_native.cli.eval_options import CacheType
+from apex_native.cli.cache_option import cache_option
 from apex_native.cli.options import parse_size
+from apex_native.types import GgmlType
 
 __all__ = ["BudgetChoices", "EffortChoice", "LadderChoice", "RuleChoices", "SearchTextChoices"]
 
@@ -60,11 +61,11 @@ class BudgetChoices:
                      help="With --fit: tokens of context."),
     ] = 4096  # fmt: skip
     type_k: Annotated[
-        CacheType, typer.Option(rich_help_panel=SIZE, help="With --fit: type of the K cache.")
-    ] = CacheType.F16
+        GgmlType, cache_option("--type-k", "With --fit: type of the K cache.", panel=SIZE)
+    ] = GgmlType.F16
     type_v: Annotated[
-        CacheType, typer.Option(rich_help_panel=SIZE, help="With --fit: type of the V cache.")
-    ] = CacheType.F16
+        GgmlType, cache_option("--type-v", "With --fit: type of the V cache.", panel=SIZE)
+    ] = GgmlType.F16
 
 
 @dataclass(frozen=True)

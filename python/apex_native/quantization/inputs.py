@@ -86,7 +86,7 @@ def values_of(
     return plan, as_imatrix(imatrix)
 
 
-def importance_of(source: GgufFile, plan: Plan, imatrix: Imatrix | None) -> Importance | None:
+def importance_of(source: WeightSource, plan: Plan, imatrix: Imatrix | None) -> Importance | None:
     """The matrix as the plan says it is used: numpy is needed only where there is one."""
     if imatrix is None:
         return None

@@ -20,6 +20,7 @@ from apex_native.gguf_layout import (
     split_tensors,
 )
 from apex_native.plan import Plan, PlannedTensor
+from apex_native.weights import WeightSource
 
 __all__ = [
     "OutputShard",
@@ -155,7 +156,7 @@ def require_disk_space(shards: Sequence[OutputShard], *, reserved: int = 0) -> N
         )
 
 
-def model_pairs(source: GgufFile, plan: Plan) -> list[bytes]:
+def model_pairs(source: WeightSource, plan: Plan) -> list[bytes]:
     """Key-value pairs of the output: the source's that are kept, then the plan's."""
     replaced = {entry.key for entry in plan.metadata} | set(plan.metadata_removed)
     return [

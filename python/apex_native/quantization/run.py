@@ -19,7 +19,7 @@ from apex_native.errors import (
     PlanError,
     QuantizeError,
 )
-from apex_native.gguf import GgufFile, open_gguf
+from apex_native.gguf import open_gguf
 from apex_native.plan import EntryFit, ImatrixUse, Plan, PlannedTensor
 from apex_native.quantization.device import DeviceUse, start_driver
 from apex_native.quantization.feedback import (
@@ -133,8 +133,6 @@ class _OutOfProportionError(QuantizeError):
     """What strict makes of such a tensor: the work is kept, a run without strict accepts it."""
 
 
-
-
 class _Run:
     """One execution of a plan, from the checks to the published file."""
 
@@ -241,7 +239,9 @@ class _Run:
         if self.journal is not None:
             self.journal.remove()
 
-    def _tasks(self, names: Collection[str], hessian: Hessian | None) -> list[tuple[PlannedTensor, QuantizeTask]]:
+    def _tasks(
+        self, names: Collection[str], hessian: Hessian | None
+    ) -> list[tuple[PlannedTensor, QuantizeTask]]:
         tasks = []
         for shard in self.shards:
             for tensor, offset in zip(shard.tensors, shard.layout.offsets, strict=True):
