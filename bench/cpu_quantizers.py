@@ -65,7 +65,7 @@ def bf16_gaussian(n_weights: int, rng: np.random.Generator) -> Floats:
 
 def speed(weights: Floats, type_number: int, imatrix: Floats | None, own_kernel: bool) -> float:
     """Million weights per second of calls that together take at least MIN_SAMPLE_SECONDS."""
-    quantize = core().quantize_rows
+    quantize = core.quantize_rows
     start = time.perf_counter()
     n_calls = 0
     elapsed = 0.0
@@ -79,8 +79,8 @@ def speed(weights: Floats, type_number: int, imatrix: Floats | None, own_kernel:
 def measure(name: str, weights: Floats, imatrix: Floats | None, repeat: int) -> Row:
     """Compare the bytes, which also builds all tables, then time both in turn."""
     number = GgmlType[name].id
-    stock = core().quantize_rows(weights, number, imatrix, own_kernel=False)
-    ours = core().quantize_rows(weights, number, imatrix)
+    stock = core.quantize_rows(weights, number, imatrix, own_kernel=False)
+    ours = core.quantize_rows(weights, number, imatrix)
     if not np.array_equal(ours, stock):
         matrix = "without" if imatrix is None else "with"
         sys.exit(f"{name} {matrix} matrix: {np.count_nonzero(ours != stock)} bytes differ")
@@ -126,7 +126,7 @@ def run(arguments: argparse.Namespace, say_progress: bool) -> list[Row]:
     rows = []
     for name in filter(None, arguments.types.split(",")):
         for matrix in (imatrix, None):
-            if matrix is None and core().type_traits(GgmlType[name].id)[4]:
+            if matrix is None and core.type_traits(GgmlType[name].id)[4]:
                 continue
             row = measure(name, weights, matrix, arguments.repeat)
             rows.append(row)
@@ -180,7 +180,7 @@ def main() -> int:
     arguments = parse()
     if arguments.isa:
         os.environ["APEX_ISA"] = arguments.isa  # read once, when the core first needs a kernel
-    isa = core().kernel_isa()
+    isa = core.kernel_isa()
     if isa != (arguments.isa or isa):
         sys.exit(f"expected kernels for {arguments.isa}, this CPU or build has {isa}")
     if isa == "portable":
@@ -192,7 +192,7 @@ def main() -> int:
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "weights": arguments.weights,
         "repeat": arguments.repeat,
-        "build": core().build_info(),
+        "build": core.build_info(),
     }
     rows = run(arguments, say_progress=sys.stderr.isatty())
     print_table(rows)

@@ -71,7 +71,7 @@ def main() -> int:
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     bench = Bench(args)
-    print(json.dumps(core().build_info()), flush=True)
+    print(json.dumps(core.build_info()), flush=True)
     for name in args.only.split(","):
         getattr(bench, name)()
     print(json.dumps(bench.figures))
@@ -150,11 +150,11 @@ class Bench:
     def score(self, reference: Model, candidate: Model, tokens: np.ndarray, *,
               on_host: bool = False) -> tuple[float, dict[str, np.ndarray]]:  # fmt: skip
         """Seconds of a run, and the candidate's scores."""
-        scorer = core().Scorer(
+        scorer = core.Scorer(
             reference=reference.native,
-            candidates=[core().Candidate(model=candidate.native)],
+            candidates=[core.Candidate(model=candidate.native)],
             tokens=tokens,
-            options=core().LaneOptions(
+            options=core.LaneOptions(
                 n_ctx=CTX,
                 n_sequences=min(N_TOGETHER, len(tokens) // CTX),
                 n_positions=CTX,
@@ -171,7 +171,7 @@ class Bench:
         self, model: Model, tokens: np.ndarray, *, on_host: bool = False
     ) -> tuple[float, Sums]:
         """Seconds without the first chunks, and sums and counts by weight."""
-        run = core().ImatrixRun(
+        run = core.ImatrixRun(
             model.native, n_ctx=CTX, n_batch=N_TOGETHER * CTX, n_ubatch=N_TOGETHER * CTX,
             n_threads=self.args.threads, scope="upstream",
         )  # fmt: skip

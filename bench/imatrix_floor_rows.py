@@ -31,8 +31,8 @@ def main() -> None:
         cells = []
         for floor in FLOORS:
             values = np.maximum(importance, floor * importance.mean()).astype(np.float32)
-            stored = core().quantize_rows(weights, GgmlType[name].id, values)
-            back = core().dequantize_rows(stored.reshape(-1), GgmlType[name].id, 512)
+            stored = core.quantize_rows(weights, GgmlType[name].id, values)
+            back = core.dequantize_rows(stored.reshape(-1), GgmlType[name].id, 512)
             error = back - weights
             shares = [
                 float(

@@ -41,13 +41,13 @@ def sample(name: str, n_rows: int, rng: np.random.Generator) -> Floats:
 def relative_rmse(weights: Floats, type: GgmlType, imatrix: Floats | None) -> float | None:
     """None where the type cannot be had without a matrix."""
     if type is GgmlType.BF16 or type is GgmlType.F16:
-        stored = core().quantize_rows(weights, type.id)
+        stored = core.quantize_rows(weights, type.id)
     else:
-        needs = core().type_traits(type.id)[4]
+        needs = core.type_traits(type.id)[4]
         if needs and imatrix is None:
             return None
-        stored = core().quantize_rows(weights, type.id, imatrix)
-    error = core().dequantize_rows(stored.reshape(-1), type.id, N_PER_ROW) - weights
+        stored = core.quantize_rows(weights, type.id, imatrix)
+    error = core.dequantize_rows(stored.reshape(-1), type.id, N_PER_ROW) - weights
     return float(np.sqrt((error.astype(float) ** 2).sum() / (weights.astype(float) ** 2).sum()))
 
 

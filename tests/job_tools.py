@@ -34,7 +34,7 @@ def gaussian(*shape: int) -> npt.NDArray[np.float32]:
 def start(
     file: GgufFile, *tasks: tuple[Any, ...], n_threads: int = 2, devices: Sequence[int] = ()
 ) -> Any:
-    return core().QuantizeJob(
+    return core.QuantizeJob(
         [of_tensor(file, task) for task in tasks],
         n_threads=n_threads,
         max_memory=2**30,
@@ -45,7 +45,7 @@ def start(
 def of_tensor(file: GgufFile, task: tuple[Any, ...]) -> QuantizeTask:
     """Of (tensor's number, type, descriptor, offset, importances or None)."""
     index, type_id, descriptor, offset, imatrix = task
-    return core().QuantizeTask(
+    return core.QuantizeTask(
         file.native.stored_tensor(index),
         type_id,
         output_fd=descriptor,

@@ -34,13 +34,13 @@ class Bench:
             demo_text(6_000, seed=3), add_special=True, parse_special=False
         )
         self.tokens = np.ascontiguousarray(tokens[: N_CHUNKS * CTX])
-        self.scorer = core().ProbeScorer(
+        self.scorer = core.ProbeScorer(
             [model.native for model in self.models], n_ctx=CTX, n_threads=n_threads
         )
 
     def value(self, name: str, type: GgmlType, imatrix: Any = None) -> Any:
         request = (self.source.index(name), type.id, imatrix, None)
-        return core().quantize_values(self.source.native, [request], n_threads=2)[0]
+        return core.quantize_values(self.source.native, [request], n_threads=2)[0]
 
     def score(self, *candidates: tuple[list[Any], int]) -> list[dict[str, np.ndarray]]:
         self.scorer.run(self.tokens, list(candidates))
@@ -131,10 +131,10 @@ def test_a_quantized_value_has_the_bytes_of_a_written_file(demo: Bench, rng: Any
     imatrix = rng.random((n_slices, n_per_row), dtype=np.float32) + 0.1
     value = demo.value(name, T.IQ3_S, imatrix)
     weights = demo.source.to_float32(name)
-    expected = [core().quantize_rows(weights[i], T.IQ3_S.id, imatrix[i]) for i in range(n_slices)]
+    expected = [core.quantize_rows(weights[i], T.IQ3_S.id, imatrix[i]) for i in range(n_slices)]
     assert np.array_equal(value.encoded, np.concatenate(expected).reshape(-1))
     for i in range(n_slices):
-        restored = core().dequantize_rows(expected[i].reshape(-1), T.IQ3_S.id, n_per_row)
+        restored = core.dequantize_rows(expected[i].reshape(-1), T.IQ3_S.id, n_per_row)
         w = imatrix[i].astype(float)
         error = (w * (weights[i].astype(float) - restored) ** 2).sum()
         assert value.errors[i, 0] == pytest.approx(error, rel=1e-9)

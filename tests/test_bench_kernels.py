@@ -69,7 +69,7 @@ def stored_bytes_per_weight(name: str) -> float:
         block, nbytes = gguf.GGML_QUANT_SIZES[GGMLQuantizationType[name]]
         return nbytes / block
     weights, imatrix = kernels_module._tile(0)
-    return core().quantize_rows(weights, GgmlType[name].id, imatrix).nbytes / weights.size
+    return core.quantize_rows(weights, GgmlType[name].id, imatrix).nbytes / weights.size
 
 
 def test_moved_bytes_are_stored_bytes_and_floats(
@@ -98,7 +98,7 @@ def test_errors_are_those_of_another_implementation(
     type: GgmlType, all_types: dict[tuple[str, str], KernelSpeed]
 ) -> None:
     weights, imatrix = kernels_module._tile(0)
-    stored = core().quantize_rows(weights, type.id, imatrix)
+    stored = core.quantize_rows(weights, type.id, imatrix)
     found = gguf.quants.dequantize(stored, GGMLQuantizationType[type.name])
     error = found.reshape(weights.shape).astype(np.float64) - weights
     wanted = np.sqrt(np.sum(error**2) / np.sum(weights.astype(np.float64) ** 2))
@@ -165,14 +165,14 @@ def test_default_working_set_is_larger_than_the_caches() -> None:
     ],
 )
 def test_settings_that_cannot_be(arguments: dict[str, object], message: str) -> None:
-    if arguments.get("device") == "cuda" and core().build_info()["cuda"]:
+    if arguments.get("device") == "cuda" and core.build_info()["cuda"]:
         pytest.skip("this build has CUDA")
     with pytest.raises(ValueError, match=message):
         quick(**{"types": [GgmlType.Q8_0], **arguments})  # type: ignore[arg-type]
 
 
 def test_the_core_refuses_what_the_library_would_not_ask() -> None:
-    bench = core().KernelBench("cpu")
+    bench = core.KernelBench("cpu")
     weights, imatrix = kernels_module._tile(0)
 
     def run(**changes: object) -> None:
@@ -220,7 +220,7 @@ def test_a_line_says_where_what_and_how(all_types: dict[tuple[str, str], KernelS
     assert (record["operation"], record["type"], record["bpw"]) == ("vec_dot", "Q4_K", 4.5)
     assert record["samples"] == list(row.samples)
     assert record["median"] == pytest.approx(sum(row.samples) / 2)
-    assert record["build"] == core().build_info()
+    assert record["build"] == core.build_info()
     assert record["machine"]["cpu"]
     assert record["kernel_isa"] in ("avx512", "avx2", "portable")
 

@@ -115,7 +115,7 @@ def test_samples_are_no_more_than_the_time_that_passed(model: Model) -> None:
 
 def native_test(model: Model, settings: SpeedSettings) -> Any:
     """The object whose run() is timed; making it makes the context."""
-    return core().SpeedTest(model.native, settings.native(), stop=core().StopFlag())
+    return core.SpeedTest(model.native, settings.native(), stop=core.StopFlag())
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_a_line_says_where_what_and_how() -> None:
     assert record["load"]["n_gpu_layers"] == 0
     assert record["load"]["repack"] is True
     assert "n_threads" not in record["load"]
-    assert record["build"] == core().build_info()
+    assert record["build"] == core.build_info()
     assert record["machine"]["cpu"]
     with open_gguf(apex.demo_model()) as file:
         assert record["model"]["fingerprint"] == model_fingerprint(file)

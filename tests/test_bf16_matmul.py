@@ -31,7 +31,7 @@ with apex.load_model(path, n_threads=n_threads) as model:
         matrix = apex.collect_imatrix(model, tokens, ctx=32, batch=128, ubatch=ubatch)
         digest.update(matrix.sha256.encode())
     digest.update(model.generate(tokens[:40], n_predict=8, temperature=0).tobytes())
-print(core().has_bf16_matmul(), digest.hexdigest())
+print(core.has_bf16_matmul(), digest.hexdigest())
 """
 
 
@@ -72,4 +72,4 @@ def test_it_is_used_where_there_is_a_kernel() -> None:
         pytest.skip("this CPU has no kernel")
     if os.environ.get("APEX_ISA") == "portable":
         pytest.skip("APEX_ISA leaves it out")
-    assert core().has_bf16_matmul()
+    assert core.has_bf16_matmul()

@@ -62,7 +62,7 @@ def assert_gil_is_released(call: Callable[[], object]) -> None:
 
 def test_gil_is_released_by_quantize_rows() -> None:
     weights, matrix = gaussian(4096, 2048), np.ones(2048, np.float32)
-    assert_gil_is_released(lambda: core().quantize_rows(weights, SLOW_TYPE.id, matrix))
+    assert_gil_is_released(lambda: core.quantize_rows(weights, SLOW_TYPE.id, matrix))
 
 
 def test_gil_is_released_by_wait(tmp_path: Path, output: int) -> None:
@@ -86,8 +86,8 @@ def test_calls_from_several_threads(tmp_path: Path) -> None:
     file = model(tmp_path, weights)
 
     def work(type: GgmlType) -> tuple[bytes, bytes, object]:
-        stored = core().quantize_rows(weights, type.id, matrix)
-        restored = core().dequantize_rows(stored, type.id, 1024)
+        stored = core.quantize_rows(weights, type.id, matrix)
+        restored = core.dequantize_rows(stored, type.id, 1024)
         return stored.tobytes(), restored.tobytes(), file.statistics(["t.weight"])
 
     alone = [work(type) for type in types]
@@ -102,11 +102,11 @@ def race_for_the_tables(name: str) -> bool:
 
     def work(_: int) -> bytes:
         barrier.wait()
-        return core().quantize_rows(weights, GgmlType[name].id, matrix).tobytes()
+        return core.quantize_rows(weights, GgmlType[name].id, matrix).tobytes()
 
     with ThreadPoolExecutor(4) as pool:
         results = set(pool.map(work, range(4)))
-    return results == {core().quantize_rows(weights, GgmlType[name].id, matrix).tobytes()}
+    return results == {core.quantize_rows(weights, GgmlType[name].id, matrix).tobytes()}
 
 
 @pytest.mark.parametrize("name", ["IQ2_XXS", "IQ3_S"])
@@ -138,7 +138,7 @@ def test_job_writes_what_quantize_rows_gives(tmp_path: Path, output: int, n_thre
     weights = gaussian(experts, rows, n_per_row)
     matrix = np.random.default_rng(12).lognormal(0, 1, (experts, n_per_row)).astype(np.float32)
     expected = [
-        core().quantize_rows(weights[e], GgmlType.Q4_K.id, np.ascontiguousarray(matrix[e]))
+        core.quantize_rows(weights[e], GgmlType.Q4_K.id, np.ascontiguousarray(matrix[e]))
         for e in range(experts)
     ]
     file = model(tmp_path, weights)
@@ -154,7 +154,7 @@ def test_job_writes_what_quantize_rows_gives(tmp_path: Path, output: int, n_thre
     done = {task: (error, squares) for task, error, squares in finish(job)}
     assert job.source_bytes_done == 2 * weights.nbytes
     assert content(output)[offset:] == b"".join(e.tobytes() for e in expected) + weights.tobytes()
-    restored = np.stack([core().dequantize_rows(e, GgmlType.Q4_K.id, n_per_row) for e in expected])
+    restored = np.stack([core.dequantize_rows(e, GgmlType.Q4_K.id, n_per_row) for e in expected])
     exact = weights.astype(np.float64)
     np.testing.assert_allclose(done[0], (((exact - restored) ** 2).sum(), (exact**2).sum()))
     assert done[1] == (0, 0)  # copied: no error to speak of
@@ -172,7 +172,7 @@ def test_thread_count_changes_no_bit_of_the_errors(tmp_path: Path) -> None:
 
 def test_job_keeps_file_and_matrix_alive(tmp_path: Path, output: int) -> None:
     weights, matrix = gaussian(512, 2048), np.full(2048, 2, np.float32)
-    expected = core().quantize_rows(weights, SLOW_TYPE.id, matrix)
+    expected = core.quantize_rows(weights, SLOW_TYPE.id, matrix)
     file = model(tmp_path, weights)
     job = start(file, (0, SLOW_TYPE.id, output, 0, matrix), n_threads=1)
     file.close()

@@ -121,7 +121,7 @@ def test_failures_say_what_to_do(tmp_path: Path) -> None:
     assert taken.read_text() == "precious"
 
 
-@pytest.mark.skipif(core().build_info()["cuda"], reason="this build has CUDA")
+@pytest.mark.skipif(core.build_info()["cuda"], reason="this build has CUDA")
 def test_cuda_needs_a_build() -> None:
     done = invoke("bench", "kernels", "--device", "cuda")
     assert done.exit_code == 2

@@ -26,10 +26,10 @@ class BrokenCore:
         self._fault = fault
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(core(), name)
+        return getattr(core, name)
 
     def dequantize_rows(self, stored: Array, type: int, n_per_row: int) -> Array:
-        return self._fault(core().dequantize_rows(stored, type, n_per_row))
+        return self._fault(core.dequantize_rows(stored, type, n_per_row))
 
 
 def failed(document: str) -> set[str]:
@@ -49,23 +49,24 @@ def failed(document: str) -> set[str]:
 def test_wrong_arithmetic_is_found_in_every_type(
     monkeypatch: pytest.MonkeyPatch, fault: Callable[[Array], Array]
 ) -> None:
-    monkeypatch.setattr(self_test, "core", lambda: BrokenCore(fault))
+    monkeypatch.setattr(self_test, "core", BrokenCore(fault))
     result = invoke("doctor", "--json")
     assert result.exit_code == 1
     assert failed(result.stdout) == {f"type {type.name}" for type in self_test.QUICK_TYPES}
 
 
 def test_a_small_error_in_a_float_type_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(self_test, "core", lambda: BrokenCore(lambda weights: 1.005 * weights))
+    monkeypatch.setattr(self_test, "core", BrokenCore(lambda weights: 1.005 * weights))
     result = invoke("doctor", "--json")
     assert failed(result.stdout) == {"type F16", "type BF16"}
 
 
 def test_a_missing_core_is_reported_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing() -> None:
-        raise NativeModuleError("the native core could not be loaded; build it")
+    class MissingCore:
+        def __getattr__(self, name: str) -> Any:
+            raise NativeModuleError("the native core could not be loaded; build it")
 
-    monkeypatch.setattr(self_test, "core", missing)
+    monkeypatch.setattr(self_test, "core", MissingCore())
     result = invoke("doctor")
     assert result.exit_code == 1
     assert "native core missing" in result.stdout

@@ -149,7 +149,7 @@ def test_tasks_stand_beside_the_text(models: list[Path], text: Path, tmp_path: P
 def test_what_does_not_fit_gets_one_sentence(
     arguments: tuple[str, ...], code: int, says: str, text: Path, tmp_path: Path
 ) -> None:
-    if "--gpu-layers" in arguments and core().build_info()["cuda"]:
+    if "--gpu-layers" in arguments and core.build_info()["cuda"]:
         pytest.skip("this build may have a GPU")
     short = tmp_path / "SHORT"
     short.write_text("one two three")

@@ -27,7 +27,7 @@ from cpp_programs import ROOT, build_program
 from file_compare import differing_tensors
 from job_tools import finish, model, start
 
-MATRIX_USE = {GgmlType.from_id(id).name: use for id, use in core().quantized_types().items()}
+MATRIX_USE = {GgmlType.from_id(id).name: use for id, use in core.quantized_types().items()}
 TYPES = list(MATRIX_USE)
 NEEDING_IMATRIX = [name for name, use in MATRIX_USE.items() if use == "required"]
 
@@ -236,4 +236,4 @@ def test_a_gpu_that_is_not_there_is_named() -> None:
 
 
 def test_the_build_says_whether_it_has_cuda() -> None:
-    assert isinstance(core().build_info()["cuda"], bool)
+    assert isinstance(core.build_info()["cuda"], bool)

@@ -54,10 +54,10 @@ def test_sums_of_squares_are_the_cpus_bits(seed: str) -> None:
 
 
 def test_a_build_without_cuda_says_how_to_get_one() -> None:
-    if core().build_info()["cuda"]:
+    if core.build_info()["cuda"]:
         pytest.skip("this build has CUDA")
     with pytest.raises(ValueError, match=r"needs a CUDA build; reinstall with .*APEX_CUDA=ON"):
-        core().KernelBench("cuda")
+        core.KernelBench("cuda")
 
 
 # --- whatever computes: asked to work on the host, a run gives the same ---------------------------
@@ -72,7 +72,7 @@ def tokens(model: Model) -> npt.NDArray[np.int32]:
 @pytest.fixture(scope="module")
 def model() -> Iterator[Model]:
     """On the GPU where there is one and the build can use it, else on the CPU."""
-    on_gpu = core().build_info()["cuda"] and gpu_problem() is None
+    on_gpu = core.build_info()["cuda"] and gpu_problem() is None
     with load_model(demo_model(), n_gpu_layers=-1 if on_gpu else 0, n_threads=2) as loaded:
         yield loaded
 
@@ -80,11 +80,11 @@ def model() -> Iterator[Model]:
 def scores(model: Model, tokens: npt.NDArray[np.int32], n_parts: int, n_positions: int, *,
            on_host: bool) -> dict[str, npt.NDArray[np.float64]]:  # fmt: skip
     """Of the model against itself with a coarser cache."""
-    scorer = core().Scorer(
+    scorer = core.Scorer(
         reference=model.native,
-        candidates=[core().Candidate(model=model.native, type_k=GgmlType.Q8_0.id, n_parts=n_parts)],
+        candidates=[core.Candidate(model=model.native, type_k=GgmlType.Q8_0.id, n_parts=n_parts)],
         tokens=tokens,
-        options=core().LaneOptions(n_ctx=CTX, n_sequences=2, n_positions=n_positions, n_threads=2),
+        options=core.LaneOptions(n_ctx=CTX, n_sequences=2, n_positions=n_positions, n_threads=2),
     )  # fmt: skip
     if on_host:
         scorer.score_on_host_only()
@@ -113,7 +113,7 @@ def test_sums_do_not_depend_on_where_they_are_made(
 ) -> None:
     found = []
     for on_host in (False, True):
-        run = core().ImatrixRun(model.native, n_ctx=CTX, n_batch=CTX, n_ubatch=CTX, n_threads=2,
+        run = core.ImatrixRun(model.native, n_ctx=CTX, n_batch=CTX, n_ubatch=CTX, n_threads=2,
                                 scope="everything")  # fmt: skip
         if on_host:
             run.sum_on_host_only()
@@ -131,7 +131,7 @@ def test_sums_do_not_depend_on_where_they_are_made(
 
 def test_a_restored_sum_goes_on(model: Model, tokens: npt.NDArray[np.int32]) -> None:
     def started() -> object:
-        return core().ImatrixRun(model.native, n_ctx=CTX, n_batch=CTX, n_ubatch=CTX, n_threads=2,
+        return core.ImatrixRun(model.native, n_ctx=CTX, n_batch=CTX, n_ubatch=CTX, n_threads=2,
                                  scope="everything")  # fmt: skip
 
     whole, first, second = started(), started(), started()
@@ -169,7 +169,7 @@ def test_layers_larger_than_the_gpu_are_refused_before_loading(tmp_path: Path) -
     path = write_huge_model(tmp_path / "huge.gguf")
     with pytest.raises(apex.ModelError, match="cannot load"):  # llama.cpp misses its settings
         load_model(path)
-    if not core().build_info()["cuda"] or gpu_problem() is not None:
+    if not core.build_info()["cuda"] or gpu_problem() is not None:
         return
     with pytest.raises(apex.DeviceError, match=r"take 1099511627776 bytes, more than is free"):
         load_model(path, n_gpu_layers=-1)

@@ -145,17 +145,17 @@ def generate_for_ever(model: Model, stop: object) -> None:
 
 
 def test_a_stop_is_heard(model: Model) -> None:
-    stop = core().StopFlag()
+    stop = core.StopFlag()
     threading.Timer(0.2, stop.set).start()
     with pytest.raises(apex.Cancelled):
         generate_for_ever(model, stop)
 
 
 def test_a_stopped_load_is_cancelled() -> None:
-    stop = core().StopFlag()
+    stop = core.StopFlag()
     stop.set()
     with pytest.raises(apex.Cancelled, match="was stopped"):
-        core().Model(str(apex.demo_model()), stop=stop)
+        core.Model(str(apex.demo_model()), stop=stop)
 
 
 # --- files and arguments that must not end the process ------------------------------------------

@@ -25,7 +25,7 @@ SCALAR = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "IQ4_NL", "Q4_0", "Q
 GRID = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
 N = 512
 N_ROWS = 21  # no multiple of any number of lanes
-WEAK = core().FeedbackOptions(damping=0.01)
+WEAK = core.FeedbackOptions(damping=0.01)
 
 Floats = npt.NDArray[np.float64]
 
@@ -48,7 +48,7 @@ def some_weights(n_rows: int = N_ROWS, n: int = N) -> npt.NDArray[np.float32]:
 
 def errors(weights: Any, stored: Any, type: GgmlType, moment: Any) -> Floats:
     """Output errors of rows, worked out slowly from what ggml reads in the bytes."""
-    restored = core().dequantize_rows(stored, type.id, weights.shape[1])
+    restored = core.dequantize_rows(stored, type.id, weights.shape[1])
     difference = weights.astype(np.float64) - restored
     return np.einsum("ri,ij,rj->r", difference, np.asarray(moment, np.float64), difference)
 
@@ -56,9 +56,7 @@ def errors(weights: Any, stored: Any, type: GgmlType, moment: Any) -> Floats:
 @pytest.mark.parametrize("name", SCALAR + GRID)
 def test_the_cost_is_that_of_the_bytes(name: str) -> None:
     type, weights = GgmlType.parse(name), some_weights()
-    stored, costs, damped = core().feedback_rows(
-        weights, type.id, correlated_moment(), options=WEAK
-    )
+    stored, costs, damped = core.feedback_rows(weights, type.id, correlated_moment(), options=WEAK)
     expected = errors(weights, stored, type, damped)
     scale = np.einsum("ri,ij,rj->r", weights, damped.astype(np.float64), weights)
     assert (np.abs(costs - expected) <= FEEDBACK_COST_RTOL * scale + 1e-12).all()
@@ -72,8 +70,8 @@ def test_the_cost_is_that_of_the_bytes(name: str) -> None:
 def test_outputs_err_less_than_with_ggmls_bytes(name: str) -> None:
     type, weights, moment = GgmlType.parse(name), some_weights(), correlated_moment()
     importance = np.ascontiguousarray(np.diag(moment), np.float32)
-    plain = core().quantize_rows(weights, type.id, importance)
-    stored, _, _ = core().feedback_rows(weights, type.id, moment, options=WEAK)
+    plain = core.quantize_rows(weights, type.id, importance)
+    stored, _, _ = core.feedback_rows(weights, type.id, moment, options=WEAK)
     ours = errors(weights, stored, type, moment)
     ggmls = errors(weights, plain, type, moment)
     assert ours.sum() < 0.8 * ggmls.sum()
@@ -83,8 +81,8 @@ def test_outputs_err_less_than_with_ggmls_bytes(name: str) -> None:
 def test_without_correlations_little_is_left_to_gain(name: str) -> None:
     # What is found beyond ggml's scales is a search's, not an input's.
     type, weights = GgmlType.parse(name), some_weights()
-    plain = core().quantize_rows(weights, type.id, np.ones(N, np.float32))
-    stored, _, _ = core().feedback_rows(weights, type.id, np.eye(N), options=WEAK)
+    plain = core.quantize_rows(weights, type.id, np.ones(N, np.float32))
+    stored, _, _ = core.feedback_rows(weights, type.id, np.eye(N), options=WEAK)
     ratio = errors(weights, stored, type, np.eye(N)).sum()
     ratio /= errors(weights, plain, type, np.eye(N)).sum()
     assert 0.75 < ratio < 1.05
@@ -97,7 +95,7 @@ from apex_native._native import core
 from apex_native.types import GgmlType
 digests = {}
 for name in t.SCALAR + t.GRID:
-    stored, costs, _ = core().feedback_rows(
+    stored, costs, _ = core.feedback_rows(
         t.some_weights(11, 256), GgmlType.parse(name).id, t.correlated_moment(256), options=t.WEAK)
     digests[name] = hashlib.sha256(stored.tobytes() + costs.tobytes()).hexdigest()
 print(json.dumps(digests))
@@ -143,15 +141,15 @@ def quantize_tensor(
     part = np.array([packed(m) * n for m, n in zip(halves[1], counts, strict=True)], np.float32)
     rest = np.array([packed(m) * n for m, n in zip(halves[0], counts, strict=True)], np.float32)
     both = np.array(counts, np.int64)
-    feedback = core().feedback(
+    feedback = core.feedback(
         source.native.stored_tensor(0), type.id, total=np.ascontiguousarray(part + rest),
         part=part, counts=2 * both, part_counts=both,
     )  # fmt: skip
-    task = core().QuantizeTask(
+    task = core.QuantizeTask(
         source.native.stored_tensor(0), type.id, output_fd=output, output_offset=0,
         converter=feedback,
     )  # fmt: skip
-    job = core().QuantizeJob([task], n_threads=n_threads, max_memory=1 << 30)
+    job = core.QuantizeJob([task], n_threads=n_threads, max_memory=1 << 30)
     try:
         while not job.finished:
             job.wait(1000)
@@ -185,7 +183,7 @@ def test_halves_that_contradict_each_other_keep_ggmls_bytes(tmp_path: Path, outp
     weights = experts()
     halves = ([few(seed) for seed in (1, 2, 3)], [few(seed) for seed in (11, 12, 13)])
     stored, found = quantize_tensor(tmp_path, output, weights, halves, [100] * 3)
-    plain = core().quantize_rows(weights.reshape(-1, 256), GgmlType.Q4_K.id)
+    plain = core.quantize_rows(weights.reshape(-1, 256), GgmlType.Q4_K.id)
     if found["n_kept"] == 3:
         assert stored == plain.tobytes()
     assert found["held_out_error"] <= found["held_out_ggml_error"]
@@ -196,7 +194,7 @@ def test_an_expert_without_tokens_keeps_ggmls_bytes(tmp_path: Path, output: int)
     moments = [correlated_moment(256, seed) for seed in (1, 2, 3)]
     stored, found = quantize_tensor(tmp_path, output, weights, (moments, moments), [500, 0, 500])
     assert found["n_kept"] == 1
-    plain = core().quantize_rows(weights[1], GgmlType.Q4_K.id).tobytes()
+    plain = core.quantize_rows(weights[1], GgmlType.Q4_K.id).tobytes()
     assert stored[len(plain) : 2 * len(plain)] == plain
 
 
@@ -220,7 +218,7 @@ def test_moments_of_another_model_are_refused(tmp_path: Path) -> None:
         tensor, counts = source.native.stored_tensor(0), np.array([4], np.int64)
 
         def feedback(name: str, moment: npt.NDArray[np.float32]) -> None:
-            core().feedback(
+            core.feedback(
                 tensor, GgmlType.parse(name).id, total=moment, part=moment, counts=counts,
                 part_counts=counts,
             )  # fmt: skip

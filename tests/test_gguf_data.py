@@ -100,7 +100,7 @@ def test_dequantized_as_the_gguf_package_does(tmp_path: Path, type: str) -> None
     kind = GgmlType[type]
     weights = np.random.default_rng(5).standard_normal((2, 3, 512)).astype(np.float32)
     ones = np.ones(512, np.float32)
-    stored = core().quantize_rows(weights.reshape(6, 512), kind.id, ones)
+    stored = core.quantize_rows(weights.reshape(6, 512), kind.id, ones)
     tensor = build.quantized_tensor("t", kind.id, weights.shape, stored.tobytes())
     found = model(tmp_path, tensor).to_float32("t")
     expected = gguf.dequantize(stored, gguf.GGMLQuantizationType[type]).reshape(weights.shape)

@@ -39,7 +39,7 @@ def test_refused(isolation: Isolation, tmp_path: Path, case: str) -> None:
 
 
 def test_type_count_of_this_ggml_is_refused(isolation: Isolation, tmp_path: Path) -> None:
-    n_types = core().n_types
+    n_types = core.n_types
     path = tmp_path / "hostile.gguf"
     path.write_bytes(with_type(n_types))
     assert_refused(isolation, path, f"type number {n_types}")
@@ -285,10 +285,10 @@ def quantize_truncated(path: str, output: str) -> None:
     file = open_gguf(path)
     os.truncate(path, Path(path).stat().st_size // 2)
     descriptor = os.open(output, os.O_RDWR | os.O_CREAT)
-    task = core().QuantizeTask(
+    task = core.QuantizeTask(
         file.stored_tensor("t.weight"), build.Q8_0, output_fd=descriptor, output_offset=0
     )
-    job = core().QuantizeJob([task], n_threads=2, max_memory=2**28)
+    job = core.QuantizeJob([task], n_threads=2, max_memory=2**28)
     while not job.finished:
         job.wait(1000)
 

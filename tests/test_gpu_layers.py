@@ -67,7 +67,7 @@ def test_what_comes_later_keeps_its_place() -> None:
 
 def test_no_gpu_is_no_layers() -> None:
     assert fit_gpu_layers(lambda n: Plan(n, (0,))) == 0
-    plan = core().Model(str(apex.demo_model()), no_alloc=True)
+    plan = core.Model(str(apex.demo_model()), no_alloc=True)
     uses = plan.memory_use(n_ctx=512, n_batch=512, n_seq_max=1, n_outputs_max=1)
     assert [name for name, *_ in uses if not name]  # the host's
     assert uses[-1][1] > 30 * MIB  # the weights it would hold

@@ -386,7 +386,7 @@ def test_outputs_that_are_in_the_way(tmp_path: Path, expert_model: apex.Model) -
 def test_hostile_restores(expert_model: apex.Model) -> None:
     from apex_native._native import core
 
-    run = core().ImatrixRun(
+    run = core.ImatrixRun(
         expert_model.native, n_ctx=CTX, n_batch=CTX, n_ubatch=CTX, n_threads=1, scope="everything"
     )
     sums = np.ones((N_EXPERT, N_EMBD))

@@ -129,10 +129,10 @@ def test_limits_of_threads_and_memory(tmp_path: Path, output: int) -> None:
     plain = (0, GgmlType.Q8_0.id, output, 0, None)
     task = of_tensor(file, plain)
     with pytest.raises(ValueError, match="n_threads is 0, expected at least 1"):
-        core().QuantizeJob([task], n_threads=0, max_memory=2**30)
+        core.QuantizeJob([task], n_threads=0, max_memory=2**30)
     with pytest.raises(ValueError, match=r"one worker needs 1048576 .* raise `max_memory`"):
-        core().QuantizeJob([task], n_threads=1, max_memory=2**20 - 1)
-    job = core().QuantizeJob([task], n_threads=9, max_memory=3 * 2**20)
+        core.QuantizeJob([task], n_threads=1, max_memory=2**20 - 1)
+    job = core.QuantizeJob([task], n_threads=9, max_memory=3 * 2**20)
     assert job.n_threads == 3
     finish(job)
     finish(start(file, plain, n_threads=10**6))  # no more threads are started than there is work
@@ -177,7 +177,7 @@ def test_threads_that_cannot_be_started(
         assert "cannot start a thread" in outcome.message
     else:
         assert outcome.error == (), outcome
-        assert output.read_bytes() == core().quantize_rows(weights, build.Q8_0).tobytes()
+        assert output.read_bytes() == core.quantize_rows(weights, build.Q8_0).tobytes()
 
 
 def test_gguf_errors_are_value_errors(tmp_path: Path) -> None:

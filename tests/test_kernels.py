@@ -22,7 +22,7 @@ from cpp_programs import build_program
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
-MATRIX_USE = {GgmlType.from_id(id).name: use for id, use in core().quantized_types().items()}
+MATRIX_USE = {GgmlType.from_id(id).name: use for id, use in core.quantized_types().items()}
 TYPES = list(MATRIX_USE)
 NEEDING_IMATRIX = [name for name, use in MATRIX_USE.items() if use == "required"]
 SHAPES = [(5, 256), (3, 512), (2, 1280), (1, 8192)]
@@ -68,8 +68,8 @@ MATRICES: dict[str, Callable[[np.random.Generator, int], npt.ArrayLike] | None] 
 def assert_same_bytes(name: str, weights: npt.ArrayLike, matrix: Floats | None, case: str) -> None:
     number = GgmlType[name].id
     rows = np.ascontiguousarray(weights, np.float32)
-    stock = core().quantize_rows(rows, number, matrix, own_kernel=False)
-    np.testing.assert_array_equal(core().quantize_rows(rows, number, matrix), stock, case)
+    stock = core.quantize_rows(rows, number, matrix, own_kernel=False)
+    np.testing.assert_array_equal(core.quantize_rows(rows, number, matrix), stock, case)
 
 
 def types_and_matrices() -> list[tuple[str, str]]:
@@ -118,7 +118,7 @@ def isa_under(environment_value: str | None) -> str:
     environment.pop("APEX_ISA", None)
     if environment_value is not None:
         environment["APEX_ISA"] = environment_value
-    code = "from apex_native._native import core; print(core().kernel_isa())"
+    code = "from apex_native._native import core; print(core.kernel_isa())"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )

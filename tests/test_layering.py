@@ -217,7 +217,7 @@ assert classify_tensors(facts).tensors[0].role.value == "embedding"
 assert "numpy" not in sys.modules
 from apex_native._native import core
 try:
-    core()
+    core.build_info()
 except NativeModuleError as error:
     print(error)
 """

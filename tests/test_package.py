@@ -36,7 +36,7 @@ def test_the_wheel_holds_our_package_only() -> None:
 def extension_path() -> Path:
     from apex_native._native import core
 
-    path = core().__file__
+    path = core.__file__
     assert path is not None
     return Path(path)
 
@@ -129,4 +129,4 @@ def test_version_is_the_packages() -> None:
     from apex_native._native import core
 
     assert importlib.metadata.version("apex-native") == apex_native.__version__
-    assert core().build_info()["version"] == apex_native.__version__
+    assert core.build_info()["version"] == apex_native.__version__

@@ -53,7 +53,7 @@ def write_both(
 ) -> tuple[Path, Path]:
     """The same request to both; rules are (regex, type)."""
     model, ours, theirs = (folder / f"{n}.gguf" for n in (source, "ours", "theirs"))
-    core().upstream_quantize(
+    core.upstream_quantize(
         str(model), str(theirs), ftype=FileType.parse(ftype).number, n_threads=2,
         allow_requantize=True,
         tensor_types=[(regex, apex.GgmlType.parse(type).id) for regex, type in rules],
@@ -77,7 +77,7 @@ def test_every_target_type(folder: Path, target: str, with_imatrix: bool) -> Non
     rules = [("blk.*_exps|blk.*attn_", target)]
     if target in NEED_IMATRIX and not with_imatrix:
         with pytest.raises(apex.QuantizeError, match="imatrix"):
-            core().upstream_quantize(
+            core.upstream_quantize(
                 str(folder / "BF16.gguf"), str(folder / "theirs.gguf"), ftype=7,
                 tensor_types=[(rules[0][0], apex.GgmlType.parse(target).id)],
             )  # fmt: skip
@@ -99,7 +99,7 @@ def test_every_source_type(folder: Path, source: str, ftype: str) -> None:
 
 
 def test_quantized_source(folder: Path) -> None:
-    core().upstream_quantize(str(folder / "BF16.gguf"), str(folder / "Q6_K.gguf"), ftype=18)
+    core.upstream_quantize(str(folder / "BF16.gguf"), str(folder / "Q6_K.gguf"), ftype=18)
     assert differing_tensors(*write_both(folder, "Q6_K", "Q4_K_M", [], with_imatrix=False)) == []
 
 
@@ -144,7 +144,7 @@ def test_tiers_of_the_demo_model(tmp_path: Path, tier: str) -> None:
     with apex.open_gguf(apex.demo_model()) as model:
         plan = apex.make_plan(model, tier=tier, imatrix=imatrix, prior="none")
         apex.quantize(model, plan, ours, imatrix=imatrix)
-    core().upstream_quantize(
+    core.upstream_quantize(
         str(apex.demo_model()), str(theirs), ftype=7, n_threads=2,
         tensor_types=[
             (f"^{name}$".replace(".", "[.]"), type.id)

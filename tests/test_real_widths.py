@@ -30,7 +30,7 @@ CHUNKS = {"0": "5", "-1": "17"}
 a GPU computes at once."""
 
 LAYERS_IN_GIB = 48
-HAS_GPU = core().build_info()["cuda"] and gpu_problem() is None
+HAS_GPU = core.build_info()["cuda"] and gpu_problem() is None
 
 
 def has_room() -> bool:

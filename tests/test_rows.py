@@ -41,12 +41,12 @@ N_PER_ROW = 1024
 
 
 def quantize(name: str, weights: Floats, imatrix: Floats | None = None) -> Bytes:
-    stored: Bytes = core().quantize_rows(weights, GgmlType[name].id, imatrix)
+    stored: Bytes = core.quantize_rows(weights, GgmlType[name].id, imatrix)
     return stored
 
 
 def dequantize(name: str, stored: Bytes, n_per_row: int = N_PER_ROW) -> Floats:
-    restored: Floats = core().dequantize_rows(stored, GgmlType[name].id, n_per_row)
+    restored: Floats = core.dequantize_rows(stored, GgmlType[name].id, n_per_row)
     return restored
 
 
@@ -262,20 +262,20 @@ WRONG_ARRAYS: dict[str, Callable[[], object]] = {
 @pytest.mark.parametrize("case", WRONG_ARRAYS)
 def test_weights_are_never_converted_silently(case: str) -> None:
     with pytest.raises(TypeError, match="incompatible function arguments"):
-        core().quantize_rows(WRONG_ARRAYS[case](), GgmlType.Q8_0.id)
+        core.quantize_rows(WRONG_ARRAYS[case](), GgmlType.Q8_0.id)
 
 
 @pytest.mark.parametrize("shape", [(256,), (1, 2, 256), (0, 256), (2, 0), (2, 255), (2, 32)])
 def test_weights_of_the_wrong_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected shape|expected a positive multiple of 256"):
-        core().quantize_rows(np.ones(shape, np.float32), GgmlType.Q4_K.id)
+        core.quantize_rows(np.ones(shape, np.float32), GgmlType.Q4_K.id)
 
 
 @pytest.mark.parametrize("case", [case for case in WRONG_ARRAYS if case != "None"])
 def test_matrix_is_never_converted_silently(case: str) -> None:
     weights = np.ones((1, 256), np.float32)
     with pytest.raises(TypeError, match="incompatible function arguments"):
-        core().quantize_rows(weights, GgmlType.Q8_0.id, WRONG_ARRAYS[case]())
+        core.quantize_rows(weights, GgmlType.Q8_0.id, WRONG_ARRAYS[case]())
 
 
 def test_matrix_of_the_wrong_size() -> None:
@@ -310,9 +310,9 @@ def test_weights_that_are_not_finite(name: str, bad: float) -> None:
 @pytest.mark.parametrize("number", [4, 31, -1, 1000])
 def test_unknown_type(number: int) -> None:
     with pytest.raises(ValueError, match=f"type number {number} is unknown"):
-        core().quantize_rows(np.ones((1, 256), np.float32), number)
+        core.quantize_rows(np.ones((1, 256), np.float32), number)
     with pytest.raises(ValueError, match=f"type number {number} is unknown"):
-        core().dequantize_rows(np.zeros(256, np.uint8), number, 256)
+        core.dequantize_rows(np.zeros(256, np.uint8), number, 256)
 
 
 @pytest.mark.parametrize("name", ["Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"])

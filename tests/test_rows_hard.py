@@ -69,8 +69,8 @@ def quantize_hard_inputs(name: str) -> dict[str, str]:
     outcomes = {}
     for case, weights, matrix in hard_inputs():
         try:
-            stored = core().quantize_rows(weights, number, matrix)
-            sound = np.isfinite(core().dequantize_rows(stored, number, 512)).all()
+            stored = core.quantize_rows(weights, number, matrix)
+            sound = np.isfinite(core.dequantize_rows(stored, number, 512)).all()
             outcomes[case] = "" if sound else "not finite"
         except (QuantizeError, ImatrixError) as error:
             outcomes[case] = type(error).__name__
@@ -82,11 +82,11 @@ def compare_hard_inputs_with_ggml(name: str) -> list[str]:
     different = []
     for case, weights, matrix in hard_inputs():
         try:
-            expected = core().quantize_rows(weights, GgmlType[name].id, matrix, own_kernel=False)
+            expected = core.quantize_rows(weights, GgmlType[name].id, matrix, own_kernel=False)
         except (QuantizeError, ImatrixError):
             continue
         try:
-            found = core().quantize_rows(weights, GgmlType[name].id, matrix)
+            found = core.quantize_rows(weights, GgmlType[name].id, matrix)
         except QuantizeError as error:
             different.append(f"{case}: {error}")
             continue
@@ -109,7 +109,7 @@ def test_hard_inputs_are_written_or_refused(isolation: Isolation, name: str) -> 
     assert outcome.error == (), outcome.message
     for case, found in outcome.value.items():
         weights, matrix = case.split(" / ")
-        if matrix == "none" and core().type_traits(GgmlType[name].id)[4]:
+        if matrix == "none" and core.type_traits(GgmlType[name].id)[4]:
             assert found == "ImatrixError"
         elif weights in ("-0", "denormal", "smallest denormal", "tiny"):
             assert found == "", case  # small numbers are no reason to refuse

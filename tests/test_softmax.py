@@ -27,7 +27,7 @@ def log_softmax(row: Row) -> npt.NDArray[np.longdouble]:
 
 
 def score(reference: Row, *candidates: Row, target: int = 0) -> list[tuple[float, ...]]:
-    result: list[tuple[float, ...]] = core().score_rows(
+    result: list[tuple[float, ...]] = core.score_rows(
         reference=reference, candidates=np.stack(candidates), target=target
     )
     return result
@@ -83,12 +83,12 @@ def test_what_is_not_finite_is_told(rng: np.random.Generator, bad: float, place:
     first, second, third = score(row, broken, row)
     assert (first[4], second[4], third[4]) == (True, False, True)
     assert third[1] == 0.0
-    assert not core().score_row(broken, 3)[4]
+    assert not core.score_row(broken, 3)[4]
 
 
 def test_alone_is_as_in_company(rng: np.random.Generator) -> None:
     row = logits(rng, 5000)
-    alone = core().score_row(row, 77)
+    alone = core.score_row(row, 77)
     together = score(row, row, target=77)[0]
     assert alone[0] == together[0]
     assert alone[2:] == together[2:]
@@ -98,6 +98,6 @@ def test_alone_is_as_in_company(rng: np.random.Generator) -> None:
 def test_a_target_outside_the_vocabulary_is_refused(target: int) -> None:
     row = np.zeros(10, np.float32)
     with pytest.raises(ValueError, match="is no token"):
-        core().score_row(row, target)
+        core.score_row(row, target)
     with pytest.raises(ValueError, match="is no token"):
         score(row, row, target=target)

@@ -48,7 +48,7 @@ def score(model: Model, tasks: Sequence[Task], **options: Any) -> list[np.ndarra
     """Log-probabilities of each sequence, one array a sequence, in order."""
     sequences = [sequence for task in tasks for sequence in task]
     offsets = np.cumsum([0, *(len(tokens) for tokens, _ in sequences)], dtype=np.int64)
-    scorer = core().ChoiceScorer(model.native, n_threads=model.n_threads, **options)
+    scorer = core.ChoiceScorer(model.native, n_threads=model.n_threads, **options)
     log_probs = scorer.score(
         np.concatenate([tokens for tokens, _ in sequences]).astype(np.int32),
         offsets,
@@ -84,7 +84,7 @@ def test_log_probs_are_those_of_a_plain_loop(models: dict[str, Model], name: str
     text = demo_text(150, seed=3)
     tokens = model.tokenize(text, add_special=True, parse_special=True).tolist()
     (log_probs,) = score(model, [[(tokens, 1)]])
-    checked = core().load_check(model.path, text, n_threads=2)
+    checked = core.load_check(model.path, text, n_threads=2)
     assert checked["n_tokens"] == len(tokens)
     assert -log_probs.mean() == pytest.approx(checked["mean_nll"], rel=tolerances.LOG_PROB_RTOL)
 
@@ -131,7 +131,7 @@ def test_little_memory_is_enough(
 def test_shared_tokens_are_computed_once_and_the_last_never(models: dict[str, Model]) -> None:
     prefix = list(range(100, 140))
     task: Task = [([*prefix, 1], 40), ([*prefix, 2], 40), ([*prefix, 3, 4, 5], 40)]
-    scorer = core().ChoiceScorer(models["llama"].native, n_threads=1)
+    scorer = core.ChoiceScorer(models["llama"].native, n_threads=1)
     lengths = np.cumsum([0, *(len(tokens) for tokens, _ in task)])
     scorer.score(
         np.concatenate([tokens for tokens, _ in task]).astype(np.int32),
@@ -189,13 +189,13 @@ def test_offsets_that_are_wrong_are_refused(
     arrays = flat([[([1, 2, 3], 1)]])
     for place, array in changes.items():
         arrays[place] = array
-    scorer = core().ChoiceScorer(models["llama"].native, n_threads=1)
+    scorer = core.ChoiceScorer(models["llama"].native, n_threads=1)
     with pytest.raises(ValueError, match=message):
         scorer.score(*arrays)
 
 
 def test_no_tasks_are_no_scores(models: dict[str, Model]) -> None:
-    scorer = core().ChoiceScorer(models["llama"].native, n_threads=1)
+    scorer = core.ChoiceScorer(models["llama"].native, n_threads=1)
     empty = [np.array([], np.int32), np.array([0], np.int64), np.array([], np.int64)]
     assert scorer.score(*empty, np.array([0], np.int64)).tolist() == []
 
@@ -212,8 +212,8 @@ def test_options_that_cannot_be_are_refused(
 
 
 def test_a_stop_is_heard(models: dict[str, Model]) -> None:
-    stop = core().StopFlag()
-    scorer = core().ChoiceScorer(models[DEMO].native, n_threads=1, stop=stop)
+    stop = core.StopFlag()
+    scorer = core.ChoiceScorer(models[DEMO].native, n_threads=1, stop=stop)
     errors: list[BaseException] = []
 
     def run() -> None:

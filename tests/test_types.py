@@ -8,8 +8,8 @@ import pytest
 from apex_native._native import core
 from apex_native.types import CACHE_TYPES, GgmlType
 
-KNOWN = [number for number in range(core().n_types) if core().type_traits(number) is not None]
-UNKNOWN = sorted({*range(core().n_types), core().n_types, 1000, 2**31 - 1, -1} - {*KNOWN})
+KNOWN = [number for number in range(core.n_types) if core.type_traits(number) is not None]
+UNKNOWN = sorted({*range(core.n_types), core.n_types, 1000, 2**31 - 1, -1} - {*KNOWN})
 
 
 def test_every_type_of_ggml_is_in_the_table() -> None:
@@ -18,7 +18,7 @@ def test_every_type_of_ggml_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("number", KNOWN)
 def test_type_matches_ggml(number: int) -> None:
-    name, block, block_bytes, is_target, _ = core().type_traits(number)
+    name, block, block_bytes, is_target, _ = core.type_traits(number)
     type = GgmlType.from_id(number)
     assert type.name == name.upper()
     assert (type.block_size, type.block_bytes) == (block, block_bytes)
@@ -27,7 +27,7 @@ def test_type_matches_ggml(number: int) -> None:
 
 @pytest.mark.parametrize("number", UNKNOWN)
 def test_removed_and_unknown_types(number: int) -> None:
-    assert core().type_traits(number) is None
+    assert core.type_traits(number) is None
     with pytest.raises(ValueError, match=f"number {number} is unknown or was removed"):
         GgmlType.from_id(number)
 
@@ -44,7 +44,7 @@ def test_sizes_match_the_gguf_package() -> None:
 
 def test_types_that_need_an_importance_matrix() -> None:
     # ggml_quantize_requires_imatrix of the pinned llama.cpp (ggml.c).
-    needing = {GgmlType.from_id(n).name for n in KNOWN if core().type_traits(n)[4]}
+    needing = {GgmlType.from_id(n).name for n in KNOWN if core.type_traits(n)[4]}
     assert needing == {"IQ2_XXS", "IQ2_XS", "IQ1_S"}
 
 
@@ -80,13 +80,13 @@ def test_parse_suggests_the_nearest() -> None:
 
 
 def test_types_with_kernels_of_ours() -> None:
-    types = core().quantized_types()
+    types = core.quantized_types()
     assert len(types) == 15
     for number, use in types.items():
-        *_, needs_matrix = core().type_traits(number)
+        *_, needs_matrix = core.type_traits(number)
         assert (use == "required") == needs_matrix
         assert GgmlType.from_id(number).is_target
 
 
 def test_cache_types_are_the_cores() -> None:
-    assert [type.id for type in CACHE_TYPES] == core().cache_types()
+    assert [type.id for type in CACHE_TYPES] == core.cache_types()

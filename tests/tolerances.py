@@ -126,8 +126,8 @@ def relative_rmse(type: int, seed: int, with_imatrix: bool) -> float:
     from apex_native._native import core
 
     weights, imatrix = sample(seed)
-    stored = core().quantize_rows(weights, type, imatrix if with_imatrix else None)
-    restored = core().dequantize_rows(stored, type, weights.shape[1])
+    stored = core.quantize_rows(weights, type, imatrix if with_imatrix else None)
+    restored = core.dequantize_rows(stored, type, weights.shape[1])
     difference = restored.astype(np.float64) - weights
     return float(np.sqrt((difference**2).sum() / (weights.astype(np.float64) ** 2).sum()))
 
@@ -138,7 +138,7 @@ def _measure(n_seeds: int = 50) -> None:
 
     for type in GgmlType:
         for with_imatrix in (False, True):
-            needs_imatrix = core().type_traits(type.id)[4]
+            needs_imatrix = core.type_traits(type.id)[4]
             if not type.is_target or (needs_imatrix and not with_imatrix):
                 continue
             errors = [relative_rmse(type.id, seed, with_imatrix) for seed in range(n_seeds)]

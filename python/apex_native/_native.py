@@ -7,6 +7,7 @@ import logging
 import os
 from functools import cache
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from apex_native.cuda_libraries import load_from_wheels
 from apex_native.errors import NativeModuleError
@@ -23,8 +24,7 @@ _CUDA_WAY_OUT = (
 
 
 @cache
-def core() -> ModuleType:
-    """The extension module; NativeModuleError with the cause and the way out if it is missing."""
+def _extension() -> ModuleType:
     # While it loads, ggml installs a terminate handler that starts a debugger on a crash
     # (ggml/src/ggml.cpp) unless this variable is set. Not in somebody else's process.
     unset = "GGML_NO_BACKTRACE" not in os.environ
@@ -57,8 +57,24 @@ def _missing(error: ImportError, way_out: str) -> NativeModuleError:
     )
 
 
+class _Core:
+    """Stands for the extension module, which is loaded when something of it is first used."""
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(_extension(), name)
+        setattr(self, name, value)
+        return value
+
+
+if TYPE_CHECKING:
+    from apex_native import _core as core
+else:
+    core = _Core()
+"""The extension; NativeModuleError with the cause and the way out where it cannot be loaded."""
+
+
 def forward_log() -> None:
     """Hand llama.cpp's messages since the last call to logging's ``apex_native.llama``."""
     logger = logging.getLogger("apex_native.llama")
-    for level, text in core().drain_log():
+    for level, text in core.drain_log():
         logger.log(_LEVELS.get(level, logging.INFO), "%s", text)

@@ -72,10 +72,10 @@ def load_model(
     Raises GgufError where the file is damaged or holds no weights, ModelError with llama.cpp's
     reason where it refuses the file, DeviceError for a GPU that is not here or has no room.
     """
-    stop = core().StopFlag()
+    stop = core.StopFlag()
 
     def load(n: int, *, no_alloc: bool = False) -> Any:
-        return core().Model(
+        return core.Model(
             os.fspath(path),
             n_gpu_layers=n,
             devices=list(devices),
@@ -191,7 +191,7 @@ class Model:
     @cached_property
     def traits(self) -> ModelTraits:
         """What the model can do; of one loaded with vocab_only, its vocabulary only."""
-        return ModelTraits(**core().traits_of(self.native))
+        return ModelTraits(**core.traits_of(self.native))
 
     @property
     def n_parameters(self) -> int:
@@ -296,7 +296,7 @@ class Model:
         likeliest token. Raises ValueError for an empty prompt, tokens outside the vocabulary and
         settings out of range.
         """
-        stop = core().StopFlag()
+        stop = core.StopFlag()
         array = np.ascontiguousarray(prompt, dtype=np.int32)
         tokens: Tokens = run_interruptible(
             lambda: self.native.generate(

@@ -45,7 +45,7 @@ class GgufFile:
     def __init__(self, path: str | os.PathLike[str], *, with_siblings: bool = True) -> None:
         """Open path and its sibling shards (or it alone); GgufError if anything is damaged."""
         self.path = Path(path)
-        self._core: Any = core().GgufFile(os.fsencode(path), with_siblings=with_siblings)
+        self._core: Any = core.GgufFile(os.fsencode(path), with_siblings=with_siblings)
         key_values = self._core.key_values
         tensors = tuple(
             TensorInfo(name, shape, GgmlType.from_id(type_id), nbytes, shard, offset)
@@ -129,7 +129,7 @@ class GgufFile:
     def to_float32(self, name: str) -> npt.NDArray[np.float32]:
         """A tensor's weights as float32 in its row-major shape (dequantized if need be)."""
         info = self.tensors[self._index[name]]
-        flat = core().dequantize_rows(self.tensor_bytes(name), info.type.id, info.n_per_row)
+        flat = core.dequantize_rows(self.tensor_bytes(name), info.type.id, info.n_per_row)
         weights: npt.NDArray[np.float32] = flat.reshape(info.shape)
         return weights
 
@@ -137,7 +137,7 @@ class GgufFile:
         self, names: Sequence[str], *, n_threads: int | None = None
     ) -> list[WeightStatistics]:
         """Weight statistics of each named tensor, streamed from disk on all cores."""
-        rows = core().weight_statistics(
+        rows = core.weight_statistics(
             [self.stored_tensor(name) for name in names],
             n_threads=n_threads or os.cpu_count() or 1,
         )

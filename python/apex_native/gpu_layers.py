@@ -23,7 +23,7 @@ MARGIN_BYTES = 1 << 30
 
 def has_gpu() -> bool:
     """This build can use a GPU of this machine."""
-    return bool(core().build_info()["cuda"]) and bool(gpu_names())
+    return bool(core.build_info()["cuda"]) and bool(gpu_names())
 
 
 def fit_gpu_layers(open_plan: Callable[[int], Any], *, reserve: int = 0) -> int:

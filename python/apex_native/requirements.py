@@ -65,11 +65,9 @@ def model_traits(path: str | os.PathLike[str]) -> ModelTraits:
     Raises GgufError where the file is damaged, incomplete or no model, ModelError where llama.cpp
     refuses it or would end the process.
     """
-    stop = core().StopFlag()
+    stop = core.StopFlag()
     try:
-        found = run_interruptible(
-            lambda: core().model_traits(os.fsencode(path), stop=stop), stop.set
-        )
+        found = run_interruptible(lambda: core.model_traits(os.fsencode(path), stop=stop), stop.set)
     finally:
         forward_log()
     return ModelTraits(**found)

@@ -72,7 +72,7 @@ class CheckResult:
 def describe_environment() -> Environment:
     """Look around; nothing here raises, a missing native core leaves ``build`` None."""
     try:
-        build: dict[str, Any] | None = core().build_info()
+        build: dict[str, Any] | None = core.build_info()
     except ApexError:
         build = None
     folder = cache_folder()
@@ -121,7 +121,7 @@ def _checked(name: str, check: Callable[[], str]) -> CheckResult:
 
 
 def _check_core() -> str:
-    info = core().build_info()
+    info = core.build_info()
     return f"version {info['version']}, llama.cpp {info['llama_cpp_commit']}"
 
 
@@ -130,10 +130,10 @@ def _check_type(type: GgmlType) -> str:
 
     weights = np.random.default_rng(type.id).standard_normal((_ROWS, _ROW), dtype=np.float32)
     # Equal importance everywhere: some types refuse to work without a matrix.
-    stored = core().quantize_rows(weights, type.id, np.ones(_ROW, np.float32))
+    stored = core.quantize_rows(weights, type.id, np.ones(_ROW, np.float32))
     if stored.nbytes != type.tensor_bytes(weights.shape):
         raise _CheckError(f"{stored.nbytes} bytes, expected {type.tensor_bytes(weights.shape)}")
-    found = core().dequantize_rows(stored.reshape(-1), type.id, _ROW)
+    found = core.dequantize_rows(stored.reshape(-1), type.id, _ROW)
     if type in _FLOAT_STEP:
         # Below 2^-14 F16 is subnormal and its step absolute: 2^-24.
         worst = float(np.max(np.abs(found - weights) / np.maximum(np.abs(weights), 2.0**-13)))

@@ -83,7 +83,7 @@ class RowFiles:
         GgufError where a range ends behind its file or a file cannot be opened, ValueError unless
         the ranges are exactly the tensor's rows.
         """
-        return core().StoredTensor(
+        return core.StoredTensor(
             info.name,
             info.type.id,
             list(info.shape),
@@ -92,7 +92,7 @@ class RowFiles:
 
     def _file(self, path: Path) -> Any:
         if path not in self._files:
-            self._files[path] = core().MappedFile(os.fspath(path))
+            self._files[path] = core.MappedFile(os.fspath(path))
         return self._files[path]
 
 

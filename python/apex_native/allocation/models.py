@@ -57,7 +57,7 @@ def check_budgets(source: GgufFile, request: SearchRequest) -> None:
 
 def _provenance() -> dict[str, MetadataValue]:
     """What every plan records of this package, as `apex_native.make_plan` does."""
-    info = core().build_info()
+    info = core.build_info()
     return {
         "apex.version": info["version"],
         "apex.llama_cpp_commit": info["llama_cpp_commit"],

@@ -100,7 +100,7 @@ class ProbeSession:
         self.costs = Costs()
         self.n_threads = settings.placement.n_threads or os.cpu_count() or 1
         self._stack = ExitStack()
-        self._stop = core().StopFlag()
+        self._stop = core.StopFlag()
         self._fingerprint = model_fingerprint(source)
         self._importance = None if imatrix is None else Importance(imatrix, source.facts)
         self._summary = None if self._importance is None else self._importance.summary()
@@ -114,7 +114,7 @@ class ProbeSession:
         n_lanes = 1 if settings.placement.on_gpu or size > LANE_BYTES else self.n_threads
         self.models = [self._load() for _ in range(n_lanes)]
         self.n_layer = classify_tensors(source.facts).n_layer
-        self._scorer = core().ProbeScorer(
+        self._scorer = core.ProbeScorer(
             [model.native for model in self.models],
             n_ctx=settings.ctx,
             n_threads=max(1, self.n_threads // n_lanes),
@@ -137,7 +137,7 @@ class ProbeSession:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._scorer = None
+        del self._scorer
         self._values.clear()
         self._stack.close()
 
@@ -195,7 +195,7 @@ class ProbeSession:
             for name, type in keys
         ]
         made: list[Any] = run_interruptible(
-            lambda: core().quantize_values(
+            lambda: core.quantize_values(
                 self.source.native, requests, n_threads=self.n_threads, stop=self._stop
             ),
             self._stop.set,

@@ -108,7 +108,7 @@ def _summary(
 
 
 def _provenance() -> dict[str, MetadataValue]:
-    info = core().build_info()
+    info = core.build_info()
     return {
         "apex.version": info["version"],
         "apex.llama_cpp_commit": info["llama_cpp_commit"],
@@ -146,7 +146,7 @@ def check_load(
     fewer than two tokens.
     """
     n_threads = n_threads or os.cpu_count() or 1
-    found = core().load_check(os.fspath(path), text, n_threads=n_threads)
+    found = core.load_check(os.fspath(path), text, n_threads=n_threads)
     forward_log()
     flat = _constant_matrices(path, n_threads)
     all_equal = found.pop("all_outputs_equal")

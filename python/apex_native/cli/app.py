@@ -98,7 +98,7 @@ def _show_version(asked: bool) -> None:
     if asked:
         from apex_native._native import core
 
-        info = core().build_info()
+        info = core.build_info()
         typer.echo(f"apex-native {info['version']} (llama.cpp {info['llama_cpp_commit']})")
         raise typer.Exit
 

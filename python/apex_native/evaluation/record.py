@@ -19,7 +19,7 @@ Fields = Mapping[str, Any]
 
 def make_build() -> Build:
     """What computes here."""
-    info = core().build_info()
+    info = core.build_info()
     return Build(
         version=info["version"],
         llama_cpp_commit=info["llama_cpp_commit"],

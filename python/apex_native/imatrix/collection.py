@@ -63,7 +63,7 @@ class CollectionPlan:
 
     def settings(self, model: Model) -> dict[str, Any]:
         """What decides the sums, as the file records it; the same on every machine."""
-        info = core().build_info()
+        info = core.build_info()
         return {
             "vocabulary": model.fingerprint,
             "parameters": model.n_parameters,
@@ -100,9 +100,9 @@ class Collection:
     def __init__(self, model: Model, plan: CollectionPlan, settings: Mapping[str, Any]) -> None:
         """Make the context. Raises ValueError, ModelError."""
         self._plan = plan
-        self._stop = core().StopFlag()
+        self._stop = core.StopFlag()
         self._native: Any = run_interruptible(
-            lambda: core().ImatrixRun(
+            lambda: core.ImatrixRun(
                 model.native,
                 n_ctx=plan.ctx,
                 n_batch=plan.batch,

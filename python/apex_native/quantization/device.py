@@ -31,7 +31,7 @@ class Gpu:
 
 def list_gpus() -> tuple[Gpu, ...]:
     """All GPUs; DeviceError where there is none, no driver, or the build has no CUDA."""
-    return tuple(Gpu(**device) for device in core().cuda_devices())
+    return tuple(Gpu(**device) for device in core.cuda_devices())
 
 
 def start_driver(device: str) -> None:
@@ -44,7 +44,7 @@ def start_driver(device: str) -> None:
 
     def start() -> None:
         with contextlib.suppress(ApexError):
-            core().cuda_devices()
+            core.cuda_devices()
 
     if device != "cpu":
         threading.Thread(target=start, name="apex-cuda-start").start()

@@ -106,7 +106,7 @@ class OutputErrors:
 
 def has_feedback(tensor: PlannedTensor) -> bool:
     """Whether the tensor is quantized anew, into a type that error feedback has a format for."""
-    return tensor.type is not tensor.source_type and bool(core().has_feedback(tensor.type.id))
+    return tensor.type is not tensor.source_type and bool(core.has_feedback(tensor.type.id))
 
 
 def feedback_for(
@@ -124,7 +124,7 @@ def feedback_for(
     if moment is None or not has_feedback(tensor):
         return None
     try:
-        return core().feedback(
+        return core.feedback(
             source.stored_tensor(tensor.name),
             tensor.type.id,
             imatrix=imatrix_values,
@@ -132,7 +132,7 @@ def feedback_for(
             part=moment.part,
             counts=moment.counts,
             part_counts=moment.part_counts,
-            options=core().FeedbackOptions(**(options or {})),
+            options=core.FeedbackOptions(**(options or {})),
         )
     except ValueError as error:
         raise ImatrixError(f"the second moments do not go with this model: {error}") from error

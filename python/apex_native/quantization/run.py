@@ -163,8 +163,8 @@ class _Run:
             "hessian": None if hessian is None else hessian.digest,
             "total_bytes": plan.total_bytes,
             "split_max_size": split_max_size if len(self.shards) > 1 else None,
-            "version": core().build_info()["version"],
-            "llama_cpp_commit": core().build_info()["llama_cpp_commit"],
+            "version": core.build_info()["version"],
+            "llama_cpp_commit": core.build_info()["llama_cpp_commit"],
         }
         self.finished: dict[str, FinishedTensor] = {}
         self.n_resumed = self.bytes_resumed = 0
@@ -248,7 +248,7 @@ class _Run:
                 if tensor.name in names and tensor.name not in self.finished and tensor.nbytes:
                     position = shard.layout.header_bytes + offset
                     values = self._imatrix_values(tensor)
-                    task = core().QuantizeTask(
+                    task = core.QuantizeTask(
                         self.source.stored_tensor(tensor.name),
                         tensor.type.id,
                         output_fd=shard.fd,
@@ -289,7 +289,7 @@ class _Run:
             recorder.add(self._without_weights())
             for names, hessian in feedback_groups(self.hessian, left):
                 tasks = self._tasks(names, hessian)
-                job = core().QuantizeJob(
+                job = core.QuantizeJob(
                     [task for _, task in tasks],
                     n_threads=n_threads,
                     max_memory=max_memory,
@@ -378,7 +378,7 @@ class _Run:
             imatrix_sha256=plan.imatrix_sha256,
             imatrix_prior=plan.imatrix_prior,
             source_fingerprint=self.fingerprint,
-            build=core().build_info(),
+            build=core.build_info(),
             n_threads=self.n_threads,
             elapsed_s=time.perf_counter() - self.started,
             resumed_tensors=self.n_resumed,

@@ -49,9 +49,9 @@ def _sampled(source: WeightSource, tensor: PlannedTensor) -> tuple[float, float]
     n_rows = tensor.n_elements // n_per_row
     chosen = np.unique(np.linspace(0, n_rows - 1, _SAMPLED_ROWS).astype(int))
     rows = np.concatenate([read_rows(source, tensor.name, int(row), 1) for row in chosen])
-    weights = core().dequantize_rows(rows.reshape(-1), tensor.source_type.id, n_per_row)
-    packed = core().quantize_rows(weights, tensor.type.id)
-    back = core().dequantize_rows(packed.reshape(-1), tensor.type.id, n_per_row)
+    weights = core.dequantize_rows(rows.reshape(-1), tensor.source_type.id, n_per_row)
+    packed = core.quantize_rows(weights, tensor.type.id)
+    back = core.dequantize_rows(packed.reshape(-1), tensor.type.id, n_per_row)
     total = float(np.square(weights, dtype=np.float64).sum())
     lost = float(np.square(back - weights, dtype=np.float64).sum())
     zeros = float(((back == 0) & (weights != 0)).mean())

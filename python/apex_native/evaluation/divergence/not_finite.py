@@ -29,9 +29,9 @@ def first_not_finite(model: Model, scores: TokenScores, chunks: Chunks) -> str |
         return None
     ctx = chunks.data.ctx
     begin = int(bad[0]) // chunks.n_scored * ctx
-    stop = core().StopFlag()
+    stop = core.StopFlag()
     name: str = run_interruptible(
-        lambda: core().first_non_finite(
+        lambda: core.first_non_finite(
             model.native, chunks.tokens[begin : begin + ctx], n_threads=model.n_threads, stop=stop
         ),
         stop.set,

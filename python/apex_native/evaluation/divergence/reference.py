@@ -121,7 +121,7 @@ def open_reference(
     if reference is None:
         return OpenReference()
     if isinstance(reference, Path):
-        return OpenReference(base=core().BaseFile(str(reference)), base_path=reference)
+        return OpenReference(base=core.BaseFile(str(reference)), base_path=reference)
     return OpenReference(tested=reference, model=pool.load(reference, gpu_reserve=gpu_reserve))
 
 

@@ -81,7 +81,7 @@ class CandidateRun:
 
     def native(self) -> Any:
         """What the extension takes."""
-        return core().Candidate(
+        return core.Candidate(
             model=self.model.native,
             type_k=self.type_k.id,
             type_v=self.type_v.id,
@@ -104,7 +104,7 @@ class ScoreRun:
 
     def lane_options(self) -> Any:
         """How the extension is to compute the chunks."""
-        return core().LaneOptions(
+        return core.LaneOptions(
             n_ctx=self.ctx,
             n_sequences=self.shape.n_sequences,
             n_positions=self.shape.n_positions,
@@ -151,7 +151,7 @@ def run_scores(
     base_writer gets the native scorer before it runs. Raises ModelError, ValueError, and whatever
     on_tick raises.
     """
-    stop = core().StopFlag()
+    stop = core.StopFlag()
     begin = time.monotonic()
     scorer = run_interruptible(lambda: _make_scorer(run, stop), stop.set)
     if base_writer is not None:
@@ -178,7 +178,7 @@ def run_scores(
 
 
 def _make_scorer(run: ScoreRun, stop: Any) -> Any:
-    return core().Scorer(
+    return core.Scorer(
         reference=_native_reference(run),
         candidates=[candidate.native() for candidate in run.candidates],
         tokens=np.ascontiguousarray(run.tokens, dtype=np.int32),
@@ -192,5 +192,5 @@ def _native_reference(run: ScoreRun) -> Any:
     if reference.model is not None:
         return reference.model.native
     if reference.base is not None:
-        return core().BaseReference(file=reference.base, first_chunk=run.first_chunk)
+        return core.BaseReference(file=reference.base, first_chunk=run.first_chunk)
     return reference.hidden

@@ -44,7 +44,7 @@ def alone_fields(scores: TokenScores, n_scored: int) -> dict[str, Any]:
     PPL = exp(mean nll), its standard error PPL times that of the mean.
     """
     finite = scores.is_finite.astype(bool)
-    mean, error = core().estimate(np.ascontiguousarray(scores.nll[finite]))
+    mean, error = core.estimate(np.ascontiguousarray(scores.nll[finite]))
     counted = bool(finite.any())
     return {
         "ppl": _exp(mean) if counted else None,
@@ -121,7 +121,7 @@ def noise_floor(reference: TokenScores, again: TokenScores, description: str) ->
 
 
 def _compare(reference: TokenScores, scores: TokenScores) -> dict[str, Any]:
-    found: dict[str, Any] = core().compare_with_reference(
+    found: dict[str, Any] = core.compare_with_reference(
         reference_nll=np.ascontiguousarray(reference.nll),
         reference_is_finite=np.ascontiguousarray(reference.is_finite),
         nll=scores.nll,
@@ -169,7 +169,7 @@ def _by_confidence(
         inside = (top >= low) & ((top < high) | (high == CONFIDENCE_EDGES[-1]))
         members = finite & inside
         n = int(members.sum())
-        mean, error = core().estimate(np.ascontiguousarray(scores.kld[members]))
+        mean, error = core.estimate(np.ascontiguousarray(scores.kld[members]))
         share = float(scores.is_same_top[members].mean()) if n else None
         bins.append(
             ConfidenceBin(low, high, n, mean if n else None, error if n > 1 else None, share)

@@ -40,8 +40,8 @@ class StoredReference:
         """
         model = run.reference.model
         assert model is not None
-        stop = core().StopFlag()
-        hidden_pass = core().HiddenPass(
+        stop = core.StopFlag()
+        hidden_pass = core.HiddenPass(
             model=model.native,
             tokens=np.ascontiguousarray(run.tokens, dtype=np.int32),
             options=run.lane_options(),

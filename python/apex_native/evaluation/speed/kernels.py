@@ -170,7 +170,7 @@ def measure_kernels(
     Raises ValueError for settings out of range, types without kernels and a device this build
     cannot use, ApexError where a kernel computes something wrong.
     """
-    bench = core().KernelBench(device)
+    bench = core.KernelBench(device)
     chosen = tuple(type for type in GgmlType if type.is_target) if types is None else tuple(types)
     on_gpu = device != "cpu"
     default = GPU_WORKING_SET if on_gpu else working_set_bytes()
@@ -256,8 +256,8 @@ class _Session:
             yield row
 
     def _run(self, task: _Task, tick: Callable[[], None]) -> KernelSpeed:
-        stop = core().StopFlag()
-        moved: float = core().kernel_moved_bytes(task.operation, task.type.id)
+        stop = core.StopFlag()
+        moved: float = core.kernel_moved_bytes(task.operation, task.type.id)
         found = run_interruptible(
             lambda: self.bench.run(
                 operation=task.operation,

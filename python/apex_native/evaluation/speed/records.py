@@ -55,7 +55,7 @@ def kernel_record(row: KernelSpeed) -> dict[str, Any]:
     return {
         **_head("kernels"),
         "device": row.device,
-        "kernel_isa": core().kernel_isa(),
+        "kernel_isa": core.kernel_isa(),
         "operation": row.operation,
         "type": row.type.name,
         "bpw": row.type.bpw,
@@ -88,7 +88,7 @@ def speed_rows(results: Sequence[SpeedResult]) -> tuple[SpeedTest, ...]:
 
 def device_name() -> str:
     """What computes, as people name it; GPUs count where this build can use them."""
-    gpus = Counter(gpu_names()) if core().build_info()["cuda"] else Counter[str]()
+    gpus = Counter(gpu_names()) if core.build_info()["cuda"] else Counter[str]()
     names = [name if count == 1 else f"{count} x {name}" for name, count in gpus.items()]
     return "; ".join([*names, f"CPU: {cpu_name()}"])
 
@@ -113,7 +113,7 @@ def _head(benchmark: str) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "benchmark": benchmark,
         "created": created_now(),
-        "build": core().build_info(),
+        "build": core.build_info(),
         "machine": {
             "cpu": cpu_name(),
             "cpu_features": list(cpu_features()),

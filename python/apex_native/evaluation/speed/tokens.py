@@ -45,7 +45,7 @@ class SpeedSettings:
 
     def native(self) -> Any:
         """What the extension takes. ValueError for a number out of range."""
-        return core().SpeedOptions(
+        return core.SpeedOptions(
             n_prompt=_count("n_prompt", self.n_prompt),
             n_gen=_count("n_gen", self.n_gen),
             n_depth=_count("n_depth", self.n_depth),
@@ -138,9 +138,9 @@ def measure_speed(
     no test, exceed the model's context or name a type that no KV cache has, ModelError with
     llama.cpp's reason where it cannot make the context.
     """
-    stop = core().StopFlag()
+    stop = core.StopFlag()
     native = run_interruptible(
-        lambda: core().SpeedTest(model.native, settings.native(), stop=stop),
+        lambda: core.SpeedTest(model.native, settings.native(), stop=stop),
         stop.set,
     )
     watch = _Watch(settings.test, progress) if progress is not None else None

@@ -95,8 +95,8 @@ def _log_probs(
     all_runs = [run for of_item in runs for run in of_item]
     if not all_runs:
         return np.empty(0)
-    stop = core().StopFlag()
-    scorer = core().ChoiceScorer(
+    stop = core.StopFlag()
+    scorer = core.ChoiceScorer(
         model.native,
         n_threads=model.n_threads,
         n_ubatch=options.n_ubatch,

@@ -31,10 +31,10 @@ def select_items(file: TaskFile, n_tasks: int | None) -> Selection:
         raise DataError(f"number of tasks: expected at least 0 (all), found {n_tasks}")
     n = min(n_tasks or n_items, n_items)
     if file.kind is TaskKind.HELLASWAG:
-        indices = core().draw_uniform(n_items, n)
+        indices = core.draw_uniform(n_items, n)
     elif n < n_items:
-        indices = core().draw_scaled(n_items, n)
+        indices = core.draw_scaled(n_items, n)
     else:
-        indices = range(n_items)
+        indices = list(range(n_items))
     description = f"all {n}" if n == n_items else f"{n} of {n_items}, mt19937 seed 1"
     return Selection(tuple(file.items[i] for i in indices), description)
