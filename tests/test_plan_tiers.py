@@ -284,5 +284,5 @@ def test_a_role_the_model_lacks_is_information() -> None:
     ]
 
 
-def test_base_mixes_of_tiers_are_what_general_file_type_says() -> None:
-    assert plan_35b("micro").file_type == FileType.Q3_K_M.number == 12
+def test_general_file_type_of_a_tier_is_the_type_with_most_bytes() -> None:
+    assert plan_35b("micro").file_type == FileType.IQ1_M.number == 31

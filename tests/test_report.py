@@ -260,16 +260,16 @@ def test_a_header_is_as_large_as_its_model() -> None:
 @pytest.mark.parametrize(
     ("source", "options", "name"),
     [
-        ("Qwen-bf16.gguf", {"tier": "quality"}, "Qwen-APEX-Quality.gguf"),
-        ("Qwen-F16-00001-of-00003.gguf", {"tier": "i-compact"}, "Qwen-APEX-I-Compact.gguf"),
+        ("Qwen-bf16.gguf", {"tier": "quality"}, "Qwen-APEX-Q6_K_QUALITY.gguf"),
+        ("Qwen-F16-00001-of-00003.gguf", {"tier": "i-compact"}, "Qwen-APEX-Q3_K_M_ICOMPACT.gguf"),
         ("Qwen.BF16.gguf", {"ftype": "q4_k_m"}, "Qwen-Q4_K_M.gguf"),
         ("bf16-fan.gguf", {"ftype": "q8_0"}, "bf16-fan-Q8_0.gguf"),
-        ("m.gguf", {"tier": "quality", "edges": Edges(2, 2, 1)}, "m-APEX-Quality-custom.gguf"),
-        ("m.gguf", {"tier": "quality", "edges": Edges(1, 1, 1)}, "m-APEX-Quality.gguf"),
-        ("m.gguf", {"ftype": "q8_0", "tensor_types": ["attn=q4_0"]}, "m-Q8_0-custom.gguf"),
+        ("m.gguf", {"tier": "quality", "edges": Edges(2, 2, 1)}, "m-APEX-Q6_K_CUSTOMQUALITY.gguf"),
+        ("m.gguf", {"tier": "quality", "edges": Edges(1, 1, 1)}, "m-APEX-Q6_K_QUALITY.gguf"),
+        ("m.gguf", {"ftype": "q8_0", "tensor_types": ["attn=q4_0"]}, "m-Q8_0_CUSTOM.gguf"),
     ],
 )
-def test_outputs_are_named_like_the_published_files(
+def test_outputs_are_named_after_model_and_recipe(
     source: str, options: dict[str, object], name: str
 ) -> None:
     facts = model_file()

@@ -48,6 +48,10 @@ def test_the_frontier_is_what_nothing_beats(sizes: list[tuple[int, float | None]
     [
         ("Qwen3.5-35B-A3B-APEX-I-Quality.gguf", FileKind.TIER),
         ("demo-APEX-Mini.gguf", FileKind.TIER),
+        ("Qwen3.5-35B-A3B-APEX-IQ4_XS_IQUALITY.gguf", FileKind.TIER),
+        ("m-APEX-Q6_K_QUALITY.gguf", FileKind.TIER),
+        ("m-APEX-Q6_K_CUSTOMQUALITY.gguf", FileKind.OTHER),
+        ("m-Q8_0_CUSTOM.gguf", FileKind.OTHER),
         ("i-compact.gguf", FileKind.TIER),
         ("model-APEX-Quality-custom.gguf", FileKind.OTHER),
         ("Qwen3.5-35B-A3B-Q8_0.gguf", FileKind.MIX),

@@ -4,7 +4,7 @@
 
     with apex.open_gguf("model-bf16.gguf") as model:
         plan = apex.make_plan(model, tier="quality")
-        manifest = apex.quantize(model, plan, "model-APEX-Quality.gguf")
+        manifest = apex.quantize(model, plan, "model-Quality.gguf")
 
 Planning needs no native core; a call that does raises NativeModuleError where it is missing.
 """
@@ -41,7 +41,7 @@ from apex_native.errors import (
     ResultsError,
 )
 from apex_native.gguf import GgufFile, open_gguf
-from apex_native.plan import Edges, Plan, tier_names
+from apex_native.plan import About, Edges, Plan, tier_names
 from apex_native.progress_bar import ProgressBar
 from apex_native.quantization import Progress, QuantizeManifest
 from apex_native.quantization import quantize_model as quantize
@@ -82,6 +82,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "About",
     "ApexError",
     "CalibrationText",
     "Cancelled",

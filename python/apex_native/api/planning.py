@@ -13,7 +13,7 @@ from apex_native.api.arguments import AnyImatrix, AnySource, matrix_of, opened, 
 from apex_native.classification import classify_tensors
 from apex_native.errors import ModelError
 from apex_native.gguf import open_gguf
-from apex_native.plan import Edges, ImatrixSummary, Plan
+from apex_native.plan import About, Edges, ImatrixSummary, Plan
 from apex_native.plan import make_plan as make_plan_from_facts
 from apex_native.quantization import underflow_findings
 from apex_native.types import Classification, GgmlType, GgufFacts, MetadataValue
@@ -56,6 +56,7 @@ def make_plan(
     imatrix: AnyImatrix | None = None,
     prior: Prior | str | None = "auto",
     strict: bool = False,
+    about: About | None = None,
 ) -> Plan:
     """Decide every tensor's type and the exact size of the output, before a byte is written.
 
@@ -88,6 +89,7 @@ def make_plan(
         pure=pure,
         repair=repair,
         imatrix=summary,
+        about=about,
         extra_metadata=_provenance(),
     )
     with opened("source", source) as file:

@@ -86,7 +86,7 @@ app = _ApexTyper(
     epilog=examples(
         "apex-native inspect model-bf16.gguf",
         "apex-native plan model-bf16.gguf --tier quality",
-        "apex-native quantize model-bf16.gguf --tier quality -o model-APEX-Quality.gguf",
+        "apex-native quantize model-bf16.gguf --tier quality -o model-Quality.gguf",
         "apex-native imatrix model-bf16.gguf -f calibration.txt -o imatrix.gguf",
         "apex-native quantize model-bf16.gguf --tier mini --imatrix imatrix.gguf",
         "apex-native demo",

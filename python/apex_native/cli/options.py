@@ -18,6 +18,7 @@ __all__ = [
     "ForceOption",
     "JsonOption",
     "ModelArgument",
+    "NameStyleChoice",
     "PlanChoices",
     "QuietOption",
     "SemanticsChoice",
@@ -30,6 +31,7 @@ __all__ = [
 
 BASE = "What to make (one of these)"
 OVERRIDES = "Overrides"
+ABOUT = "What the file says of itself (default: as the source)"
 RUN = "Running"
 
 
@@ -38,6 +40,13 @@ class SemanticsChoice(StrEnum):
 
     PUBLISHED = "published"
     DECLARED = "declared"
+
+
+class NameStyleChoice(StrEnum):
+    """The values of `apex_native.reports.NameStyle`."""
+
+    HUB = "hub"
+    PUBLISHED = "published"
 
 
 def parse_size(text: str) -> int:
@@ -202,6 +211,31 @@ class PlanChoices:
             "all experts): K is worth as many tokens. none gives llama-quantize's bytes.",
         ),
     ] = "auto"
+    model_name: Annotated[
+        str | None,
+        typer.Option("--model-name", metavar="NAME", rich_help_panel=ABOUT, help="general.name."),
+    ] = None
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            "--base-model",
+            metavar="OWNER/REPO",
+            rich_help_panel=ABOUT,
+            help="The original on the Hub: general.base_model.0.*.",
+        ),
+    ] = None
+    license: Annotated[
+        str | None,
+        typer.Option(
+            "--license", metavar="ID", rich_help_panel=ABOUT, help="general.license: apache-2.0."
+        ),
+    ] = None
+    quantized_by: Annotated[
+        str | None,
+        typer.Option(
+            "--quantized-by", metavar="NAME", rich_help_panel=ABOUT, help="general.quantized_by."
+        ),
+    ] = None
     strict: Annotated[
         bool,
         typer.Option("--strict", help="Fail on warnings of the audit instead of listing them."),

@@ -17,7 +17,7 @@ from apex_native.errors import PlanError
 if TYPE_CHECKING:
     from apex_native.gguf import GgufFile
     from apex_native.imatrix import Imatrix
-    from apex_native.plan import Edges, Plan
+    from apex_native.plan import About, Edges, Plan
     from apex_native.types import Classification, GgmlType
 
 __all__ = ["Planned", "Planner", "read_imatrix", "require_writable"]
@@ -65,6 +65,7 @@ class Planner:
         self._edges = _edges(choices.edges, self.classification.n_layer)
         self._prior = _parsed("--prior", parse_prior, choices.prior)
         self._imatrix = read_imatrix(choices.imatrix)
+        self._about = _about(choices)
 
     def planned(self) -> Planned:
         """The plan that was asked for."""
@@ -127,6 +128,7 @@ class Planner:
                 imatrix=self._imatrix,
                 prior=self._prior,
                 strict=strict,
+                about=self._about,
             )
 
 
@@ -170,6 +172,17 @@ def _rules(choices: PlanChoices) -> tuple[str, ...]:
     if choices.tensor_type_file is not None:
         rules += parse_rule_file(choices.tensor_type_file.read_text("utf-8"))
     return rules
+
+
+def _about(choices: PlanChoices) -> About:
+    from apex_native.plan import About
+
+    return About(
+        name=choices.model_name or "",
+        base_model=choices.base_model or "",
+        license=choices.license or "",
+        quantized_by=choices.quantized_by or "",
+    )
 
 
 def _edges(text: str | None, n_layer: int) -> Edges | None:

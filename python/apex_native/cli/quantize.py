@@ -17,6 +17,7 @@ from apex_native.cli.options import (
     ForceOption,
     JsonOption,
     ModelArgument,
+    NameStyleChoice,
     PlanChoices,
     QuietOption,
     examples,
@@ -49,6 +50,14 @@ class RunChoices:
             help="The file to write; default: named after model and recipe, in this folder.",
         ),
     ] = None
+    name_style: Annotated[
+        NameStyleChoice,
+        typer.Option(
+            "--name-style",
+            help="Default names: -APEX-Q6_K_IQUALITY, which the Hub labels and llama.cpp finds as "
+            "`repo:TAG`, or -APEX-I-Quality as in the first published files.",
+        ),
+    ] = NameStyleChoice.HUB
     device: Annotated[
         str,
         typer.Option(
@@ -254,7 +263,7 @@ def _prepare(
         imatrix = read_imatrix(choices.imatrix)
     output = run.output or Path()
     if output.is_dir():
-        output = output / default_output_name(source.path.name, plan)
+        output = output / default_output_name(source.path.name, plan, run.name_style.value)
     manifest = None
     if not run.no_manifest:
         manifest = run.manifest or output.with_name(output.name + ".manifest.json")

@@ -6,6 +6,7 @@ Pure Python; nothing here reads weights or needs the native extension.
 
 from __future__ import annotations
 
+from apex_native.plan.about import About
 from apex_native.plan.edges import Edges, Position, default_edges
 from apex_native.plan.ftypes import FileType
 from apex_native.plan.imatrix import EntryDoubts, EntryFit, ImatrixSummary, ImatrixUse
@@ -28,6 +29,7 @@ from apex_native.plan.tier import Tier, TierRule, load_tier, tier_names
 
 __all__ = [
     "SCHEMA_VERSION",
+    "About",
     "DecidedBy",
     "Edges",
     "EntryDoubts",

@@ -10,7 +10,7 @@ from enum import Enum
 from apex_native.errors import PlanError
 from apex_native.types import GgmlType, GgufFacts, MetadataValue, TensorInfo
 
-__all__ = ["FileType", "copied_file_type", "predominant_file_type"]
+__all__ = ["FileType", "copied_file_type", "file_type_name", "predominant_file_type"]
 
 
 class FileType(Enum):
@@ -115,15 +115,22 @@ def _file_type_number(type: GgmlType) -> int:
     return next((t.number for t in named if t.default_type is type), FileType.F32.number)
 
 
-def predominant_file_type(weights_by_type: Iterable[tuple[GgmlType, int]]) -> int:
-    """``general.file_type`` for a file that no base mix made: the type of most weights.
+def file_type_name(number: int) -> str:
+    """The name of a number that a plan states: Q4_K_M for 15."""
+    if number == _NVFP4_FILE_TYPE:
+        return "NVFP4"
+    return _BY_NUMBER[str(number & ~_GUESSED)].name
 
-    Takes (type, number of weights) pairs. llama.cpp counts tensors instead, which makes every
+
+def predominant_file_type(bytes_by_type: Iterable[tuple[GgmlType, int]]) -> int:
+    """``general.file_type`` for a file that no mix of llama.cpp made: the type of most bytes.
+
+    Takes (type, number of bytes) pairs. llama.cpp counts tensors instead, which makes every
     model with many norms an F32 file.
     """
     totals: Counter[GgmlType] = Counter()
-    for tensor_type, n_weights in weights_by_type:
-        totals[tensor_type] += n_weights
+    for tensor_type, n_bytes in bytes_by_type:
+        totals[tensor_type] += n_bytes
     return _file_type_number(totals.most_common(1)[0][0]) if totals else FileType.F32.number
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from apex_native.classification import FileKind, find_kind
 from apex_native.errors import PlanError
+from apex_native.plan.about import About, about_metadata
 from apex_native.plan.audit import audit
 from apex_native.plan.edges import Edges
 from apex_native.plan.ftypes import FileType, copied_file_type, predominant_file_type
@@ -45,6 +46,7 @@ def make_plan(
     repair: bool = False,
     imatrix: ImatrixSummary | None = None,
     strict: bool = False,
+    about: About | None = None,
     extra_metadata: Mapping[str, MetadataValue] | None = None,
 ) -> Plan:
     """Decide the type of every tensor and the exact size of the output.
@@ -75,6 +77,7 @@ def make_plan(
         repair: write layer counts without the layers that have no tensors (multi-token prediction).
         imatrix: which entries the importance matrix has.
         strict: raise instead of returning a plan with findings above INFO.
+        about: what the file says of itself, instead of the source's words.
         extra_metadata: further key-value pairs to write, typed as ``MetadataEntry.infer`` does.
 
     Raises:
@@ -103,7 +106,7 @@ def make_plan(
         options=options,
         imatrix=imatrix,
     )
-    plan = _assemble(request, classification, extra_metadata or {})
+    plan = _assemble(request, classification, about or About(), extra_metadata or {})
     if strict:
         plan.require_clean()
     return plan
@@ -112,6 +115,7 @@ def make_plan(
 def _assemble(
     request: PlanRequest,
     classification: Classification,
+    about: About,
     extra_metadata: Mapping[str, MetadataValue],
 ) -> Plan:
     facts = classification.facts
@@ -121,7 +125,8 @@ def _assemble(
     file_type = _file_type_number(request, facts, tensors)
     digest = rules_sha256((tensor.name, tensor.type) for tensor in tensors)
     repaired = repaired_metadata(classification, facts) if request.options.repair else ()
-    written = (*repaired, *new_metadata(request, file_type, digest, extra_metadata))
+    described = (*repaired, *about_metadata(about, facts))
+    written = (*described, *new_metadata(request, file_type, digest, extra_metadata))
     removed = removed_metadata(request, facts, written)
     return Plan(
         base=request.base,
@@ -204,8 +209,8 @@ def _differences_between_semantics(
 def _file_type_number(
     request: PlanRequest, facts: GgufFacts, tensors: Sequence[PlannedTensor]
 ) -> int:
-    if request.file_type is None:
-        return predominant_file_type((tensor.type, tensor.n_elements) for tensor in tensors)
+    if request.file_type is None or request.tier is not None:
+        return predominant_file_type((tensor.type, tensor.nbytes) for tensor in tensors)
     if request.file_type is FileType.COPY:
         in_order = sorted(facts.tensors, key=lambda tensor: weights_map_key(tensor.name))
         return copied_file_type(facts, in_order)

@@ -19,7 +19,7 @@ from apex_native.reports.kernels import (
 )
 from apex_native.reports.layers import format_layers
 from apex_native.reports.layout import RoleLayout, role_layouts
-from apex_native.reports.naming import default_output_name
+from apex_native.reports.naming import NameStyle, default_output_name, name_tag
 from apex_native.reports.roles import (
     ERROR_GROUPS,
     RoleStatistics,
@@ -44,6 +44,7 @@ __all__ = [
     "KernelLine",
     "MeasuredKernel",
     "ModelFacts",
+    "NameStyle",
     "PlanComparison",
     "ReportFormat",
     "RoleBytes",
@@ -61,6 +62,7 @@ __all__ = [
     "kernel_advice",
     "kernel_lines",
     "model_facts",
+    "name_tag",
     "report_files",
     "role_layouts",
     "role_statistics",

@@ -27,10 +27,11 @@ _MIXES = {name for name, member in FileType.__members__.items() if member.number
 
 
 def file_kind(name: str) -> FileKind:
-    """The kind of ``Model-APEX-I-Quality.gguf``, ``Model-Q4_K_M.gguf``, ``Model-UD-Q4_K_XL.gguf``.
+    """The kind of ``Model-APEX-Q6_K_QUALITY.gguf``, ``Model-Q4_K_M.gguf``, ``…-UD-Q4_K_XL.gguf``.
 
     A mix is a name that ends with a file type of llama-quantize, or is one; UD- before it
-    (Unsloth's dynamic types) or -custom behind it (see `naming`) make it another recipe.
+    (Unsloth's dynamic types) or custom behind it (see `naming`) make it another recipe. Tiers are
+    known by both styles of names.
     """
     stem = name.removesuffix(".gguf")
     words = [word for word in re.split(r"[-. /]", stem) if word]
@@ -38,6 +39,9 @@ def file_kind(name: str) -> FileKind:
     if not words or lower[-1] == "custom":
         return FileKind.OTHER
     tiers = {tier.removeprefix("i-") for tier in tier_names()}
+    hub_words = {tier.replace("-", "") for tier in tier_names()}
+    if "apex" in lower and lower[-1].rpartition("_")[2] in hub_words and "_" in lower[-1]:
+        return FileKind.TIER
     if lower[-1] in tiers and ("apex" in lower or stem.lower() in {*tiers, *tier_names()}):
         return FileKind.TIER
     if words[-1].upper() in _MIXES and "ud" not in lower:

@@ -1,33 +1,70 @@
-"""Names of outputs, like those of the published files."""
+"""Names of outputs: which the Hub can label and llama.cpp find, or as in the published files.
+
+The Hub takes a label from the last part of a name that is a file type of llama.cpp's with at most
+one word behind it (``GGUF_QUANT_RE`` of huggingface.js); ``llama-server -hf repo:TAG`` takes the
+first file in which TAG is followed by ``.`` or ``-`` (``find_best_model`` of common/download.cpp).
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
+from enum import StrEnum
 
 from apex_native.errors import PlanError
 from apex_native.plan import Plan, PlanOptions, default_edges
+from apex_native.plan.ftypes import file_type_name
 
-__all__ = ["default_output_name"]
+__all__ = ["NameStyle", "default_output_name", "name_tag"]
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _SOURCE_TYPE = re.compile(r"[-._](bf16|f16|fp16|f32|fp32)$", re.IGNORECASE)
+_TAG = re.compile(r"[-.]([A-Z0-9_]+)$", re.IGNORECASE)
 
 
-def default_output_name(source_name: str, plan: Plan) -> str:
-    """``Model-APEX-I-Quality.gguf`` for a tier, ``Model-Q4_K_M.gguf`` for a file type.
+class NameStyle(StrEnum):
+    """hub: names that tools can parse; published: as the first APEX files were named."""
 
-    The source's shard number and its -bf16 or -f16 are left out. A recipe with overrides is not
-    the one its name promises and gets ``-custom``. Raises PlanError for a plan of given types.
+    HUB = "hub"
+    PUBLISHED = "published"
+
+
+def default_output_name(
+    source_name: str, plan: Plan, style: NameStyle | str = NameStyle.HUB
+) -> str:
+    """``Model-APEX-Q6_K_IQUALITY.gguf`` for a tier, ``Model-Q4_K_M.gguf`` for a file type.
+
+    A tier's name begins with the type that has the most bytes; published gives
+    ``Model-APEX-I-Quality.gguf``. The source's shard number and its -bf16 or -f16 are left out. A
+    recipe with overrides is not the one its name promises and says ``custom``. Raises PlanError for
+    a plan of given types, ValueError for an unknown style.
     """
     stem = source_name.removesuffix(".gguf")
     stem = _SOURCE_TYPE.sub("", _SHARD.sub("", stem))
-    if plan.tier is not None:
-        recipe = "APEX-" + "-".join(part.capitalize() for part in plan.tier.split("-"))
-    elif plan.ftype:
-        recipe = plan.ftype
-    else:
+    if plan.tier is None and not plan.ftype:
         raise PlanError("a plan of given types has no name of its own; name the output with -o")
     own_edges = plan.edges is not None and plan.edges != default_edges(plan.n_layer)[0]
     is_custom = own_edges or replace(plan.options, repair=False) != PlanOptions()
-    return f"{stem}-{recipe}{'-custom' if is_custom else ''}.gguf"
+    if NameStyle(style) is NameStyle.PUBLISHED:
+        return f"{stem}-{_published(plan)}{'-custom' if is_custom else ''}.gguf"
+    custom = "CUSTOM" if is_custom else ""
+    if plan.tier is None:
+        return f"{stem}-{plan.ftype}{'_' if custom else ''}{custom}.gguf"
+    # One word of letters: the Hub's pattern ends at the next underscore, digit or dash.
+    word = re.sub(r"[^A-Z]", "", plan.tier.upper())
+    return f"{stem}-APEX-{file_type_name(plan.file_type)}_{custom}{word}.gguf"
+
+
+def _published(plan: Plan) -> str:
+    if plan.tier is None:
+        return plan.ftype
+    return "APEX-" + "-".join(part.capitalize() for part in plan.tier.split("-"))
+
+
+def name_tag(file_name: str) -> str | None:
+    """What ``llama-server -hf repo:TAG`` calls a file, None where it has no name for it.
+
+    ``get_gguf_split_info`` of llama.cpp: the last word of the name without its shard number.
+    """
+    found = _TAG.search(_SHARD.sub("", file_name.removesuffix(".gguf")))
+    return found.group(1).upper() if found else None
