@@ -18,12 +18,16 @@ test: $(BIN)/python
 	$(BIN)/python -m pip install --quiet '.[test]'
 	$(BIN)/python -m pytest
 
-# The same tests, and how much of the Python code they run: that costs about as much as the linters.
+# The same tests, and how much of the Python and of the C++ code they run. What is installed then counts,
+# and is slow: `make test` puts the real thing back.
 coverage: $(BIN)/python
-	$(BIN)/python -m pip install --quiet '.[test]'
-	mkdir -p build
-	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m pip install --quiet gcovr
+	$(BIN)/python -m pip install --quiet -Cbuild-dir=build/coverage -Ccmake.define.APEX_COVERAGE=ON '.[test]'
+	find build/coverage -name '*.gcda' -delete
+	$(BIN)/python -m coverage run -m pytest $(TESTS)
 	$(BIN)/python -m coverage report
+	$(BIN)/gcovr --root csrc --filter csrc/ --object-directory build/coverage --gcov-ignore-parse-errors=all \
+	  --exclude-throw-branches --sort uncovered-percent --txt
 
 # The pages end up in docs/_build/html; a warning is an error.
 docs: $(BIN)/python

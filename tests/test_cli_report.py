@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_be(tmp_path: Path, files: list[Path]) -> None:
     result = invoke("report", files[0], "-o", tmp_path / "file")
     assert result.exit_code == 1
     assert "cannot make folder" in result.stderr
-    assert "; choose another with -o" in result.stderr
+    assert "or choose another with -o" in result.stderr
 
 
 WITHOUT_NATIVE_CORE = """

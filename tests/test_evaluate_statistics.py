@@ -133,7 +133,7 @@ def test_few_chunks_get_no_verdict(rng: np.random.Generator) -> None:
     )
     assert found is not None
     assert found.low is None
-    assert found.verdict is Verdict.NOT_DISTINGUISHABLE
+    assert found.verdict is Verdict.TOO_FEW
 
 
 def test_intervals_cover_what_they_promise() -> None:

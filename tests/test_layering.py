@@ -25,7 +25,7 @@ ORDER = [
         "interrupt",
         "results",
     ),
-    *("cuda_libraries", "_native", "machine", "gguf_layout", "fingerprint", "gguf_encode"),
+    *("_core", "cuda_libraries", "_native", "machine", "gguf_layout", "fingerprint", "gguf_encode"),
     "requirements",
     # the stages
     *("weights", "gpu_layers", "engine"),

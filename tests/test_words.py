@@ -17,7 +17,7 @@ from cli_tools import invoke
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "apex_native"
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
-COMMAND = re.compile(r"`(?:apex-native|llama-\w+) [^`]*`")
+COMMAND = re.compile(r"`(?:apex-native|llama-\w+|--tier) [^`]*`")
 CODE = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 

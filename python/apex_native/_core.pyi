@@ -77,7 +77,8 @@ def weight_statistics(
     tensors: Sequence[StoredTensor], *, n_threads: int
 ) -> list[tuple[int, float, float, float, float, float]]: ...
 
-class RowsConverter: ...
+class RowsConverter:
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # TypeError: feedback() makes them
 
 class QuantizeTask:
     def __init__(
@@ -468,7 +469,9 @@ class ChoiceScorer:
         sequence_begin: _Offsets,
         scored_begin: _Offsets,
         task_begin: _Offsets,
+        before: tuple[_Bytes, _Doubles] | None = None,
     ) -> _Doubles: ...
+    def finished(self) -> tuple[_Bytes, _Doubles]: ...
     @property
     def n_tokens_done(self) -> int: ...
     @property
@@ -553,6 +556,7 @@ def kernel_moved_bytes(operation: _KernelOperation, type: int) -> float: ...
 
 @final
 class TensorValue:
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # TypeError: quantize_values()
     @property
     def name(self) -> str: ...
     @property

@@ -67,7 +67,7 @@ class _Core:
 
 
 if TYPE_CHECKING:
-    from apex_native import _core as core
+    import apex_native._core as core
 else:
     core = _Core()
 """The extension; NativeModuleError with the cause and the way out where it cannot be loaded."""

@@ -10,7 +10,7 @@ from apex_native.types import GgmlType
 
 __all__ = ["recipe_text"]
 
-_HEADER = """# Found by `apex-native search` for {architecture}; use it with --tier PATH.toml.
+_HEADER = """# Found by `apex-native search` for {architecture}; a tier: `--tier PATH.toml`.
 # {nbytes:,} bytes, {bpw:.3f} bits per weight. What is not named here is Q8_0.
 
 schema_version = 1

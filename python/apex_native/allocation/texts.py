@@ -73,7 +73,7 @@ def split_texts(
     number from every domain as far as they reach. Raises DataError where there are too few chunks.
     """
     if not texts:
-        raise DataError("a search needs a text; give one with --text")
+        raise DataError("a search needs a text; give `texts`")
     chunks = [_chunks(text, model, ctx) for text in texts]
     total = sum(len(some) for some in chunks)
     if total < MIN_CHUNKS:

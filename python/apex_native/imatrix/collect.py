@@ -81,6 +81,10 @@ def collect_imatrix(
     outside the vocabulary, ModelError naming the weight whose input is not finite, OutputError,
     Cancelled (resumable where output is given).
     """
+    require_kind(
+        *("model", model, Model),
+        "load it with apex.load_model, or let apex.calibrate take its path",
+    )
     require_traits(model, Work.CALIBRATION)
     tokens = _tokens(model, text, parse_special)
     n_chunks = _count_chunks(len(tokens), ctx, skip_chunks, max_chunks)
@@ -102,7 +106,7 @@ def collect_imatrix(
             return _finished(path, settings)
         require_fresh(path, resume=resume, force=force)
     if hessian is not None and Path(hessian).exists() and not (force or resume):
-        raise OutputError(f"{hessian} exists; choose another name or pass --force")
+        raise OutputError(f"{hessian} exists; choose another name or pass `force=True`")
     with Collection(model, plan, settings) as collection:
         if hessian is not None:
             require_room(collection.known_inputs(), Path(hessian))
@@ -150,10 +154,6 @@ def _ubatch(model: Model) -> int:
 
 
 def _tokens(model: Model, text: str | Tokens | Sequence[int], parse_special: bool) -> Tokens:
-    require_kind(
-        *("model", model, Model),
-        "load it with apex.load_model, or let apex.calibrate take its path",
-    )
     if isinstance(text, str):
         return model.tokenize(text, add_special=True, parse_special=parse_special)
     return np.ascontiguousarray(text, dtype=np.int32)

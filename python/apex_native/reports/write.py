@@ -71,9 +71,7 @@ def write_report(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(
-            f"cannot make folder {folder}: {error.strerror or error}; choose another"
-        ) from error
+        raise OutputError(f"cannot make folder {folder}: {error.strerror or error}") from error
     drawn: dict[str, tuple[str, str]] = {}
     left_out: dict[str, str] = {}
     files: list[Path] = []
