@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -34,6 +35,14 @@ def build_program(target: str, *, sanitize: bool = False, arm64: bool = False) -
     """
     folder = ROOT / "build" / ("arm64" if arm64 else "sanitize" if sanitize else "tests")
     toolchain = [f"-DCMAKE_TOOLCHAIN_FILE={ARM64_TOOLCHAIN}"] if arm64 else []
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:  # tests may run side by side
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _configure_and_build(folder, target, sanitize, toolchain)
+    return folder / "tests" / "cpp" / target
+
+
+def _configure_and_build(folder: Path, target: str, sanitize: bool, toolchain: list[str]) -> None:
     _run(
         *(_tool("cmake"), "-S", str(ROOT), "-B", str(folder), "-G", "Ninja"),
         *(f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}", f"-DPython_EXECUTABLE={sys.executable}"),
@@ -42,4 +51,3 @@ def build_program(target: str, *, sanitize: bool = False, arm64: bool = False) -
         *toolchain,
     )
     _run(_tool("cmake"), "--build", str(folder), "--target", target)
-    return folder / "tests" / "cpp" / target

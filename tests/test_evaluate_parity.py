@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import struct
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import apex_native as apex
 import tolerances
 from apex_native.demo_text import demo_text
 from apex_native.errors import DataError
+from upstream_programs import run_upstream
 
 CTX, N_CHUNKS = 512, 6
 
@@ -40,12 +40,7 @@ def upstream(reference_tools: Path, folder: Path) -> tuple[str, str]:
 
 
 def run(tools: Path, *arguments: object) -> str:
-    done = subprocess.run(
-        [str(tools / "llama-perplexity"), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_upstream(tools / "llama-perplexity", *arguments)
     return done.stdout + done.stderr
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from apex_native.imatrix.statistics import layer_statistics
 from calibration_models import write_expert_model, write_recurrent_model
 from file_compare import differing_tensors
 from tolerances import UPSTREAM_STATISTICS_RTOL, UPSTREAM_SUMS_RTOL
+from upstream_programs import run_upstream
 
 CTX, CHUNKS = 64, 6
 """Small chunks; upstream's batch of 2048 tokens then holds all of them."""
@@ -42,13 +42,7 @@ def linger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(tool: Path, *args: str | Path, **env: str) -> str:
-    done = subprocess.run(
-        [str(tool), *(str(arg) for arg in args)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **env},
-    )
+    done = run_upstream(tool, *args, check=False, **env)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

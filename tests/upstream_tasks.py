@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import time
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from apex_native.evaluation.tasks import TaskKind
+from upstream_programs import run_upstream
 
 _OPTIONS = {
     TaskKind.HELLASWAG: ("-f", "--hellaswag", "--hellaswag-tasks"),
@@ -41,15 +41,18 @@ def run_llama_perplexity(
 ) -> UpstreamRun:
     """Run the program; RuntimeError with its last words where it fails."""
     file_option, task_option, limit_option = _OPTIONS[kind]
-    command = [str(tools / "llama-perplexity"), "-m", str(model), file_option, str(file)]
+    program = tools / "llama-perplexity"
+    command = ["-m", str(model), file_option, str(file)]
     command += [task_option, limit_option, str(n_tasks), "-t", str(n_threads)]
     command += [] if n_parallel is None else ["-np", str(n_parallel)]
     start = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_upstream(program, *command, check=False)
     elapsed = time.perf_counter() - start
     rows = [line.split("\t") for line in done.stdout.splitlines() if re.match(r"\d+\t", line)]
     if done.returncode or not rows:
-        raise RuntimeError(f"{' '.join(command)}:\n{done.stdout[-1000:]}{done.stderr[-2000:]}")
+        raise RuntimeError(
+            f"{program} {' '.join(command)}:\n{done.stdout[-1000:]}{done.stderr[-2000:]}"
+        )
     counts = [0, *(round(float(row[1].rstrip("%")) * (i + 1) / 100) for i, row in enumerate(rows))]
     correct = [now > before for before, now in pairwise(counts)]
     scores: list[tuple[float, float]] = []

@@ -70,10 +70,10 @@ const ShardTensor& tensor_at(const GgufFile& file, size_t index) {
 py::array tensor_bytes(const py::object& self, size_t index) {
     const auto& file = self.cast<const GgufFile&>();
     const ShardTensor& tensor = tensor_at(file, index);
-    py::array_t<uint8_t> view({static_cast<py::ssize_t>(tensor.entry.n_bytes)}, {1},
-                              file.tensor_data(tensor), self);
+    py::array view = py::array_t<uint8_t>({static_cast<py::ssize_t>(tensor.entry.n_bytes)}, {1},
+                                          file.tensor_data(tensor), self);
     view.attr("setflags")("write"_a = false);
-    return std::move(view);
+    return view;
 }
 
 py::list shard_paths(const GgufFile& file) {

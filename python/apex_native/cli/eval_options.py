@@ -10,7 +10,6 @@ import typer
 
 from apex_native.cli.cache_option import cache_option
 from apex_native.cli.options import RUN
-from apex_native.types import GgmlType
 
 if TYPE_CHECKING:
     from apex_native.evaluation.divergence.text import Text
@@ -50,12 +49,12 @@ class TextChoices:
                      help="Text that spells a special token is that token: for chat markup."),
     ] = False  # fmt: skip
     type_k: Annotated[
-        GgmlType,
+        str,
         cache_option("--type-k", "Type of the candidates' cached keys; the reference's: f16."),
-    ] = GgmlType.F16
-    type_v: Annotated[
-        GgmlType, cache_option("--type-v", "Type of the candidates' cached values.")
-    ] = GgmlType.F16
+    ] = "f16"
+    type_v: Annotated[str, cache_option("--type-v", "Type of the candidates' cached values.")] = (
+        "f16"
+    )
     two_pass: Annotated[
         bool,
         typer.Option("--two-pass", rich_help_panel=RUN,

@@ -82,9 +82,13 @@ def _budgets(out: Output, source: GgufFile, choices: BudgetChoices) -> tuple[int
             raise typer.BadParameter("names a size twice", param_hint="--budget")
         return budgets
     from apex_native.allocation import memory_beside_model
+    from apex_native.types import GgmlType
 
     beside = memory_beside_model(
-        source.facts, ctx=choices.ctx, type_k=choices.type_k, type_v=choices.type_v
+        source.facts,
+        ctx=choices.ctx,
+        type_k=GgmlType.parse(choices.type_k),
+        type_v=GgmlType.parse(choices.type_v),
     )
     budget = choices.fit - beside.total
     if budget <= 0:

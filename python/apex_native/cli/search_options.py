@@ -11,7 +11,6 @@ import typer
 
 from apex_native.cli.cache_option import cache_option
 from apex_native.cli.options import parse_size
-from apex_native.types import GgmlType
 
 __all__ = ["BudgetChoices", "EffortChoice", "LadderChoice", "RuleChoices", "SearchTextChoices"]
 
@@ -61,11 +60,11 @@ class BudgetChoices:
                      help="With --fit: tokens of context."),
     ] = 4096  # fmt: skip
     type_k: Annotated[
-        GgmlType, cache_option("--type-k", "With --fit: type of the K cache.", panel=SIZE)
-    ] = GgmlType.F16
+        str, cache_option("--type-k", "With --fit: type of the K cache.", panel=SIZE)
+    ] = "f16"
     type_v: Annotated[
-        GgmlType, cache_option("--type-v", "With --fit: type of the V cache.", panel=SIZE)
-    ] = GgmlType.F16
+        str, cache_option("--type-v", "With --fit: type of the V cache.", panel=SIZE)
+    ] = "f16"
 
 
 @dataclass(frozen=True)
