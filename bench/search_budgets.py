@@ -11,7 +11,9 @@ text, in memory, chunk by chunk beside the source.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import pickle
 import resource
 import subprocess
 import sys
@@ -69,6 +71,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--effort", default="normal")
+    parser.add_argument("--keep", help="folder of measurements to go on from; costs mean nothing")
     parser.add_argument("-o", "--output")
     return parser.parse_args()
 
@@ -83,6 +86,8 @@ def search(arguments: argparse.Namespace, folder: Path) -> tuple[dict[str, Any],
     ]
     for text in arguments.text:
         command += ["-f", text]
+    if arguments.keep:
+        command += ["--store", arguments.keep]
     before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -119,7 +124,7 @@ def compare(arguments: argparse.Namespace, found: dict[str, Any]) -> list[dict[s
         candidates += [dict(recipes[name].types) for name in names]
         with ProbeStore(None) as store, ProbeSession(source, imatrix, store, settings) as session:
             part = held_out(arguments, session)
-            scores = session.measure(candidates, part, positions=True)
+            scores = measured(arguments, session, candidates, part)
     ours = scores[: len(found["budgets"])]
     theirs = dict(zip(names, scores[len(ours) :], strict=True))
     rows = []
@@ -127,6 +132,27 @@ def compare(arguments: argparse.Namespace, found: dict[str, Any]) -> list[dict[s
         some = {name: theirs[name] for name in rivals[row["budget"]]}
         rows.append(as_row(row, mine, some))
     return rows
+
+
+def measured(
+    arguments: argparse.Namespace,
+    session: ProbeSession,
+    candidates: list[dict[str, Any]],
+    part: Part,
+) -> list[Measurement]:
+    """On the held-out text, with every position; what was kept is not computed again."""
+    if not arguments.keep:
+        return session.measure(candidates, part, positions=True)
+    paths = []
+    for types in candidates:
+        keys = sorted(probe.key for probe in (session.probe(types, c) for c in part.tokens))
+        name = hashlib.sha256("".join(keys).encode()).hexdigest()
+        paths.append(Path(arguments.keep) / f"{name}.pickle")
+    missing = [i for i, path in enumerate(paths) if not path.exists()]
+    new = session.measure([candidates[i] for i in missing], part, positions=True)
+    for i, found in zip(missing, new, strict=True):
+        paths[i].write_bytes(pickle.dumps(found))
+    return [pickle.loads(path.read_bytes()) for path in paths]
 
 
 def held_out(arguments: argparse.Namespace, session: ProbeSession) -> Part:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from apex_native.allocation.knapsack import Option, near_knapsack, solve_knapsack
+from apex_native.allocation.knapsack import Option, near_knapsack, seconds_of, solve_knapsack
 from apex_native.errors import PlanError
 
 
@@ -47,6 +47,31 @@ def test_it_is_the_best_of_all_choices(seed: int) -> None:
         nbytes, cost = total(items, solve_knapsack(items, limit))
         assert nbytes <= limit
         assert cost == pytest.approx(min(cost for _, cost in fitting), rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_two_limits_are_both_kept_and_nothing_better_is_missed(seed: int) -> None:
+    rng = np.random.default_rng(100 + seed)
+    items = [
+        [Option(o.nbytes, o.cost, float(rng.random())) for o in options]
+        for options in random_items(rng, 6, 32)
+    ]
+    every = [list(chosen) for chosen in itertools.product(range(4), repeat=6)]
+    limit = int(np.quantile([total(items, chosen)[0] for chosen in every], 0.6))
+    small = [chosen for chosen in every if total(items, chosen)[0] <= limit]
+    fastest = min(seconds_of(items, chosen) for chosen in small)
+    for factor in (1.02, 1.3, 2.0):
+        most = factor * fastest
+        best = min(total(items, c)[1] for c in small if seconds_of(items, c) <= most)
+        found = solve_knapsack(items, limit, most)
+        near = near_knapsack(items, limit, most)
+        for chosen in (found, near):
+            assert total(items, chosen)[0] <= limit
+            assert seconds_of(items, chosen) <= most * (1 + 1e-6)
+        assert total(items, found)[1] == pytest.approx(best, rel=1e-5)
+        assert total(items, near)[1] >= best * (1 - 1e-5)
+    with pytest.raises(PlanError, match=r"the fastest choice within [\d,]+ bytes takes"):
+        near_knapsack(items, limit, 0.5 * fastest)
 
 
 def test_a_limit_of_many_gigabytes_is_kept_to_the_byte() -> None:

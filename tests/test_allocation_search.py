@@ -19,12 +19,16 @@ from apex_native.allocation import (
     SearchOutcome,
     SearchRequest,
     TextSizes,
+    check_budgets,
     search_types,
 )
+from apex_native.allocation.provenance import search_facts
+from apex_native.allocation.space import SearchSpace
+from apex_native.allocation.verdict import Ratio
 from apex_native.demo_text import demo_text
 from apex_native.engine import Placement
 from apex_native.errors import DataError, PlanError
-from apex_native.imatrix import Imatrix
+from apex_native.imatrix import Imatrix, Importance
 from apex_native.types import GgmlType
 
 CTX = 64
@@ -154,6 +158,24 @@ def test_rules_are_kept(found: Found, source: apex.GgufFile, imatrix: Imatrix) -
     assert outcome.nbytes <= 9_000_000
 
 
+def test_what_a_file_says_of_its_search_does_not_change_its_size(
+    source: apex.GgufFile, imatrix: Imatrix
+) -> None:
+    space = SearchSpace.of(source, Importance(imatrix, source.facts).summary(), request())
+    types = dict.fromkeys(space.choices, GgmlType.Q6_K)
+    facts = search_facts(
+        kld=1.25, kld_se=3e-9, ratio=Ratio(0.5, 0.4, 0.6), text_sha256="a" * 64, seed=10**12
+    )
+    plan = space.plan(types, facts)
+    assert plan.total_bytes == space.plan(types).total_bytes == space.file_bytes(types)
+    written = {entry.key: entry.value for entry in plan.metadata}
+    assert written["apex.search.ratio_high"] == 0.6
+    assert written["apex.search.text_sha256"] == "a" * 64
+    # A fixed recipe says nothing of a search, so its size is what `quantize` would write.
+    recipe = space.fixed_plan(ftype="Q4_K_M")
+    assert not any(entry.key.startswith("apex.search") for entry in recipe.metadata)
+
+
 def test_impossible_budgets_are_said_with_the_numbers(
     source: apex.GgufFile, imatrix: Imatrix
 ) -> None:
@@ -161,8 +183,13 @@ def test_impossible_budgets_are_said_with_the_numbers(
         search_types(source, request(budgets=(3_000_000,)), imatrix)
     with pytest.raises(PlanError, match=r"90,000,000 bytes is not below the source's [\d,]+"):
         search_types(source, request(budgets=(90_000_000,)), imatrix)
-    with pytest.raises(PlanError, match="with the types that rules pin"):
+    pinned = r"12,000,000 bytes is below [\d,]+, .* that rules pin \([\d,]+ bytes without them\)"
+    with pytest.raises(PlanError, match=pinned):
         search_types(source, request(budgets=(12_000_000,), tensor_types=("ffn=BF16",)), imatrix)
+    with pytest.raises(PlanError, match=r"without an importance matrix \([\d,]+ bytes with one\)"):
+        search_types(source, request(budgets=(5_500_000,)), None)
+    with pytest.raises(PlanError, match=r"least speed of 'fast': expected tokens per second"):
+        check_budgets(source, request(min_tg="fast"))
     with pytest.raises(PlanError, match="unknown ladder 'none'; known: all, k-only, iq-only"):
         search_types(source, request(ladder="none"), imatrix)
 

@@ -7,6 +7,7 @@ Input: a model, sizes, texts, an importance matrix. Output: a `SearchOutcome`, w
 from __future__ import annotations
 
 from apex_native.allocation.default_texts import builtin_texts
+from apex_native.allocation.differences import Difference
 from apex_native.allocation.heatmap import save_bits
 from apex_native.allocation.memory import BesideModel, memory_beside_model
 from apex_native.allocation.models import check_budgets, search, search_types
@@ -14,8 +15,10 @@ from apex_native.allocation.outcome import Baseline, BudgetOutcome, SearchOutcom
 from apex_native.allocation.ranking import Ranked, Ranking, rank_strategies, uniform_types
 from apex_native.allocation.recipe import recipe_text
 from apex_native.allocation.request import EFFORTS, Effort, SearchRequest
+from apex_native.allocation.speed import Speed
 from apex_native.allocation.store import Probe, ProbeStore, Scores
 from apex_native.allocation.strategies import STRATEGIES, Strategy
+from apex_native.allocation.surface_plot import save_surface
 from apex_native.allocation.texts import DomainText, TextSizes
 
 __all__ = [
@@ -24,6 +27,7 @@ __all__ = [
     "Baseline",
     "BesideModel",
     "BudgetOutcome",
+    "Difference",
     "DomainText",
     "Effort",
     "Probe",
@@ -33,6 +37,7 @@ __all__ = [
     "Scores",
     "SearchOutcome",
     "SearchRequest",
+    "Speed",
     "Strategy",
     "TextSizes",
     "builtin_texts",
@@ -41,6 +46,7 @@ __all__ = [
     "rank_strategies",
     "recipe_text",
     "save_bits",
+    "save_surface",
     "search",
     "search_types",
     "uniform_types",

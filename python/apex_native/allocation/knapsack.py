@@ -1,5 +1,7 @@
 """The multiple-choice knapsack, exact to the byte: one option per item, the least cost in a limit.
 
+A second limit, on seconds, may be set beside the first.
+
 HiGHS (through scipy) finds the optimum in floating point. Two things it does are made good here,
 both seen with scipy 1.17.1: it may write to the process's standard output although it was told not
 to, and a choice it calls feasible may be over the limit by some bytes, since its tolerance is
@@ -20,7 +22,7 @@ import numpy as np
 
 from apex_native.errors import PlanError
 
-__all__ = ["Option", "near_knapsack", "solve_knapsack"]
+__all__ = ["Option", "near_knapsack", "seconds_of", "solve_knapsack"]
 
 TIME_LIMIT_S = 20.0
 EXACT = 1e-6
@@ -29,42 +31,84 @@ EXACT = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One way to decide an item: what it weighs (bytes) and what it costs (not negative)."""
+    """One way to decide an item: what it weighs (bytes), costs and takes (both not negative)."""
 
     nbytes: int
     cost: float
+    seconds: float = 0.0
 
 
-def solve_knapsack(items: Sequence[Sequence[Option]], limit: int) -> list[int]:
+def solve_knapsack(
+    items: Sequence[Sequence[Option]], limit: int, most_seconds: float | None = None
+) -> list[int]:
     """For each item the number of its option: the least total cost within limit bytes.
 
     Exact but for HiGHS' relative gap of 1e-6, and always within the limit: where its choice is over
-    once added up in integers, the problem is solved again with so much less room. Raises PlanError
-    where even the smallest options do not fit.
+    once added up in integers, the problem is solved again with so much less room. most_seconds
+    limits the sum of the options' seconds, to a part in 10^6. Raises PlanError where even the
+    smallest options do not fit, or none that fit are fast enough.
     """
     _require_possible(items, limit)
     if not items:
         return []
-    pruned = [_undominated(options) for options in items]
+    pruned = [_undominated(options, timed=most_seconds is not None) for options in items]
     room = limit
     for _ in range(_MOST_REPAIRS):
-        chosen = _solve(items, pruned, room)
+        chosen = _solve(items, pruned, room, most_seconds)
         if chosen is None:
             break
         over = _bytes_of(items, chosen) - limit
         if over <= 0:
             return chosen
         room -= over
-    return near_knapsack(items, limit)
+    return near_knapsack(items, limit, most_seconds)
 
 
-def near_knapsack(items: Sequence[Sequence[Option]], limit: int) -> list[int]:
+def near_knapsack(
+    items: Sequence[Sequence[Option]], limit: int, most_seconds: float | None = None
+) -> list[int]:
     """Nearly the best choice, in a millisecond: within one item's step of the optimum.
 
     The steps along every item's lower convex hull, the best gain for its bytes first, as far as
-    they fit; what is left is filled greedily. Raises PlanError as `solve_knapsack`.
+    they fit; what is left is filled greedily. most_seconds is met by a price on seconds, found by
+    bisection. Raises PlanError as `solve_knapsack`.
     """
     _require_possible(items, limit)
+    chosen = _near(items, limit)
+    if most_seconds is None or seconds_of(items, chosen) <= most_seconds:
+        return chosen
+    return _fast_enough(items, limit, most_seconds)
+
+
+def seconds_of(items: Sequence[Sequence[Option]], chosen: Sequence[int]) -> float:
+    """What a choice takes."""
+    return sum(options[i].seconds for options, i in zip(items, chosen, strict=True))
+
+
+def _fast_enough(items: Sequence[Sequence[Option]], limit: int, most_seconds: float) -> list[int]:
+    """The choice at the lowest price of a second that meets the limit."""
+    fastest = _near([[Option(o.nbytes, o.seconds) for o in options] for options in items], limit)
+    least = seconds_of(items, fastest)
+    if least > most_seconds:
+        raise PlanError(
+            f"the fastest choice within {limit:,} bytes takes {least:.3g} s a token, "
+            f"{most_seconds:.3g} s are allowed"
+        )
+    costs = sum(max(option.cost for option in options) for options in items)
+    low, high = 0.0, max(costs, 1e-300) / most_seconds
+    best = fastest
+    for _ in range(_PRICES):
+        price = 0.5 * (low + high)
+        priced = [[Option(o.nbytes, o.cost + price * o.seconds) for o in row] for row in items]
+        chosen = _near(priced, limit)
+        if seconds_of(items, chosen) <= most_seconds:
+            best, high = chosen, price
+        else:
+            low = price
+    return best
+
+
+def _near(items: Sequence[Sequence[Option]], limit: int) -> list[int]:
     pruned = [_undominated(options) for options in items]
     chosen = [kept[-1] for kept in pruned]
     spare = limit - _bytes_of(items, chosen)
@@ -104,26 +148,32 @@ def _require_possible(items: Sequence[Sequence[Option]], limit: int) -> None:
 
 
 _MOST_REPAIRS = 8
+_PRICES = 30
 
 
 def _bytes_of(items: Sequence[Sequence[Option]], chosen: Sequence[int]) -> int:
     return sum(options[i].nbytes for options, i in zip(items, chosen, strict=True))
 
 
-def _undominated(options: Sequence[Option]) -> list[int]:
-    """Options no other one beats in both; by falling size."""
+def _undominated(options: Sequence[Option], *, timed: bool = False) -> list[int]:
+    """Options no other one beats in size and cost (timed: and seconds); by falling size."""
     order = sorted(range(len(options)), key=lambda i: (options[i].nbytes, options[i].cost))
     kept: list[int] = []
-    best = float("inf")
     for i in order:
-        if options[i].cost < best:
+        cost, seconds = options[i].cost, options[i].seconds if timed else 0.0
+        if not any(
+            options[k].cost <= cost and (options[k].seconds if timed else 0.0) <= seconds
+            for k in kept
+        ):
             kept.append(i)
-            best = options[i].cost
     return kept[::-1]
 
 
 def _solve(
-    items: Sequence[Sequence[Option]], pruned: Sequence[Sequence[int]], room: int
+    items: Sequence[Sequence[Option]],
+    pruned: Sequence[Sequence[int]],
+    room: int,
+    most_seconds: float | None,
 ) -> list[int] | None:
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_matrix
@@ -141,13 +191,17 @@ def _solve(
         return None
     scale = max(float(spare), 1.0)
     weights = csr_matrix((nbytes - floor) / scale)
+    constraints = [
+        LinearConstraint(once, 1, 1),
+        LinearConstraint(weights, -np.inf, spare / scale),
+    ]
+    if most_seconds is not None:
+        seconds = np.array([items[item][i].seconds for item, i in pairs]) / most_seconds
+        constraints.append(LinearConstraint(csr_matrix(seconds), -np.inf, 1.0))
     with _quiet_stdout():
         found = milp(
             costs / max(float(costs.max()), 1e-300),
-            constraints=[
-                LinearConstraint(once, 1, 1),
-                LinearConstraint(weights, -np.inf, spare / scale),
-            ],
+            constraints=constraints,
             integrality=np.ones(n, int),
             bounds=Bounds(0, 1),
             options={"mip_rel_gap": EXACT, "time_limit": TIME_LIMIT_S},

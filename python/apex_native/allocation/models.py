@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from apex_native.allocation.outcome import SearchOutcome
 from apex_native.allocation.request import SearchRequest
 from apex_native.allocation.session import ProbeSession, SessionSettings
 from apex_native.allocation.space import SearchSpace
+from apex_native.allocation.speed import measure_plan, parse_min_speed
+from apex_native.allocation.speed_goal import SpeedGoal, speed_goal
 from apex_native.allocation.steps import Search, SearchProgress
 from apex_native.allocation.store import ProbeStore
 from apex_native.allocation.texts import DomainText, split_texts
@@ -50,6 +53,8 @@ def search(
 
 def check_budgets(source: GgufFile, request: SearchRequest) -> None:
     """Raise PlanError, with the numbers, for a budget that no importance matrix could meet."""
+    if request.min_tg is not None:
+        parse_min_speed(request.min_tg)
     space = SearchSpace.with_any_matrix(source, request)
     for budget in request.budgets:
         space.problem(budget)
@@ -84,6 +89,7 @@ def search_types(
     space = SearchSpace.of(source, summary, request, _provenance())
     for budget in request.budgets:
         space.problem(budget)
+    goal = speed_goal(space, imatrix)
     settings = SessionSettings(request.ctx, request.placement)
     path = None if store is None else Path(store)
     with ProbeStore(path) as probes, ProbeSession(source, imatrix, probes, settings) as session:
@@ -94,4 +100,25 @@ def search_types(
             sizes=request.effort.sizes,
             seed=request.seed,
         )
-        return Search(space, session, text, progress).run()
+        found = Search(space, session, text, progress, goal).run()
+    return found if goal is None else _with_speeds(found, goal, source, imatrix, request)
+
+
+def _with_speeds(
+    found: SearchOutcome,
+    goal: SpeedGoal,
+    source: GgufFile,
+    imatrix: Imatrix | None,
+    request: SearchRequest,
+) -> SearchOutcome:
+    """Measured speeds beside the predicted ones."""
+    plans = {str(outcome.budget): (outcome.plan, imatrix) for outcome in found.budgets}
+    speeds = measure_plan(source, plans, request.placement)
+    outcomes = [replace(o, measured_speed=speeds[str(o.budget)]) for o in found.budgets]
+    asked = {
+        "calibrator": goal.calibrator,
+        "calibrator_speed": asdict(goal.measured),
+        "least_tg": goal.least,
+        "fixed_s": goal.model.fixed_generate,
+    }
+    return replace(found, budgets=outcomes, report={**found.report, "speed": asked})

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from apex_native.allocation.differences import Difference
 from apex_native.allocation.session import Measurement
+from apex_native.allocation.speed import Speed
 from apex_native.allocation.verdict import Ratio
 from apex_native.plan import Plan
 from apex_native.types import GgmlType
@@ -35,7 +37,8 @@ class BudgetOutcome:
     """The result of one budget: plan, numbers on the verify part, verdict.
 
     name: "search", or the fixed recipe that was not beaten. predicted: KLD the model of the search
-    expected. kld_p999 is the 99.9 % quantile over positions.
+    expected. kld_p999 is the 99.9 % quantile over positions. predicted_speed, measured_speed: where
+    the request asks for speed.
     """
 
     budget: int
@@ -50,6 +53,10 @@ class BudgetOutcome:
     baselines: Sequence[Baseline]
     tried: int
     measured: Measurement = field(repr=False)
+    differences: Sequence[Difference] = ()
+    """To the best fixed recipe."""
+    predicted_speed: Speed | None = None
+    measured_speed: Speed | None = None
 
     @property
     def nbytes(self) -> int:

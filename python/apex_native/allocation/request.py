@@ -40,7 +40,9 @@ class SearchRequest:
 
     tensor_types: rules as `make_plan` takes them; what they name has no choice. floor: the least
     precise type, by bits per weight, of tensors that every token passes (attention, shared
-    experts). together: gate and up of a layer's experts get one type.
+    experts). together: gate and up of a layer's experts get one type. min_tg: the least speed of
+    generation, tokens per second ("35") or a multiple of a fixed recipe's ("1.1x:Q4_K_M").
+    surface: predict what other speeds would cost, too.
     """
 
     budgets: tuple[int, ...]
@@ -49,6 +51,8 @@ class SearchRequest:
     ladder: str = "all"
     floor: GgmlType | None = None
     together: bool = False
+    min_tg: str | None = None
+    surface: bool = False
     ctx: int = 512
     seed: int = 0
     effort: Effort = field(default_factory=Effort)

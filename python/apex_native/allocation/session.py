@@ -32,7 +32,7 @@ __all__ = ["Costs", "Measurement", "ProbeSession", "SessionSettings"]
 LANE_BYTES = 2 << 30
 """Models up to this size are computed by a lane a thread, larger ones by one of all threads."""
 
-VALUE_BYTES = 4 << 30
+VALUE_BYTES = 2 << 30
 """Quantized values kept in memory at most, beside those of the batch that is measured."""
 
 BATCH_BYTES = 3 << 30

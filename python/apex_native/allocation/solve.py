@@ -13,7 +13,7 @@ from apex_native.types import GgmlType
 
 __all__ = ["Link", "Problem", "Solution", "TensorCosts", "solve"]
 
-Knapsack = Callable[[Sequence[Sequence[Option]], int], list[int]]
+Knapsack = Callable[[Sequence[Sequence[Option]], int, float | None], list[int]]
 
 MOST_ROUNDS = 4
 """Linear problems of one budget: the multiplier settles in two or three."""
@@ -35,13 +35,16 @@ class Link:
 class Problem:
     """What there is to choose: types of every tensor (several may have to agree), bytes, limit.
 
-    groups: tensors that get one type. nbytes are those a file needs, padding included.
+    groups: tensors that get one type. nbytes are those a file needs, padding included. seconds and
+    most_seconds: what a tensor adds to the time of a token, and what all may take.
     """
 
     groups: Sequence[tuple[str, ...]]
     choices: Mapping[str, Sequence[GgmlType]]
     nbytes: Callable[[str, GgmlType], int]
     limit: int
+    seconds: Callable[[str, GgmlType], float] | None = None
+    most_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,15 +156,22 @@ def _solve_one(
         row = []
         for type in types:
             cost = sum(_cost(costs, link, slope, name, type) for name in group)
-            row.append(Option(sum(problem.nbytes(name, type) for name in group), cost))
+            nbytes = sum(problem.nbytes(name, type) for name in group)
+            row.append(Option(nbytes, cost, _seconds(problem, group, type)))
         items.append(row)
         options.append(types)
-    chosen = knapsack(items, problem.limit)
+    chosen = knapsack(items, problem.limit, problem.most_seconds)
     return {
         name: types[i]
         for group, types, i in zip(problem.groups, options, chosen, strict=True)
         for name in group
     }
+
+
+def _seconds(problem: Problem, group: Sequence[str], type: GgmlType) -> float:
+    if problem.seconds is None:
+        return 0.0
+    return sum(problem.seconds(name, type) for name in group)
 
 
 def _cost(costs: TensorCosts, link: Link, slope: float | None, name: str, type: GgmlType) -> float:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from apex_native.allocation.ladder import ladder_types, type_choices
+from apex_native.allocation.provenance import UNKNOWN
 from apex_native.allocation.request import SearchRequest
 from apex_native.allocation.solve import Problem
 from apex_native.allocation.units import ALWAYS_ACTIVE, Unit, make_units
@@ -54,15 +55,20 @@ class SearchSpace:
         }
         return cls.of(source, ImatrixSummary(entries, sha256=""), request)
 
-    def plan(self, types: Mapping[str, GgmlType]) -> Plan:
-        """The plan that stores the tensors so; the user's rules come before it."""
+    def plan(
+        self, types: Mapping[str, GgmlType], facts: Mapping[str, MetadataValue] = UNKNOWN
+    ) -> Plan:
+        """The plan that stores the tensors so; the user's rules come before it.
+
+        facts: what the file says of its search, as long as `UNKNOWN`.
+        """
         return make_plan(
             self.classification,
             types=types,
             reason="found by the search",
             tensor_types=self.request.tensor_types,
             imatrix=self.imatrix,
-            extra_metadata=self.metadata,
+            extra_metadata={**self.metadata, **facts},
         )
 
     def fixed_plan(self, *, tier: str | None = None, ftype: str | None = None) -> Plan:
@@ -169,16 +175,12 @@ class SearchSpace:
 
     def problem(self, budget: int) -> Problem:
         """The knapsack of a budget; PlanError with the numbers where nothing fits it."""
-        sizes = {
-            name: [self.nbytes(name, type) for type in types]
-            for name, types in self.choices.items()
-        }
-        least = self.fixed_bytes + sum(min(values) for values in sizes.values())
+        least = self.smallest_bytes()
         if budget < least:
-            pins = ", with the types that rules pin" if self.request.tensor_types else ""
             raise PlanError(
                 f"a budget of {budget:,} bytes is below {least:,}, the smallest file this model "
-                f"can become in the ladder {self.request.ladder}{pins}; give more bytes"
+                f"can become in the ladder {self.request.ladder}{self._what_would_help()}; give "
+                "more bytes"
             )
         source = sum(path.stat().st_size for path in self.source.shard_paths)
         if budget >= source:
@@ -187,6 +189,28 @@ class SearchSpace:
                 "itself is the best file of that size"
             )
         return Problem(self.groups, self.choices, self.nbytes, budget - self.fixed_bytes)
+
+    def smallest_bytes(self) -> int:
+        """Of the smallest file this space holds."""
+        return self.fixed_bytes + sum(
+            min(self.nbytes(name, type) for type in types) for name, types in self.choices.items()
+        )
+
+    def _what_would_help(self) -> str:
+        """What makes the smallest file as large as it is, with the numbers."""
+        reasons = ""
+        if self.request.tensor_types:
+            free = replace(self, request=replace(self.request, tensor_types=()))
+            reasons += (
+                f", with the types that rules pin ({free.smallest_bytes():,} bytes without them)"
+            )
+        if self.imatrix is None:
+            other = SearchSpace.with_any_matrix(self.source, self.request)
+            if other.smallest_bytes() < self.smallest_bytes():
+                reasons += (
+                    f", without an importance matrix ({other.smallest_bytes():,} bytes with one)"
+                )
+        return reasons
 
     def probe_types(self, anchors: Sequence[GgmlType]) -> dict[str, tuple[GgmlType, ...]]:
         """For every tensor with a choice, what stands for each anchor: the nearest it can be."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
+from apex_native.allocation.differences import differences
 from apex_native.allocation.fixed import FixedRecipe, fixed_recipes
 from apex_native.allocation.joint import Joint, JointModel, fit_joint, prediction_error
 from apex_native.allocation.outcome import BudgetOutcome, SearchOutcome
@@ -24,6 +25,7 @@ from apex_native.allocation.solve import (
     solve,
 )
 from apex_native.allocation.space import SearchSpace
+from apex_native.allocation.speed_goal import SpeedGoal, surface
 from apex_native.allocation.surrogate import Surrogate, fit_surrogate
 from apex_native.allocation.texts import Part, SearchText
 from apex_native.allocation.verification import Verifier
@@ -44,7 +46,7 @@ class _Budget:
 
     budget: int
     problem: Problem
-    tried: dict[_Key, tuple[Solution, float]]
+    tried: dict[_Key, tuple[Solution, float]] = field(default_factory=dict)
     """Solutions that were measured on the choose part, with their KLD."""
 
     def best(self) -> tuple[Solution, float]:
@@ -61,15 +63,15 @@ class Search:
         session: ProbeSession,
         text: SearchText,
         progress: SearchProgress | None = None,
+        goal: SpeedGoal | None = None,
     ) -> None:
-        """Take what was prepared; PlanError where a budget cannot be met."""
+        """Take what was prepared; PlanError where a budget or the goal cannot be met."""
         self.space, self.session, self.text = space, session, text
         self.request: SearchRequest = space.request
         self._progress = progress
         self._started = time.monotonic()
-        self._budgets = [
-            _Budget(budget, space.problem(budget), {}) for budget in self.request.budgets
-        ]
+        self._goal = goal
+        self._budgets = [_Budget(budget, self._problem(budget)) for budget in self.request.budgets]
         self._joints: list[Joint] = []
 
     def run(self) -> SearchOutcome:
@@ -84,11 +86,13 @@ class Search:
         for _ in range(self.request.effort.moves):
             self._choose(self._refined_candidates())
         outcomes = self._verify(fixed_recipes(self.space))
-        return SearchOutcome(
-            outcomes,
-            search_report(self.probed, self.surrogate, self._model(), held_out, self.session),
-            time.monotonic() - self._started,
-        )
+        report = search_report(self.probed, self.surrogate, self._model(), held_out, self.session)
+        seconds = time.monotonic() - self._started
+        return SearchOutcome(outcomes, {**report, "surface": self._surface()}, seconds)
+
+    def _problem(self, budget: int) -> Problem:
+        problem = self.space.problem(budget)
+        return problem if self._goal is None else self._goal.problem(problem)
 
     # --- measuring ------------------------------------------------------------------------------
 
@@ -211,7 +215,8 @@ class Search:
     # --- verifying ------------------------------------------------------------------------------
 
     def _verify(self, recipes: Sequence[FixedRecipe]) -> list[BudgetOutcome]:
-        verifier = Verifier(self.space, self.session, self.text.verify, recipes, self._step)
+        recipes = [recipe for recipe in recipes if self._is_fast_enough(recipe)]
+        verifier = Verifier(self.space, self.session, self.text, recipes, self._step)
         model = self._model()
         costs = self._costs(model)
         chosen = [(budget.budget, *budget.best(), len(budget.tried)) for budget in self._budgets]
@@ -219,7 +224,34 @@ class Search:
         def predict(types: Types) -> float:
             return model.link(*costs.totals(types))
 
-        return verifier.verify(chosen, predict, self.request.effort.baselines)
+        found = verifier.verify(chosen, predict, self.request.effort.baselines)
+        return [self._explained(outcome, recipes, costs) for outcome in found]
+
+    def _explained(
+        self, outcome: BudgetOutcome, recipes: Sequence[FixedRecipe], costs: TensorCosts
+    ) -> BudgetOutcome:
+        """With what it does otherwise than the best fixed recipe, and its predicted speed."""
+        goal, best = self._goal, outcome.best_baseline
+        speed = None if goal is None else goal.model.predict(outcome.types)
+        others = next((r.plan.types for r in recipes if best and r.name == best.name), None)
+        found = differences(self.space, costs, outcome.plan.types, others) if others else ()
+        return replace(outcome, predicted_speed=speed, differences=found)
+
+    def _is_fast_enough(self, recipe: FixedRecipe) -> bool:
+        goal = self._goal
+        if goal is None or goal.least is None:
+            return True
+        return goal.model.predict(recipe.plan.types).generate >= goal.least
+
+    def _surface(self) -> list[dict[str, float]]:
+        """Size, KLD and speed that could be had, predicted."""
+        if self._goal is None or not self.request.surface:
+            return []
+        model = self._model()
+        points = surface(
+            self.space, self._goal, self.request.budgets, self._costs(model), model.link
+        )
+        return [asdict(point) for point in points]
 
     # --- progress -------------------------------------------------------------------------------
 

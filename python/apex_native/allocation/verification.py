@@ -8,10 +8,11 @@ import numpy as np
 
 from apex_native.allocation.fixed import FixedRecipe
 from apex_native.allocation.outcome import Baseline, BudgetOutcome
+from apex_native.allocation.provenance import search_facts
 from apex_native.allocation.session import Measurement, ProbeSession
 from apex_native.allocation.solve import Solution
 from apex_native.allocation.space import SearchSpace
-from apex_native.allocation.texts import Part
+from apex_native.allocation.texts import SearchText
 from apex_native.allocation.verdict import kld_ratio, log_ppl_difference, standard_error
 from apex_native.types import GgmlType
 
@@ -27,12 +28,13 @@ class Verifier:
         self,
         space: SearchSpace,
         session: ProbeSession,
-        part: Part,
+        text: SearchText,
         recipes: Sequence[FixedRecipe],
         step: Callable[[str], Callable[[float], None]],
     ) -> None:
-        """Take the verify part and all recipes."""
-        self._space, self._session, self._part = space, session, part
+        """Take the text, of which the verify part is used, and all recipes."""
+        self._space, self._session, self._part = space, session, text.verify
+        self._text_sha256 = text.sha256
         self._recipes = recipes
         self._step = step
 
@@ -108,13 +110,21 @@ class Verifier:
         theirs: Mapping[str, Measurement],
     ) -> BudgetOutcome:
         """The search's result, or the fixed recipe where it is not clearly better than that."""
-        plan, types, name = self._space.plan(solution.types), solution.types, "search"
         best = min(
             (b for b in baselines if b.kld_mean is not None),
             key=lambda b: b.kld_mean or 0.0,
             default=None,
         )
-        if best is not None and best.ratio is not None and best.ratio.high >= 1:
+        ratio = None if best is None else best.ratio
+        facts = search_facts(
+            kld=measured.mean,
+            kld_se=standard_error(measured),
+            ratio=ratio,
+            text_sha256=self._text_sha256,
+            seed=self._space.request.seed,
+        )
+        plan, types, name = self._space.plan(solution.types, facts), solution.types, "search"
+        if best is not None and ratio is not None and ratio.high >= 1:
             recipe = next(recipe for recipe in self._recipes if recipe.name == best.name)
             plan, types, name = recipe.plan, recipe.types, recipe.name
             measured = theirs[best.name]

@@ -180,8 +180,16 @@ def _write(
 
 
 def _show(out: Output, outcome: SearchOutcome, paths: list[Path], seconds: float) -> None:
+    from apex_native.allocation import save_surface
     from apex_native.atomic_write import write_atomically
-    from apex_native.cli.search_tables import document, notes, recipe_path, report_path, tables
+    from apex_native.cli.search_tables import (
+        document,
+        notes,
+        recipe_path,
+        report_path,
+        surface_path,
+        tables,
+    )
 
     found = document(outcome, paths, seconds)
     for path in paths:
@@ -191,6 +199,9 @@ def _show(out: Output, outcome: SearchOutcome, paths: list[Path], seconds: float
             report_path(path), text, what="report", advice="free the place or choose another"
         )
 
+    if outcome.report.get("surface"):
+        save_surface(outcome.report["surface"], surface_path(paths[0]))
+        out.note(f"size, speed and KLD: {surface_path(paths[0])}")
     for table in tables(outcome, paths):
         out.table(table)
         out.text()

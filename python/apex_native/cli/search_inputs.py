@@ -58,6 +58,8 @@ def make_request(
         ladder=rules.ladder.value,
         floor=floor,
         together=rules.together,
+        min_tg=rules.min_tg,
+        surface=rules.surface,
         seed=texts.seed,
         effort=_effort(texts.effort),
         placement=compute.placement,

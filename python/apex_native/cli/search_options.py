@@ -122,3 +122,16 @@ class RuleChoices:
         typer.Option("--together", rich_help_panel=RULES,
                      help="One type for gate and up of a layer's experts."),
     ] = False  # fmt: skip
+    min_tg: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEED", rich_help_panel=RULES,
+            help="Least predicted speed of generation on this machine: tokens per second, or a "
+            "multiple of a fixed recipe's (1.1x:Q4_K_M). Kernels are measured first.",
+        ),
+    ] = None  # fmt: skip
+    surface: Annotated[
+        bool,
+        typer.Option("--surface", rich_help_panel=RULES,
+                     help="Also predict what other speeds would cost: table and OUT.surface.png."),
+    ] = False  # fmt: skip

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apex_native.cli.search_speed_tables import speed_table, surface_table
+from apex_native.cli.search_why import difference_table, differences_as_json
 from apex_native.cli.tables import Column, Table
 
 if TYPE_CHECKING:
     from apex_native.allocation import BudgetOutcome, SearchOutcome
 
-__all__ = ["document", "notes", "picture_path", "recipe_path", "report_path", "tables"]
+__all__ = [
+    "document",
+    "notes",
+    "picture_path",
+    "recipe_path",
+    "report_path",
+    "surface_path",
+    "tables",
+]
 
 
 def recipe_path(path: Path) -> Path:
@@ -30,11 +41,22 @@ def report_path(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".gguf") + ".search.json")
 
 
+def surface_path(path: Path) -> Path:
+    """``NAME.surface.png`` for ``NAME.gguf``."""
+    return path.with_name(path.name.removesuffix(".gguf") + ".surface.png")
+
+
 def tables(outcome: SearchOutcome, paths: list[Path]) -> Iterator[Table]:
-    """The results, and where each budget's bits went."""
+    """The results, where each budget's bits went, why, and speeds where they were asked for."""
     yield _results(outcome, paths)
     for found, path in zip(outcome.budgets, paths, strict=True):
         yield _types(found, path)
+        if found.differences and found.name == "search":
+            yield difference_table(found)
+    if any(found.predicted_speed for found in outcome.budgets):
+        yield speed_table(outcome, paths)
+    if outcome.report.get("surface"):
+        yield surface_table(outcome)
 
 
 def _results(outcome: SearchOutcome, paths: list[Path]) -> Table:
@@ -144,6 +166,9 @@ def _as_json(found: BudgetOutcome, path: Path) -> dict[str, Any]:
         "ratio_high": None if ratio is None else ratio.high,
         "recipe": str(recipe_path(path)),
         "written": found.name,
+        "predicted_speed": None if found.predicted_speed is None else asdict(found.predicted_speed),
+        "measured_speed": None if found.measured_speed is None else asdict(found.measured_speed),
+        "differences": differences_as_json(found),
         "tried": found.tried,
         "baselines": [
             {

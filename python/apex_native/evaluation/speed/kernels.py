@@ -160,13 +160,15 @@ def measure_kernels(
     sample_seconds: float = 0.1,
     working_set: int | None = None,
     seed: int = 0,
+    operations: Sequence[str] | None = None,
     progress: Callable[[KernelProgress], None] | None = None,
 ) -> Iterator[KernelSpeed]:
     """Measure each type's operations, default all types that can be written; Ctrl-C is heard.
 
     The rooflines come first, then type after type, for each number of threads, which says nothing
-    of a GPU. working_set: bytes that an operation goes through before it meets the first again,
-    default `working_set_bytes`, on a GPU `GPU_WORKING_SET`.
+    of a GPU. operations: of `OPERATIONS` or `GPU_OPERATIONS`, default all, without rooflines where
+    they are named. working_set: bytes that an operation goes through before it meets the first
+    again, default `working_set_bytes`, on a GPU `GPU_WORKING_SET`.
     Raises ValueError for settings out of range, types without kernels and a device this build
     cannot use, ApexError where a kernel computes something wrong.
     """
@@ -180,8 +182,13 @@ def measure_kernels(
         _check_memory(nbytes)
     session = _Session(bench, device, _tile(seed), repetitions, sample_seconds, nbytes)
     counts = (1,) if on_gpu else n_threads
-    operations = GPU_OPERATIONS if on_gpu else OPERATIONS
-    return session.measure(tuple(_tasks(bench, chosen, operations, counts)), progress)
+    every = GPU_OPERATIONS if on_gpu else OPERATIONS
+    if unknown := set(operations or ()) - set(every):
+        raise ValueError(f"operations: {', '.join(sorted(unknown))} is none of {', '.join(every)}")
+    tasks = tuple(_tasks(bench, chosen, every, counts))
+    if operations is not None:
+        tasks = tuple(task for task in tasks if task.operation in operations)
+    return session.measure(tasks, progress)
 
 
 def _check(
