@@ -85,9 +85,9 @@ def test_gemma4_with_fused_experts() -> None:
         "attn_k_norm.weight": Role.NORM,
         "post_attention_norm.weight": Role.NORM,
         "ffn_norm.weight": Role.NORM,
-        "ffn_gate.weight": Role.DENSE_FFN,
-        "ffn_up.weight": Role.DENSE_FFN,
-        "ffn_down.weight": Role.DENSE_FFN,
+        "ffn_gate.weight": Role.SHARED_EXPERT,
+        "ffn_up.weight": Role.SHARED_EXPERT,
+        "ffn_down.weight": Role.SHARED_EXPERT,
         "ffn_gate_inp.weight": Role.ROUTER,
         "ffn_gate_inp.scale": Role.ROUTER,
         "ffn_gate_up_exps.weight": Role.EXPERT_GATE_UP,
@@ -115,6 +115,38 @@ def test_gemma4_with_fused_experts() -> None:
     assert_exactly(result, expected)
     assert (result.n_layer, result.n_layer_all) == (30, 30)
     assert result.warnings == ()
+
+
+# What the graphs of llama.cpp's src/models do with names that can mean two things: architecture,
+# names of one block, roles of the names that could be mistaken.
+FROM_THE_GRAPHS = [
+    ("gemma4", "ffn_gate ffn_up ffn_down ffn_gate_up_exps", "ffn_up", Role.SHARED_EXPERT),
+    ("grok", "ffn_gate ffn_up ffn_down ffn_up_exps", "ffn_gate", Role.SHARED_EXPERT),
+    ("arctic", "ffn_gate ffn_up ffn_down ffn_up_exps", "ffn_down", Role.SHARED_EXPERT),
+    ("gemma4", "ffn_gate ffn_up ffn_down", "ffn_up", Role.DENSE_FFN),
+    ("deepseek2", "ffn_gate ffn_up ffn_down", "ffn_up", Role.DENSE_FFN),
+    ("lfm2moe", "ffn_gate ffn_up ffn_down", "ffn_down", Role.DENSE_FFN),
+    ("qwen3next", "ssm_in ssm_ba ffn_up_exps", "ssm_in", Role.SSM),
+    ("qwen3next", "ssm_in ssm_ba ffn_up_exps", "ssm_ba", Role.SSM),
+    ("nemotron_h_moe", "ssm_in ssm_out ffn_up_exps", "ssm_in", Role.SSM),
+    ("deepseek4", "hc_attn_fn hc_ffn_fn ffn_up_exps", "hc_ffn_fn", Role.OTHER),
+    ("qwen4exp", "hc_attn_down ple_key ple_value ffn_up_exps", "ple_key", Role.OTHER),
+    ("qwen4exp", "ple_conv1d ffn_up_exps", "ple_conv1d", Role.OTHER),
+    ("deepseek32", "indexer.attn_q_b indexer.proj ffn_up_exps", "indexer.proj", Role.ATTENTION),
+    ("glm-dsa", "exp_probs_b ffn_gate_inp ffn_up_exps", "exp_probs_b", Role.ROUTER),
+    ("hy-v4", "exp_probs_b_vl ffn_gate_inp ffn_up_exps", "exp_probs_b_vl", Role.ROUTER),
+    ("nemotron_h_moe", "ffn_latent_down ffn_up_exps", "ffn_latent_down", Role.DENSE_FFN),
+]
+
+
+@pytest.mark.parametrize(("architecture", "block", "name", "role"), FROM_THE_GRAPHS)
+def test_names_with_two_meanings_get_the_role_their_graph_gives_them(
+    architecture: str, block: str, name: str, role: Role
+) -> None:
+    names = [f"blk.0.{base}.weight" for base in block.split()]
+    result = classify(names, architecture, block_count=1, expert_count=8, expert_used_count=2)
+    roles = {tensor.name: tensor.role for tensor in result.tensors}
+    assert roles[f"blk.0.{name}.weight"] is role
 
 
 def test_mixtral_with_one_tensor_per_expert() -> None:

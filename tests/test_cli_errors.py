@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from apex_native.demo import demo_model
-from apex_native.plan import tier_names
+from apex_native.plan import load_tier, tier_names
 from cli_tools import invoke, run, write_experts, write_header, write_imatrix
+from gguf_builder import ValueType, f32_tensor, pair, write_gguf
 
 
 @pytest.fixture
@@ -139,7 +141,40 @@ def test_debug_shows_the_traceback() -> None:
     assert "error: cannot open" in result.stderr
     without = run("inspect", "/nowhere/model.gguf")
     assert "Traceback" not in without.stderr
-    assert "hint: APEX_DEBUG=1" in without.stderr
+    assert "APEX_DEBUG" not in without.stderr  # the message says it all
+
+
+def test_llama_cpps_own_lines_are_for_the_log(tmp_path: Path) -> None:
+    broken = tmp_path / "m.gguf"
+    pairs = [
+        pair("general.architecture", ValueType.STRING, "notyetknown"),
+        pair("notyetknown.block_count", ValueType.U32, 1),
+    ]
+    write_gguf(broken, [f32_tensor("token_embd.weight", [[1.0] * 4] * 3)], pairs)
+    command = ("eval", broken, "--text", __file__)
+    said = run(*command).stderr
+    assert said.count("\n") == 1, said
+    assert said.startswith("error: ")
+    assert "Traceback" in run(*command, APEX_DEBUG="1").stderr
+
+
+def test_built_in_tiers_and_recipes_can_be_listed_and_printed(tmp_path: Path) -> None:
+    for verb, name, other in (("tiers", "mini", "quality"), ("recipes", "diverse", "code")):
+        listed = invoke(verb)
+        assert listed.exit_code == 0
+        assert {name, other} <= {line.split()[0] for line in listed.stdout.splitlines()}
+        printed = invoke(verb, name).stdout
+        assert tomllib.loads(printed)["name"] == name
+    own = tmp_path / "own.toml"
+    own.write_text(invoke("tiers", "mini-q3").stdout, encoding="utf-8")
+    assert load_tier(str(own)).rules == load_tier("mini").rules
+    assert "known: balanced, i-balanced, compact" in invoke("tiers", "zzz").stderr
+
+
+def test_there_is_completion_for_shells() -> None:
+    shown = run("--show-completion", "bash")
+    assert "apex" in shown.stdout + shown.stderr
+    assert "--install-completion" in invoke("--help").stdout
 
 
 def test_help_shows_verbs_and_examples() -> None:

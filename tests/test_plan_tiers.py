@@ -147,7 +147,8 @@ def test_prediction_layers_are_edges_and_do_not_count_as_depth() -> None:
     assert plan.edges == Edges(2, 2, 1)
     assert (plan.n_layer, plan.n_layer_all) == (12, 13)
     assert plan.types["blk.11.ffn_down_exps.weight"] is GgmlType.Q3_K
-    assert plan.types["blk.9.ffn_down_exps.weight"] is GgmlType.IQ2_S
+    assert plan.types["blk.9.ffn_down_exps.weight"] is GgmlType.Q3_K  # near
+    assert plan.types["blk.6.ffn_down_exps.weight"] is GgmlType.IQ2_S
     assert plan.types["blk.12.ffn_gate_up_exps.weight"] is GgmlType.Q3_K
     assert plan.types["blk.12.attn_q.weight"] is GgmlType.Q4_K
     assert plan.types["blk.12.nextn.eh_proj.weight"] is GgmlType.Q8_0
@@ -196,7 +197,7 @@ def test_tier_names_and_variants() -> None:
     [
         ("qualty", "did you mean.*quality"),
         ("i-compat", "did you mean.*i-compact"),
-        ("zzz", "known: balanced, compact"),
+        ("zzz", "'zzz'; known: balanced, i-balanced, compact"),
     ],
 )
 def test_unknown_tiers_are_refused_with_near_names(name, hint) -> None:

@@ -1,7 +1,7 @@
 """Verbs on valid models with something wrong: settings swapped, arrays cut, shapes turned.
 
 ``python tests/verb_fuzz.py --cases 10000`` prints a table; a case is one verb on one
-mutated model.
+mutated model. ``--first N`` begins with another case, so that machines share the work.
 A worker process runs the cases and is replaced where it dies, so that a death is counted and the
 case can be run again alone with ``--seed S --only N``. Nothing here aims at a fault: mutations are
 drawn blindly, from a seed.
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf_builder as build
+from apex_native.cli.errors import EXIT_INVALID
 from apex_native.gguf import open_gguf
 from gguf_builder import Tensor, ValueType
 from model_kinds import write_kind
@@ -303,11 +304,11 @@ def _outcome(verb: str, path: Path, work: Path) -> tuple[str, str]:
     code, stdout, stderr = run_verb(verb, str(path), str(work))
     signal.alarm(0)
     bad = complaints(stdout + stderr)
-    if bad or code not in (0, 1, 2):
+    if bad or code not in (0, 1, 2, EXIT_INVALID):
         return "bad message", f"exit code {code}: {stderr.strip()[-400:]}"
     if code != 0 and not stderr.strip():
         return "bad message", "a failure without a word"
-    return {0: "result", 1: "sentence", 2: "usage"}[code], ""
+    return {0: "result", 1: "sentence", 2: "usage", EXIT_INVALID: "result"}[code], ""
 
 
 class Tally:
@@ -332,7 +333,9 @@ class Tally:
         return "\n".join([*lines, "| all | " + " | ".join(total) + " |"])
 
 
-def fuzz(seed: int, first: int, count: int) -> Tally:
+def fuzz(
+    seed: int, first: int, count: int, progress: Callable[[Case], None] | None = None
+) -> Tally:
     """Run the cases in workers, a new one after each death."""
     tally = Tally()
     end = first + count
@@ -343,6 +346,8 @@ def fuzz(seed: int, first: int, count: int) -> Tally:
                 last = case
                 continue
             tally.add(case)
+            if progress is not None:
+                progress(case)
             last = None
             first = case.number + 1
         if last is not None:
@@ -385,7 +390,12 @@ def main() -> None:
     if options.worker:
         _work(options.seed, options.first, options.cases)
         return
-    tally = fuzz(options.seed, options.first, options.cases)
+
+    def show(case: Case) -> None:
+        if case.number % 500 == 499:
+            print(f"{case.number + 1 - options.first:,} cases", file=sys.stderr)
+
+    tally = fuzz(options.seed, options.first, options.cases, show)
     print(tally.table())
     for case in tally.wrong:
         print(f"\n{case.number}: {case.verb} on {case.base} ({case.mutations}): {case.outcome}")

@@ -20,11 +20,18 @@ SplitMode to_split_mode(const std::string& name) {
     fail<InvalidArgument>("split_mode: expected none, layer or row, found '", name, "'");
 }
 
+FlashAttention to_flash_attention(const std::string& name) {
+    if (name == "auto") return FlashAttention::automatic;
+    if (name == "on") return FlashAttention::on;
+    if (name == "off") return FlashAttention::off;
+    fail<InvalidArgument>("flash_attn: expected auto, on or off, found '", name, "'");
+}
+
 std::shared_ptr<Model> load(const std::string& path, int n_gpu_layers,
                             std::vector<std::string> devices, int main_gpu,
                             const std::string& split_mode, std::vector<float> tensor_split,
                             bool use_mmap, bool repack, bool load_mtp, bool no_alloc,
-                            bool vocab_only, int expert_used_count,
+                            bool vocab_only, const std::string& flash_attn, int expert_used_count,
                             std::shared_ptr<StopFlag> stop) {
     ModelOptions options;
     options.n_gpu_layers = n_gpu_layers;
@@ -37,6 +44,7 @@ std::shared_ptr<Model> load(const std::string& path, int n_gpu_layers,
     options.load_mtp = load_mtp;
     options.no_alloc = no_alloc;
     options.vocab_only = vocab_only;
+    options.flash_attention = to_flash_attention(flash_attn);
     options.expert_used_count = expert_used_count;
     const py::gil_scoped_release unlocked;
     return Model::load(path, options, std::move(stop));
@@ -140,7 +148,7 @@ void register_engine(py::module_& module) {
              "devices"_a = std::vector<std::string>{}, "main_gpu"_a = 0, "split_mode"_a = "layer",
              "tensor_split"_a = std::vector<float>{}, "use_mmap"_a = true, "repack"_a = true,
              "load_mtp"_a = false, "no_alloc"_a = false, "vocab_only"_a = false,
-             "expert_used_count"_a = 0, "stop"_a = std::shared_ptr<StopFlag>{})
+             "flash_attn"_a = "auto", "expert_used_count"_a = 0, "stop"_a = std::shared_ptr<StopFlag>{})
         .def("generate", &generate_tokens, "prompt"_a.noconvert(), py::kw_only(), "n_predict"_a,
              "temperature"_a, "top_k"_a, "top_p"_a, "seed"_a, "n_threads"_a,
              "stop"_a = std::shared_ptr<StopFlag>{})

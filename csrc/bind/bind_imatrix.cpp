@@ -122,6 +122,7 @@ void register_imatrix(py::module_& module) {
         .def("restore", &restore, "weight"_a, "sums"_a.noconvert(), "counts"_a.noconvert(),
              "of_mtp_block"_a)
         .def_property_readonly("n_seq", &ImatrixRun::n_seq)
+        .def_property_readonly("n_tokens_of_group", &ImatrixRun::n_tokens_of_group)
         .def_property_readonly("mtp_reason", &ImatrixRun::mtp_reason);
 }
 

@@ -29,12 +29,21 @@ bool ImatrixCollector::wants(const ggml_tensor* node) {
     if (is_end(node)) return true;
     const std::optional<MatmulNode> matmul = as_matmul(node);
     if (!matmul || !in_scope(*matmul)) return false;
+    count_graph(matmul->weight.name, node);
     if (const std::optional<DeviceSlot> known = device_inputs_.find(matmul->identity)) {
         totals_.add(*matmul, *known);
         return false;
     }
     if (matmul->weight.name == last_weight_) return true;
     return !add_known(*matmul);
+}
+
+// The weight seen first comes once a graph: there the graph before it is done.
+void ImatrixCollector::count_graph(const std::string& weight, const ggml_tensor* node) {
+    if (first_weight_.empty()) first_weight_ = weight;
+    if (weight != first_weight_) return;
+    n_tokens_seen_ += n_tokens_of_graph_;
+    n_tokens_of_graph_ = ggml_nrows(node);
 }
 
 // False where the input has to be looked at.

@@ -1,6 +1,7 @@
 // Collects an importance matrix: sums of squared inputs of every weight, per expert where routed.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 
@@ -43,11 +44,17 @@ class ImatrixCollector : public EvalHook {
 
     ImatrixTotals& totals() { return totals_; }
 
+    // Tokens of the graphs computed so far, but for the one in the works. From any thread.
+    int64_t n_tokens_seen() const { return n_tokens_seen_; }
+    // With that one; between graphs.
+    int64_t n_tokens_at_end() const { return n_tokens_seen_ + n_tokens_of_graph_; }
+
   private:
     bool in_scope(const MatmulNode& node) const;
     bool add_known(const MatmulNode& node);
     bool is_end(const ggml_tensor* node) const;
     void compute(const MatmulNode& node);
+    void count_graph(const std::string& weight, const ggml_tensor* node);
 
     ImatrixScope scope_;
     bool host_only_ = false;
@@ -58,6 +65,9 @@ class ImatrixCollector : public EvalHook {
     std::shared_ptr<InputMoments> moments_;  // null: not collected
     OutputInput end_;
     std::string last_weight_;
+    std::string first_weight_;  // of every graph
+    int64_t n_tokens_of_graph_ = 0;
+    std::atomic<int64_t> n_tokens_seen_{0};
 };
 
 }  // namespace apex

@@ -97,6 +97,7 @@ void ImatrixRun::add_chunks(std::vector<llama_token> tokens, bool in_part) {
     if (llama_vocab_get_add_bos(vocab) && llama_vocab_bos(vocab) != LLAMA_TOKEN_NULL) {
         for (size_t i = 0; i < n_chunks; ++i) tokens[i * n_ctx] = llama_vocab_bos(vocab);
     }
+    n_tokens_before_ = trunk_.n_tokens_at_end();
     context_.clear_memory();
     if (mtp_) mtp_->clear_memory();
     const size_t n_batch = context_.options().n_batch;

@@ -1,6 +1,7 @@
 // Text through a model, chunk by chunk as llama-imatrix takes it, into an importance matrix.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
@@ -47,6 +48,9 @@ class ImatrixRun {
     // The trunk's inputs and who reads them, before anything is computed.
     const std::vector<KnownInput>& known_inputs() const { return known_inputs_; }
 
+    // Tokens computed so far of the group that add_chunks is at, about; from any thread.
+    int64_t n_tokens_of_group() const { return trunk_.n_tokens_seen() - n_tokens_before_; }
+
     // Null where none are collected.
     InputMoments* moments() const { return moments_.get(); }
 
@@ -70,6 +74,7 @@ class ImatrixRun {
     Context context_;
     std::unique_ptr<MtpBlock> mtp_;
     std::string mtp_reason_;
+    std::atomic<int64_t> n_tokens_before_{0};
     Batch batch_;
 };
 

@@ -33,6 +33,17 @@ void check_options(const Model& model, const ContextOptions& options) {
     }
 }
 
+llama_flash_attn_type to_llama(FlashAttention choice) {
+    switch (choice) {
+        case FlashAttention::on:
+            return LLAMA_FLASH_ATTN_TYPE_ENABLED;
+        case FlashAttention::off:
+            return LLAMA_FLASH_ATTN_TYPE_DISABLED;
+        default:
+            return LLAMA_FLASH_ATTN_TYPE_AUTO;
+    }
+}
+
 llama_context_params to_llama(const ContextOptions& options, int n_threads) {
     llama_context_params params = llama_context_default_params();
     params.n_ctx = options.n_ctx;
@@ -66,6 +77,7 @@ Context::Context(std::shared_ptr<Model> model, std::shared_ptr<ThreadPool> pool,
       stop_(std::move(stop)) {
     check_options(*model_, options_);
     llama_context_params params = to_llama(options_, pool_->n_threads());
+    params.flash_attn_type = to_llama(model_->options().flash_attention);
     if (hook_ != nullptr || options_.leave_logits) {
         params.cb_eval = on_eval;
         params.cb_eval_user_data = this;

@@ -21,6 +21,9 @@ std::string last_errors();
 
 enum class SplitMode { none, layer, row };
 
+// Automatic: on wherever the device of a layer can (llama.cpp's default).
+enum class FlashAttention { automatic, off, on };
+
 struct ModelOptions {
     int n_gpu_layers = 0;              // -1: all; 0 keeps everything on the CPU
     std::vector<std::string> devices;  // ggml device names ("CUDA0"); empty: all GPUs
@@ -32,6 +35,7 @@ struct ModelOptions {
     bool load_mtp = false;      // the multi-token-prediction block as well
     bool no_alloc = false;      // no weights: memory is added up and not taken
     bool vocab_only = false;    // tokenizer only: no context can be made
+    FlashAttention flash_attention = FlashAttention::automatic;  // of every context
     int expert_used_count = 0;  // experts a token goes to; 0: as the file says
 };
 

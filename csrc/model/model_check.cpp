@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/gguf_file.h"
+#include "ggml-cpu.h"
 
 namespace apex {
 namespace {
@@ -90,6 +91,31 @@ void check_trunk(const GgufFile& file, const std::string& path, const std::strin
                     n_blocks, "; name the file with all of them");
 }
 
+// Tables of indices, which llama.cpp looks up and never multiplies.
+bool holds_indices(const std::string& name) {
+    for (const char* table : {"ffn_gate_tid2eid", "d2t", "masked_embd_ordering"}) {
+        if (name.find(table) != std::string::npos) return true;
+    }
+    return false;
+}
+
+// Types without a product (integers, F64, types of activations) make ggml call a null pointer; it
+// adds and scales by vectors of three types only, and aborts on others on a thread of its own.
+void check_types(const GgufFile& file, const std::string& path) {
+    for (const ShardTensor& tensor : file.tensors()) {
+        const GgufTensor& entry = tensor.entry;
+        const ggml_type type = entry.type;
+        if (holds_indices(entry.name)) continue;
+        const bool is_float =
+            type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16;
+        const bool is_added = entry.n_rows() == 1 && entry.name.find("_inp") == std::string::npos;
+        if (ggml_get_type_traits_cpu(type)->vec_dot == nullptr || (is_added && !is_float)) {
+            fail<GgufError>(path, ": tensor '", entry.name, "' is stored as ", ggml_type_name(type),
+                            ", which llama.cpp cannot compute with; convert the model again");
+        }
+    }
+}
+
 uint64_t layer_bytes(const GgufFile& file) {
     uint64_t bytes = 0;
     for (const ShardTensor& tensor : file.tensors()) {
@@ -114,6 +140,7 @@ ModelFile check_model_file(const std::string& path, int expert_used_count) {
     }
     check_experts(file, path, architecture, expert_used_count);
     check_trunk(file, path, architecture, blocks);
+    check_types(file, path);
     return {std::move(architecture), file.shard_file(0).path(), blocks, layer_bytes(file)};
 }
 

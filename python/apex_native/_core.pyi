@@ -193,6 +193,7 @@ class Model:
         load_mtp: bool = False,
         no_alloc: bool = False,
         vocab_only: bool = False,
+        flash_attn: str = "auto",
         expert_used_count: int = 0,
         stop: StopFlag | None = None,
     ) -> None: ...
@@ -317,6 +318,8 @@ class ImatrixRun:
     ) -> None: ...
     @property
     def n_seq(self) -> int: ...
+    @property
+    def n_tokens_of_group(self) -> int: ...
     @property
     def mtp_reason(self) -> str: ...
 

@@ -14,6 +14,10 @@ from apex_native.errors import NativeModuleError
 
 __all__ = ["core", "forward_log"]
 
+# llama.cpp's messages go where a program sends them. Without this handler logging would print its
+# errors to stderr, before the sentence in which ours says the same.
+logging.getLogger("apex_native.llama").addHandler(logging.NullHandler())
+
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 """ggml_log_level to logging's levels (ggml.h)."""
 

@@ -25,6 +25,7 @@ from apex_native.requirements import ModelTraits
 __all__ = [
     "GPU_UBATCH",
     "UBATCH",
+    "FlashAttention",
     "GpuLayers",
     "Model",
     "Placement",
@@ -41,6 +42,7 @@ GPU_UBATCH = 2048
 
 Tokens = npt.NDArray[np.int32]
 SplitMode = Literal["none", "layer", "row"]
+FlashAttention = Literal["auto", "on", "off"]
 GpuLayers = int | Literal["auto"]
 
 
@@ -58,6 +60,7 @@ def load_model(
     repack: bool = True,
     load_mtp: bool = False,
     vocab_only: bool = False,
+    flash_attn: FlashAttention = "auto",
     expert_used_count: int | None = None,
 ) -> Model:
     """Load a model; Ctrl-C is heard.
@@ -66,6 +69,8 @@ def load_model(
     the GPU, "auto" as many as its free memory holds with cache and buffers, beside gpu_reserve
     bytes for what comes later, and none where there is no GPU. devices: ggml's names ("CUDA0"),
     default all. repack: let ggml rearrange weights for this CPU, as llama.cpp's programs do.
+    flash_attn: how attention is computed, "auto" as llama.cpp's programs decide (on, unless the
+    model or device cannot); it moves results in their last digits.
     load_mtp: load the multi-token-prediction block too. vocab_only: tokenizer only.
     expert_used_count: experts a token goes to, default the file's.
 
@@ -87,6 +92,7 @@ def load_model(
             load_mtp=load_mtp,
             no_alloc=no_alloc,
             vocab_only=vocab_only,
+            flash_attn=flash_attn,
             expert_used_count=0 if expert_used_count is None else expert_used_count,
             stop=stop,
         )
@@ -116,6 +122,7 @@ class Placement:
     tensor_split: tuple[float, ...] = ()
     use_mmap: bool = True
     repack: bool = True
+    flash_attn: FlashAttention = "auto"
 
     @property
     def on_gpu(self) -> bool:
@@ -143,6 +150,7 @@ class Placement:
             tensor_split=self.tensor_split,
             use_mmap=self.use_mmap,
             repack=self.repack,
+            flash_attn=self.flash_attn,
         )
 
 

@@ -116,7 +116,7 @@ class GgmlType(Enum):
         found = cls.__members__.get(name.upper())
         if found is not None:
             return found
-        near = difflib.get_close_matches(name.upper(), cls.__members__, n=3)
+        near = difflib.get_close_matches(name.upper(), cls.__members__, n=3, cutoff=0.7)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise ValueError(f"unknown ggml type '{name}'{hint}")
 

@@ -14,7 +14,14 @@ from typing import NamedTuple
 
 from ..types import Role
 
-__all__ = ["BLOCK_RULES", "MODEL_RULES", "PREFIX_RULES", "Rule", "find_rule"]
+__all__ = [
+    "BLOCK_RULES",
+    "MODEL_RULES",
+    "PREFIX_RULES",
+    "SHARED_BESIDE_EXPERTS",
+    "Rule",
+    "find_rule",
+]
 
 
 class Rule(NamedTuple):
@@ -147,6 +154,11 @@ BLOCK_RULES: tuple[Rule, ...] = (
     Rule("per-layer n-gram embedding", Role.OTHER, "ple_key ple_value ple_conv1d"),
     Rule("layer scale", Role.OTHER, "layer_output_scale"),
     Rule("rotary embedding", Role.OTHER, "attn_rot_embd"),
+)
+
+# Instead of 'dense ffn' in a block with experts, in architectures that compute both.
+SHARED_BESIDE_EXPERTS = Rule(
+    "dense ffn beside the experts", Role.SHARED_EXPERT, "ffn_gate ffn_up ffn_down"
 )
 
 # Outside the blocks: the whole name without its part.

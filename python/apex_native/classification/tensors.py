@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 from ..types import Classification, ClassifiedTensor, GgufFacts, Role, TensorInfo
 from .depth import find_depth
 from .hparams import read_max_count
 from .names import TensorName, parse_name
-from .roles import find_rule
+from .roles import SHARED_BESIDE_EXPERTS, Rule, find_rule
 
 __all__ = ["classify_tensors"]
+
+# Every token passes these beside the chosen experts, in the same block: what other architectures
+# call a shared expert (build_graph of gemma4, grok and arctic in llama.cpp's src/models). Elsewhere
+# a block has dense weights or experts, and never both.
+_DENSE_BESIDE_EXPERTS = frozenset({"gemma4", "grok", "arctic"})
 
 # A warning lists this many names in full; of more it gives the first and the last.
 _NAMES_LISTED = 4
@@ -33,8 +39,9 @@ def classify_tensors(facts: GgufFacts) -> Classification:
     """
     names = [parse_name(info.name) for info in facts.tensors]
     depth = find_depth(facts, names)
+    beside = _blocks_with_experts(names) if facts.architecture in _DENSE_BESIDE_EXPERTS else set()
     tensors = tuple(
-        _classify(info, name, depth.n_layer)
+        _classify(info, name, depth.n_layer, beside)
         for info, name in zip(facts.tensors, names, strict=True)
     )
     n_expert = read_max_count(facts.metadata, f"{facts.architecture}.expert_count")
@@ -53,8 +60,26 @@ def classify_tensors(facts: GgufFacts) -> Classification:
     )
 
 
-def _classify(info: TensorInfo, name: TensorName, n_layer: int) -> ClassifiedTensor:
+def _blocks_with_experts(names: Sequence[TensorName]) -> set[int]:
+    found = set()
+    for name in names:
+        rule = find_rule(name.base, in_block=True) if name.layer is not None else None
+        if rule is not None and rule.role.is_routed_expert and name.layer is not None:
+            found.add(name.layer)
+    return found
+
+
+def _rule_of(name: TensorName, beside_experts: AbstractSet[int]) -> Rule | None:
     rule = find_rule(name.base, in_block=name.layer is not None)
+    if name.layer in beside_experts and name.base in SHARED_BESIDE_EXPERTS.names.split():
+        return SHARED_BESIDE_EXPERTS
+    return rule
+
+
+def _classify(
+    info: TensorInfo, name: TensorName, n_layer: int, beside_experts: AbstractSet[int]
+) -> ClassifiedTensor:
+    rule = _rule_of(name, beside_experts)
     role = Role.OTHER if rule is None else rule.role
     # Only blk counts the trunk's layers: T5's decoder (dec.blk) may be deeper than block_count.
     past_trunk = name.stack == "blk" and name.layer is not None and name.layer >= n_layer

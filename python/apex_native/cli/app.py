@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -11,6 +12,7 @@ from typer.core import TyperGroup
 
 from apex_native.cli import (
     bench,
+    builtins,
     corpus,
     demo,
     doctor,
@@ -24,7 +26,7 @@ from apex_native.cli import (
     strategies,
 )
 from apex_native.cli.command import Command
-from apex_native.cli.errors import CtrlCError
+from apex_native.cli.errors import CtrlCError, is_debug
 from apex_native.cli.errors import report as report_error
 from apex_native.cli.hessian import with_hessian_value
 from apex_native.cli.options import examples, help_style
@@ -39,6 +41,8 @@ class _ApexGroup(TyperGroup):
     def main(self, *args: Any, **options: Any) -> NoReturn:
         """Run and exit; verbs never catch and never exit on their own."""
         options["standalone_mode"] = False
+        if is_debug():
+            logging.getLogger("apex_native.llama").addHandler(logging.StreamHandler())
         try:
             # typer returns the code of an Exit, and None where the verb simply ended.
             with heard_as_interrupt():
@@ -79,7 +83,7 @@ class _ApexTyper(typer.Typer):
 
 app = _ApexTyper(
     cls=_ApexGroup,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode=help_style(),
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -129,6 +133,7 @@ for _verb in (
     quantize,
     search,
     strategies,
+    builtins,
     evaluate,
     bench,
     report,

@@ -27,7 +27,8 @@ from apex_native.errors import (
     ResultsError,
 )
 
-__all__ = ["EXIT_FAILURE", "EXIT_INTERRUPTED", "EXIT_USAGE", "CtrlCError", "UsageError", "report"]
+__all__ = ["EXIT_FAILURE", "EXIT_INTERRUPTED", "EXIT_USAGE", "CtrlCError", "UsageError",
+           "is_debug", "report"]  # fmt: skip
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -83,7 +84,7 @@ _TABLE = (
 
 def report(error: BaseException) -> int:
     """Print an error to stderr and return the exit code it means."""
-    if _debug():
+    if is_debug():
         traceback.print_exception(error)
     if isinstance(error, CtrlCError | KeyboardInterrupt | typer.Abort):
         nothing = "nothing was left behind; run the command again to start over"
@@ -102,8 +103,6 @@ def report(error: BaseException) -> int:
         )
         return EXIT_FAILURE
     hints = [in_options(note) for note in getattr(error, "__notes__", ())]
-    if not _debug():
-        hints.append("APEX_DEBUG=1 shows where this was raised")
     print_error(_with_advice(_message(error), row.advice), *hints)
     return row.exit_code
 
@@ -138,5 +137,6 @@ def _usage_sentence(error: Exception) -> str:
     return f"{message}{joint} see `{command} --help`"
 
 
-def _debug() -> bool:
+def is_debug() -> bool:
+    """APEX_DEBUG asks for tracebacks and for llama.cpp's own messages."""
     return os.environ.get("APEX_DEBUG", "") not in ("", "0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
 __all__ = ["TextChoices"]
 
 TEXT = "Text"
+
+
+class FlashChoice(StrEnum):
+    """As llama.cpp's programs take it."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,11 @@ class TextChoices:
     type_v: Annotated[str, cache_option("--type-v", "Type of the candidates' cached values.")] = (
         "f16"
     )
+    flash_attn: Annotated[
+        FlashChoice,
+        typer.Option("--flash-attn", rich_help_panel=RUN,
+                     help="How attention is computed; auto is llama-perplexity's default."),
+    ] = FlashChoice.AUTO  # fmt: skip
     two_pass: Annotated[
         bool,
         typer.Option("--two-pass", rich_help_panel=RUN,

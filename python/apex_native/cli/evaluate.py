@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,7 +105,7 @@ def evaluate(
             text.joined(),
             **text.settings(),
             **tasks.settings(),
-            placement=compute.placement,
+            placement=replace(compute.placement, flash_attn=text.flash_attn.value),
             known=None if force else _known(output),
             output=output,
             checkpoint=_checkpoint(output, text.text[0] if text.text else reference),

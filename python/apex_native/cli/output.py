@@ -81,10 +81,9 @@ class Output:
 
 def print_error(text: str, *hints: str) -> None:
     """An error and its hints on stderr, in every mode; several lines are kept."""
-    lines = ["error: " + text, *(f"hint: {hint}" for hint in hints)]
-    _write(
-        sys.stderr, "".join(printable(part) + "\n" for line in lines for part in line.split("\n"))
-    )
+    for line in ["error: " + text, *(f"hint: {hint}" for hint in hints)]:
+        for part in line.split("\n"):
+            _write_line(sys.stderr, part)
 
 
 def _write_line(stream: TextIO, text: str) -> None:

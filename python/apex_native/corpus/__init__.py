@@ -6,7 +6,14 @@ from apex_native.corpus.build import SHARE_TOLERANCE, build_corpus
 from apex_native.corpus.builtin import builtin_topics
 from apex_native.corpus.corpus import Corpus, load_corpus, manifest_path
 from apex_native.corpus.protocols import CorpusProgress, GeneratingModel, Tokenizer
-from apex_native.corpus.recipe import Domain, Recipe, load_recipe, parse_recipe, recipe_names
+from apex_native.corpus.recipe import (
+    Domain,
+    Recipe,
+    load_recipe,
+    parse_recipe,
+    recipe_names,
+    recipe_text,
+)
 from apex_native.corpus.self_text import GenerationJournal
 
 __all__ = [
@@ -25,4 +32,5 @@ __all__ = [
     "manifest_path",
     "parse_recipe",
     "recipe_names",
+    "recipe_text",
 ]

@@ -132,12 +132,20 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         except UnicodeDecodeError as error:
             raise CorpusError(f"recipe {path}: not UTF-8 at byte {error.start}") from error
         return parse_recipe(text, origin=str(path), folder=path.absolute().parent)
+    return parse_recipe(recipe_text(name), origin=f"{name}.toml")
+
+
+def recipe_text(name: str) -> str:
+    """The TOML of a recipe that ships with the package. Raises CorpusError for an unknown name."""
     shipped = _shipped()
     if name not in shipped:
-        near = difflib.get_close_matches(name.lower(), shipped, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(shipped)}"
-        raise CorpusError(f"unknown recipe '{name}'; {hint}, or a path that ends in .toml")
-    return parse_recipe(shipped[name], origin=f"{name}.toml")
+        near = difflib.get_close_matches(name.lower(), shipped, n=2, cutoff=0.75)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise CorpusError(
+            f"unknown recipe '{name}'; {hint}known: {', '.join(shipped)}, or a path that ends in "
+            ".toml"
+        )
+    return shipped[name]
 
 
 def parse_recipe(text: str, *, origin: str, folder: Path = Path()) -> Recipe:

@@ -125,6 +125,7 @@ class Collection:
         self._snapshot_cost_s = 0.0
         self._snapshot_at = self._saved_at = self._started = time.perf_counter()
         self._saved_chunks = self._resumed = self._done = 0
+        self._computing = False
 
     def __enter__(self) -> Self:
         """Return the collection itself."""
@@ -187,11 +188,13 @@ class Collection:
                 n_chunks = min(self._native.n_seq, plan.n_chunks - self._done)
                 tokens = plan.tokens[self._done * plan.ctx : (self._done + n_chunks) * plan.ctx]
                 in_part = self._done // self._native.n_seq % 2 == 1
+                self._computing = True
                 run_interruptible(
                     lambda: self._native.add_chunks(tokens, in_part),  # noqa: B023  (called now)
                     self._stop.set,
                     tick,
                 )
+                self._computing = False
                 self._done += n_chunks
                 self._keep()
             if progress is not None:
@@ -215,7 +218,14 @@ class Collection:
             chunks_resumed=self._resumed,
             chunk_size=self._plan.ctx,
             elapsed_s=time.perf_counter() - self._started,
+            tokens_in_work=self._tokens_in_work(),
         )
+
+    def _tokens_in_work(self) -> int:
+        if not self._computing:
+            return 0
+        n_chunks = min(int(self._native.n_seq), self._plan.n_chunks - self._done)
+        return min(int(self._native.n_tokens_of_group), n_chunks * self._plan.ctx)
 
     def _state(self) -> State:
         return State(self._done, self._entries(), self._moments() if self._plan.moments else None)

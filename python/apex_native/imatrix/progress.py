@@ -21,11 +21,14 @@ class ImatrixProgress:
     elapsed_s: float
     all_experts: bool = False
     """It is the second pass, in which every expert is active."""
+    tokens_in_work: int = 0
+    """Tokens computed of the chunks that are not finished."""
 
     @property
     def share(self) -> float:
         """How much of this pass is done, 0 to 1."""
-        return self.chunks_done / self.n_chunks if self.n_chunks else 1.0
+        tokens = self.n_chunks * self.chunk_size
+        return (self.chunks_done * self.chunk_size + self.tokens_in_work) / tokens if tokens else 1
 
     @property
     def state(self) -> str:
@@ -39,10 +42,10 @@ class ImatrixProgress:
     def tokens_per_s(self) -> float:
         """Speed of this run; 0 before there is anything to tell."""
         tokens = (self.chunks_done - self.chunks_resumed) * self.chunk_size
-        return tokens / self.elapsed_s if self.elapsed_s else 0.0
+        return (tokens + self.tokens_in_work) / self.elapsed_s if self.elapsed_s else 0.0
 
     @property
     def eta_s(self) -> float | None:
         """Seconds left at the speed so far; None while unknown."""
-        speed = self.tokens_per_s
-        return (self.n_chunks - self.chunks_done) * self.chunk_size / speed if speed else None
+        left = (self.n_chunks - self.chunks_done) * self.chunk_size - self.tokens_in_work
+        return left / self.tokens_per_s if self.tokens_per_s else None

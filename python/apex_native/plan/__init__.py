@@ -25,7 +25,7 @@ from apex_native.plan.parts import (
 )
 from apex_native.plan.request import Semantics
 from apex_native.plan.rules import TensorTypeRule, parse_rule, parse_rule_file
-from apex_native.plan.tier import Tier, TierRule, load_tier, tier_names
+from apex_native.plan.tier import Tier, TierRule, load_tier, tier_names, tier_text
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -57,4 +57,5 @@ __all__ = [
     "parse_rule_file",
     "rules_sha256",
     "tier_names",
+    "tier_text",
 ]

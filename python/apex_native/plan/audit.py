@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from apex_native.plan.audit_imatrix import imatrix_findings
 from apex_native.plan.audit_model import model_findings
+from apex_native.plan.audit_tier import tier_findings
 from apex_native.plan.parts import DecidedBy, Finding, FindingKind, PlannedTensor
 from apex_native.plan.readers import reader_findings
 from apex_native.plan.request import PlanRequest
@@ -14,6 +16,9 @@ from apex_native.plan.resolve import Decision
 from apex_native.types import Classification, GgufFacts, Role
 
 __all__ = ["audit"]
+
+_KINDS_OF_RULES = 4
+"""Kinds of rules without effect that are named; the rest is counted."""
 
 _MATTERS_UNCLAIMED = frozenset(
     {Role.EXPERT_GATE, Role.EXPERT_UP, Role.EXPERT_DOWN, Role.EXPERT_GATE_UP}
@@ -32,6 +37,7 @@ def audit(
     """All findings about a plan, in the order of the checks and of the tensors."""
     return (
         *model_findings(classification, facts, repairs=request.options.repair),
+        *tier_findings(request, classification, tensors, decisions),
         *_rules_without_effect(request, decisions),
         *_given_types(request, tensors),
         *_unclaimed(request, tensors, decisions),
@@ -48,17 +54,32 @@ def _rules_without_effect(
     request: PlanRequest, decisions: Mapping[str, Decision]
 ) -> Iterator[Finding]:
     kind = FindingKind.RULE_WITHOUT_EFFECT
-    for rule in request.rules:
-        matched = [name for name in decisions if rule.matches(name)]
-        if not matched:
-            yield Finding(kind, "", f"rule {rule.text} matches no tensor")
-        elif not any(decisions[name].rule is rule for name in matched):
+    matches = [(rule, [n for n in decisions if rule.matches(n)]) for rule in request.rules]
+    dead = [rule.text for rule, matched in matches if not matched]
+    if dead:
+        yield Finding(kind, "", _dead_rules(dead))
+    for rule, matched in matches:
+        if matched and not any(decisions[name].rule is rule for name in matched):
             yield Finding(
                 kind,
                 matched[0],
                 f"rule {rule.text} matches {len(matched)} tensors and decides none: they are "
                 "never quantized, or an option or an earlier rule comes first",
             )
+
+
+def _dead_rules(texts: Sequence[str]) -> str:
+    """One sentence for all rules that match nothing: rules that differ in numbers are one kind."""
+    if len(texts) == 1:
+        return f"rule {texts[0]} matches no tensor"
+    kinds: dict[str, list[str]] = {}
+    for text in texts:
+        kinds.setdefault(re.sub(r"\d+", "N", text.rpartition("=")[0]), []).append(text)
+    named = sorted(kinds.values(), key=len, reverse=True)[:_KINDS_OF_RULES]
+    shown = ", ".join(f"{len(k)} like {k[0]}" if len(k) > 1 else k[0] for k in named)
+    rest = len(texts) - sum(len(found) for found in named)
+    more = f" and {rest} more" if rest else ""
+    return f"{len(texts)} rules match no tensor: {shown}{more}"
 
 
 def _given_types(request: PlanRequest, tensors: Sequence[PlannedTensor]) -> Iterator[Finding]:

@@ -77,7 +77,7 @@ class FileType(Enum):
         found = cls.__members__.get(wanted) or _BY_NUMBER.get(wanted)
         if found is not None:
             return found
-        near = difflib.get_close_matches(wanted, [*cls.__members__, *_ALIASES], n=3)
+        near = difflib.get_close_matches(wanted, [*cls.__members__, *_ALIASES], n=3, cutoff=0.7)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise PlanError(f"unknown file type '{name}'{hint}")
 

@@ -73,6 +73,9 @@ class FindingKind(StrEnum):
     ERROR_OUT_OF_PROPORTION = "error-out-of-proportion"
     LIKE_NOT_FOLLOWED = "like-not-followed"
     FOLLOWS_BASE = "follows-base"
+    TIER_VARIANT = "tier-variant"
+    TIER_UNREACHED = "tier-unreached"
+    TIER_FOR_EXPERTS = "tier-for-experts"
     ROLE_ABSENT = "role-absent"
     NOT_AS_UPSTREAM = "not-as-upstream"
 
@@ -109,6 +112,9 @@ _SEVERITIES = {
     FindingKind.ERROR_OUT_OF_PROPORTION: Severity.WARNING,
     FindingKind.LIKE_NOT_FOLLOWED: Severity.INFO,
     FindingKind.FOLLOWS_BASE: Severity.INFO,
+    FindingKind.TIER_VARIANT: Severity.INFO,
+    FindingKind.TIER_UNREACHED: Severity.WARNING,
+    FindingKind.TIER_FOR_EXPERTS: Severity.WARNING,
     FindingKind.ROLE_ABSENT: Severity.INFO,
     FindingKind.NOT_AS_UPSTREAM: Severity.INFO,
 }

@@ -91,6 +91,7 @@ def resolve_request(
         raise PlanError("edges belong to a tier; a file type or a map of types has none")
     edges_rule = "given by the caller"
     if loaded is not None:
+        loaded = loaded.for_model(classification.facts)
         file_type = loaded.base
         if edges is None:
             edges, edges_rule = default_edges(classification.n_layer)

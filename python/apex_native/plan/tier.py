@@ -15,9 +15,11 @@ from apex_native.errors import PlanError
 from apex_native.plan.edges import Edges, Position
 from apex_native.plan.ftypes import FileType
 from apex_native.plan.layer_types import LayerTypes, parse_layer_types
-from apex_native.types import ClassifiedTensor, GgmlType, Role
+from apex_native.plan.variants import TierVariant, model_names, same_name
+from apex_native.types import ClassifiedTensor, GgmlType, GgufFacts, Role
 
-__all__ = ["MtpRule", "Tier", "TierRule", "load_tier", "parse_tier", "tier_names"]
+__all__ = ["MtpRule", "Tier", "TierRule", "load_tier", "parse_tier", "tier_names",
+           "tier_text"]  # fmt: skip
 
 TIER_SCHEMA_VERSION = 1
 
@@ -83,11 +85,32 @@ class Tier:
     description: str = ""
     layers: LayerTypes | None = None
     """Types by tensor and layer; they come before the rules."""
+    variants: tuple[TierVariant, ...] = ()
+    """What ``NAME-VARIANT`` changes, and what the tier itself does for a model it names."""
+    chosen: TierVariant | None = None
+    """The variant that was applied."""
 
     @property
     def roles(self) -> frozenset[Role]:
         """All roles that a rule names."""
         return frozenset().union(*(rule.roles for rule in self.rules))
+
+    def with_variant(self, variant: TierVariant, *, named: bool) -> Tier:
+        """The tier with a variant's types; named: the variant's name is part of the tier's."""
+        rules = tuple(
+            replace(rule, types={**rule.types, **variant.types.get(rule.name, {})})
+            for rule in self.rules
+        )
+        name = f"{self.name}-{variant.name}" if named else self.name
+        return replace(self, name=name, rules=rules, chosen=variant, variants=())
+
+    def for_model(self, facts: GgufFacts) -> Tier:
+        """The tier with the variant that was published for this model, if there is one."""
+        names = model_names(facts)
+        for variant in self.variants:
+            if any(same_name(name, known) for name in names for known in variant.models):
+                return replace(self.with_variant(variant, named=False), variants=self.variants)
+        return self
 
     def type_for(
         self, tensor: ClassifiedTensor, n_layer: int, edges: Edges
@@ -126,7 +149,8 @@ def tier_names() -> tuple[str, ...]:
 def load_tier(name: str) -> Tier:
     """The tier of that name, or of a path that ends in ``.toml``.
 
-    ``i-NAME`` is the same recipe with an imatrix required. Raises PlanError for an unknown name
+    ``i-NAME`` is the same recipe with an imatrix required, ``NAME-VARIANT`` one of its variants.
+    Raises PlanError for an unknown name
     (with near ones) or a file that is no tier.
     """
     if name.endswith(".toml"):
@@ -135,10 +159,13 @@ def load_tier(name: str) -> Tier:
     stem = wanted.removeprefix(_IMATRIX_PREFIX)
     shipped = _shipped()
     if stem not in shipped:
-        known = [*shipped, *(_IMATRIX_PREFIX + s for s in shipped)]
-        near = difflib.get_close_matches(wanted, known, n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(shipped)}"
-        raise PlanError(f"unknown tier '{name}'; {hint}")
+        variant = _load_variant(stem, shipped)
+        if variant is None:
+            known = tier_names()
+            near = difflib.get_close_matches(wanted, known, n=2, cutoff=0.75)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            raise PlanError(f"unknown tier '{name}'; {hint}known: {', '.join(known)}")
+        return variant
     tier = parse_tier(shipped[stem], source=f"{stem}.toml")
     if wanted == stem or tier.needs_imatrix:
         return tier
@@ -156,6 +183,24 @@ def parse_tier(text: str, *, source: str) -> Tier:
     except tomllib.TOMLDecodeError as error:
         raise PlanError(f"tier {source}: {error}") from error
     return _TierReader(source).read(data)
+
+
+def tier_text(name: str) -> str:
+    """The TOML of a tier that ships with the package. Raises PlanError as `load_tier` does."""
+    stem = name.strip().lower().removeprefix(_IMATRIX_PREFIX)
+    shipped = _shipped()
+    if stem not in shipped:
+        load_tier(name)
+        stem = stem.rpartition("-")[0]
+    return shipped[stem]
+
+
+def _load_variant(stem: str, shipped: Mapping[str, str]) -> Tier | None:
+    base, _, suffix = stem.rpartition("-")
+    if base not in shipped:
+        return None
+    tier = parse_tier(shipped[base], source=f"{base}.toml")
+    return next((tier.with_variant(v, named=True) for v in tier.variants if v.name == suffix), None)
 
 
 def _shipped() -> dict[str, str]:
@@ -181,7 +226,7 @@ class _TierReader:
 
     def read(self, data: dict[str, Any]) -> Tier:
         known = {"schema_version", "name", "description", "base", "imatrix", "rules", "mtp"}
-        known.add("layers")
+        known |= {"layers", "variants"}
         self._no_other_keys(data, known, "")
         version = self._get(data, "schema_version", int, "")
         if version != TIER_SCHEMA_VERSION:
@@ -201,6 +246,31 @@ class _TierReader:
             mtp=self._mtp(self._get(data, "mtp", dict, "")),
             description=data.get("description", ""),
             layers=self._layers(data),
+            variants=self._variants(data, {rule.name for rule in rules}),
+        )
+
+    def _variants(self, data: dict[str, Any], rules: set[str]) -> tuple[TierVariant, ...]:
+        if "variants" not in data:
+            return ()
+        tables = self._get(data, "variants", dict, "")
+        return tuple(self._variant(name, tables, rules) for name in tables)
+
+    def _variant(self, name: str, tables: dict[str, Any], rules: set[str]) -> TierVariant:
+        where = f"variants.{name}"
+        table = self._get(tables, name, dict, "variants")
+        self._no_other_keys(table, {"description", "models", *rules}, where)
+        types = {}
+        for rule in sorted(rules & table.keys()):
+            changed = self._get(table, rule, dict, where)
+            types[rule] = {
+                self._choice(Position, key, f"{where}.{rule}"): self._type(changed, key, where)
+                for key in changed
+            }
+        return TierVariant(
+            name,
+            description=self._get(table, "description", str, where),
+            models=tuple(str(model) for model in table.get("models", ())),
+            types=types,
         )
 
     def _layers(self, data: dict[str, Any]) -> LayerTypes | None:

@@ -75,7 +75,8 @@ def _introduction(results: Results) -> str:
     if settings is not None:
         lines.append(
             f"Settings: scored {settings.scored}; batch {settings.n_batch}/{settings.n_ubatch}, "
-            f"KV {settings.type_k}/{settings.type_v}, {settings.n_threads} threads, "
+            f"KV {settings.type_k}/{settings.type_v}, flash attention {settings.flash_attn}, "
+            f"{settings.n_threads} threads, "
             f"{settings.device}."
         )
     build = results.build

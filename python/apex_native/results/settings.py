@@ -40,7 +40,8 @@ class Settings:
     """How the models ran; scored says in words which positions of a chunk count.
 
     ctx is the context window, n_batch and n_ubatch llama.cpp's batch sizes in tokens, device what
-    computed. Results do not depend on n_threads.
+    computed; flash_attn is what was asked for ("auto": on, unless the model or device cannot).
+    Results do not depend on n_threads.
     """
 
     ctx: int
@@ -50,6 +51,7 @@ class Settings:
     device: str
     type_k: str = "f16"
     type_v: str = "f16"
+    flash_attn: str = "auto"
     scored: str = "second half of each chunk"
 
 

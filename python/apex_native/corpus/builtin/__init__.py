@@ -40,7 +40,7 @@ def builtin_topics() -> tuple[str, ...]:
 def require_topic(topic: str) -> None:
     """Raise CorpusError, with the nearest name, for a topic there is none of."""
     if topic not in _TOPICS:
-        near = difflib.get_close_matches(topic, _TOPICS, n=2)
+        near = difflib.get_close_matches(topic, _TOPICS, n=2, cutoff=0.7)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(_TOPICS)}"
         raise CorpusError(f"there is no built-in topic '{topic}'; {hint}")
 

@@ -49,6 +49,7 @@ def make_settings(
         n_ubatch=shape.n_ubatch,
         n_threads=n_threads,
         device=_device(models),
+        flash_attn=", ".join(dict.fromkeys(m.placement.flash_attn for m in models)) or "auto",
     )
 
 

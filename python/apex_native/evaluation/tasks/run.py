@@ -212,7 +212,12 @@ def _asked_before(
 
 def _identity(tested: ModelUnderTest) -> tuple[object, ...]:
     """What a checkpoint's numbers depend on, beside the tokens."""
-    return (tested.source.fingerprint, tested.placement.on_gpu, make_build())
+    return (
+        tested.source.fingerprint,
+        tested.placement.on_gpu,
+        tested.placement.flash_attn,
+        make_build(),
+    )
 
 
 def score_task(
