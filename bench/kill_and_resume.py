@@ -102,9 +102,7 @@ def jobs(inputs: Path, threads: int) -> dict[str, Job]:
             ("quantize", model, "--tier", "micro", "--imatrix", matrix, *t),
             *("out.gguf", ("--resume",), bytes_digest),
         ),
-        "imatrix": Job(
-            ("imatrix", model, "-f", text, *t), "out.gguf", ("--resume",), bytes_digest
-        ),
+        "imatrix": Job(("imatrix", model, "-f", text, *t), "out.gguf", ("--resume",), bytes_digest),
         "eval": Job(("eval", "-r", model, small, "-f", text, *t), "out.json", (), values_digest),
         "tasks": Job(
             ("eval", model, small, "--hellaswag", str(inputs / "hellaswag.txt"), *t),
@@ -123,9 +121,7 @@ def command(job: Job, folder: Path, *more: str) -> list[str]:
 def run(job: Job, folder: Path, *more: str) -> float:
     """Seconds of a whole run."""
     begin = time.monotonic()
-    done = subprocess.run(
-        command(job, folder, *more), capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command(job, folder, *more), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command(job, folder, *more))}\n{done.stderr}")
     return time.monotonic() - begin

@@ -10,7 +10,8 @@ import random
 from pathlib import Path
 
 from gguf_builder import f32_tensor, write_gguf
-from verb_fuzz import MUTATIONS, Parts, fuzz, read_parts
+from verb_fuzz import fuzz
+from verb_mutations import MUTATIONS, Parts, read_parts
 from verb_runs import VERBS, complaints
 
 SEED = 20
