@@ -12,7 +12,7 @@ $(BIN)/python:
 # Reinstalling is incremental (build/), so these always run.
 demo: $(BIN)/python
 	$(BIN)/python -m pip install --quiet .
-	$(BIN)/apex-native demo --report demo-report
+	$(BIN)/apex-native demo --search --report demo-report
 
 test: $(BIN)/python
 	$(BIN)/python -m pip install --quiet '.[test]'

@@ -92,3 +92,16 @@ def test_the_shipped_matrix_fits_the_demo_model() -> None:
     experts = [name for name in shapes if "_exps" in name]
     assert len(experts) == 24
     assert set(experts) <= matrix.entries.keys()
+
+
+@pytest.mark.slow
+def test_a_search_at_the_size_of_q4_k_m_is_better(tmp_path: Path) -> None:
+    result = invoke("demo", "--search", "--output-dir", tmp_path, "--json")
+    assert result.exit_code == 0, result.stderr
+    rows = json.loads(result.stdout)["rows"]
+    (mix,) = (row for row in rows if row["recipe"] == "Q4_K_M")
+    found = rows[rows.index(mix) + 1]
+    assert found["file"] == f"demo-search-{mix['nbytes']}.gguf"
+    assert (tmp_path / found["file"]).stat().st_size == found["nbytes"] <= mix["nbytes"]
+    # Three standard errors of both: no seed of the text decides it.
+    assert found["kld_mean"] + 3 * found["kld_se"] < mix["kld_mean"] - 3 * mix["kld_se"]

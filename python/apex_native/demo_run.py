@@ -110,7 +110,7 @@ def run_demo(
     """
     say = starting if starting is not None else lambda _: None
     with open_gguf(demo_model()) as source:
-        _require_fresh(source, folder, force=force)
+        _require_fresh(source, folder, search=search, force=force)
         say("importance matrix")
         imatrix = calibrate_demo(n_threads=n_threads)
         jobs = [_plan(source, recipe, imatrix) for recipe in DEMO_RECIPES]
@@ -145,7 +145,11 @@ def _searched(
         placement=Placement(n_threads=n_threads),
     )
     found = search_types(source, request, imatrix).budgets[0]
-    return place + 1, (f"demo-search-{size}.gguf", found.plan, imatrix)
+    return place + 1, (_searched_name(size), found.plan, imatrix)
+
+
+def _searched_name(size: int) -> str:
+    return f"demo-search-{size}.gguf"
 
 
 def _evaluate(scratch: Path, names: list[str], n_threads: int | None) -> Results:
@@ -163,10 +167,12 @@ def _evaluate(scratch: Path, names: list[str], n_threads: int | None) -> Results
     return found.results
 
 
-def _require_fresh(source: GgufFile, folder: Path, *, force: bool) -> None:
-    for recipe in DEMO_RECIPES:
-        plan = make_plan(source, tier=recipe.get("tier"), ftype=recipe.get("ftype"))
-        path = folder / default_output_name(_DEMO_STEM, plan)
+def _require_fresh(source: GgufFile, folder: Path, *, search: bool, force: bool) -> None:
+    plans = [make_plan(source, tier=r.get("tier"), ftype=r.get("ftype")) for r in DEMO_RECIPES]
+    names = [default_output_name(_DEMO_STEM, plan) for plan in plans]
+    if search:
+        names += [_searched_name(p.total_bytes) for p in plans if p.ftype == SEARCHED_FTYPE]
+    for path in (folder / name for name in names):
         if path.exists() and not force:
             raise OutputError(f"{path} exists; choose another folder or pass `force=True`")
 

@@ -38,12 +38,14 @@ def register(app: typer.Typer) -> None:
     app.command(
         "demo",
         short_help="Quantize the bundled model in seven recipes and compare.",
-        epilog=examples("apex-native demo", "apex-native demo --output-dir demo-files"),
+        epilog=examples(
+            "apex-native demo --search", "apex-native demo --output-dir demo-files"
+        ),
     )(demo)
 
 
 SearchOption = Annotated[
-    bool, typer.Option("--search", help="Find types for Q4_K_M's size, too: half a minute.")
+    bool, typer.Option("--search", help="Find types for Q4_K_M's size, too: a minute more.")
 ]
 
 
