@@ -1,7 +1,7 @@
 """Findings that are published about tiers, each as a test on one model: claim, test, verdict.
 
     python bench/search_claims.py MODEL --imatrix M --narrow-imatrix P -f TEXT [-f TEXT...]
-        [--budgets 15556160,11959360,7872832] [--effort quick] [-o docs/guide/claims.md]
+        [--budgets 15556160,11959360,7872832] [--chunks 12] [-o docs/guide/claims.md]
 
 Every strategy of `apex-native strategies` at every size, all of the same bytes, on text that
 nothing was made for. A test is a ratio of two KLDs on the same chunks with its paired 95 %
@@ -18,10 +18,11 @@ from pathlib import Path
 
 import apex_native as apex
 from apex_native.allocation import (
-    EFFORTS,
     DomainText,
+    Effort,
     Ranking,
     SearchRequest,
+    TextSizes,
     rank_strategies,
     uniform_types,
 )
@@ -71,7 +72,7 @@ def main() -> None:
     request = SearchRequest(
         tuple(int(part) for part in options.budgets.split(",")),
         tuple(DomainText(Path(p).name, read_text([Path(p)])) for p in options.text),
-        effort=EFFORTS[options.effort],
+        effort=Effort(TextSizes(fit=12, choose=16, verify=options.chunks)),
         placement=Placement(n_threads=options.threads),
     )
     rankings = []
@@ -94,7 +95,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--narrow-imatrix", required=True)
     parser.add_argument("-f", "--text", action="append", required=True)
     parser.add_argument("--budgets", default="15556160,11959360,7872832")
-    parser.add_argument("--effort", default="quick", choices=sorted(EFFORTS))
+    parser.add_argument("--chunks", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("-o", "--output")
     return parser.parse_args()
@@ -131,7 +132,7 @@ def page(rankings: Sequence[Ranking], options: argparse.Namespace) -> str:
         "",
         "```console",
         f"python bench/search_claims.py {Path(options.model).name} --imatrix M \\",
-        f"    --narrow-imatrix P --budgets {options.budgets} --effort {options.effort} \\",
+        f"    --narrow-imatrix P --budgets {options.budgets} --chunks {options.chunks} \\",
         f"    {names}",
         "```",
         "",

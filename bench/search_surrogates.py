@@ -8,8 +8,10 @@ makes a whole of them:
 
 additive: the sum. Q + S: the sum of the smooth parts and the root of the squares of the others.
 link: Q + S with a factor for each, fitted to wholes that were measured on the fit part; joint
-model: a factor for each kind of unit as well. leave-one-out: units weigh what returning each to the
-source saves at an operating point (a solution of the middle size), scaled to what that costs.
+model: a factor for each kind of unit as well; sum with kinds: the sum with a factor for each kind.
+kinds left out: also fitted to two of the wholes with each kind in turn returned to the source.
+leave-one-out: units weigh what returning each to the source saves at an operating point (a solution
+of the middle size), scaled to what that costs.
 Aumann-Shapley: units weigh their marginals at two nodes of the path from the source to everything
 in the lower probed type (a quarter and three quarters of the units replaced, in a drawn order),
 under D = c (1 - exp(-sum b)), c and the scale fitted to nodes and corner.
@@ -136,11 +138,16 @@ class Lab:
         fitted = self.measure(solutions, self.fit)
         joints = [Joint(t, k) for t, k in zip(solutions, fitted, strict=True)]
         n = self.fit.n_chunks
+        left_out = [*joints, *self.without_kinds(joints)]
+        more = (8 + 2 * len(self.kinds())) * n
         ways: list[tuple[str, int, Predict]] = [
             ("additive", 0, lambda types: self.additive(self.plain, types)),
             ("Q + S", 0, lambda types: Link()(*self.plain.totals(types))),
             ("link on eight wholes", 8 * n, self.linked(joints, kinds=False)),
             ("joint model on eight wholes", 8 * n, self.linked(joints, kinds=True)),
+            ("joint model, kinds left out", more, self.linked(left_out, kinds=True)),
+            ("sum with kinds", 8 * n, self.kind_sums(joints)),
+            ("sum with kinds, kinds left out", more, self.kind_sums(left_out)),
             (
                 "leave-one-out",
                 (1 + len(self.units)) * n,
@@ -159,6 +166,43 @@ class Lab:
 
     def solutions_of(self, joints: Sequence[Joint]) -> list[Types]:
         return [joint.types for joint in joints]
+
+    def kinds(self) -> list[str]:
+        return sorted({unit.kind for unit in self.units})
+
+    def without_kinds(self, joints: Sequence[Joint]) -> list[Joint]:
+        """Two solutions with every kind of unit returned to the source in turn, measured."""
+        own = {name: info.type for name, info in self.space.infos.items()}
+        wholes: list[Types] = []
+        for joint in (joints[OPERATING], joints[-2]):
+            for kind in self.kinds():
+                names = {n for unit in self.units if unit.kind == kind for n in unit.tensors}
+                wholes.append({n: own[n] if n in names else t for n, t in joint.types.items()})
+        found = self.measure(wholes, self.fit)
+        return [Joint(types, kld) for types, kld in zip(wholes, found, strict=True)]
+
+    def kind_sums(self, joints: Sequence[Joint]) -> Predict:
+        """Drawn to one factor for all as the joint model's are."""
+        kind_of = {name: unit.kind for unit in self.units for name in unit.tensors}
+        kinds = self.kinds()
+
+        def parts(types: Types) -> np.ndarray:
+            found = np.zeros(len(kinds))
+            for name, type in types.items():
+                if name in kind_of:
+                    found[kinds.index(kind_of[name])] += self.plain.additive(name, type)
+            return found
+
+        rows = np.array([parts(joint.types) for joint in joints])
+        logs = np.log([joint.kld for joint in joints])
+
+        def misses(x: np.ndarray) -> np.ndarray:
+            found: np.ndarray = np.r_[np.log(rows @ np.exp(x[0] + x[1:])) - logs, 0.3 * x[1:]]
+            return found
+
+        x = least_squares(misses, np.zeros(1 + len(kinds))).x
+        factors = np.exp(x[0] + x[1:])
+        return lambda types: float(parts(types) @ factors)
 
     def additive(self, costs: TensorCosts, types: Types) -> float:
         return sum(costs.additive(name, type) for name, type in types.items())

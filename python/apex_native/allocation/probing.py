@@ -17,8 +17,11 @@ from apex_native.types import GgmlType
 __all__ = ["ANCHORS", "DomainWeights", "ProbedUnits", "probe_units"]
 
 ANCHORS = (GgmlType.Q4_K, GgmlType.IQ2_S)
-"""Types each unit is measured in: two points fix the curve. One alone costs 10 to 52 % of KLD;
-a third, Q6_K, told no more about whole models (59 of them, scatter 6 %)."""
+"""Types each unit is measured in: two points fix the curve; one alone costs 10 to 52 % of KLD.
+
+A third, Q6_K, would show the floor that rounded activations put under every type (`Curve.floor`,
+which is 0 without it): single Q6_K tensors cost more than the curve says. Where that counts, above
+6 bits per weight, it is the measured candidates that decide."""
 
 DOMINATES = 3.0
 """A domain is named whose KLD is so many times the others' mean."""
@@ -26,7 +29,10 @@ DOMINATES = 3.0
 
 @dataclass(frozen=True, slots=True)
 class DomainWeights:
-    """A factor for each chunk of a part, mean 1, that gives domains the same mean KLD."""
+    """A factor for each chunk of a part that gives every domain the same mean KLD, that of all.
+
+    Their mean is not 1 (it is above, where levels differ): weighted KLDs compare with each other.
+    """
 
     names: tuple[str, ...]
     levels: tuple[float, ...]

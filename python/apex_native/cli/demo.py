@@ -38,9 +38,7 @@ def register(app: typer.Typer) -> None:
     app.command(
         "demo",
         short_help="Quantize the bundled model in seven recipes and compare.",
-        epilog=examples(
-            "apex-native demo --search", "apex-native demo --output-dir demo-files"
-        ),
+        epilog=examples("apex-native demo --search", "apex-native demo --output-dir demo-files"),
     )(demo)
 
 
