@@ -1,23 +1,27 @@
 """From units to the whole model: how the parts of a solution add up, fitted on joint measurements.
 
-KLD = c_q Q + c_s sqrt(sum S^2), and a factor for each kind of unit that says how much more, or
-less, it costs among others that are quantized than alone. Single KLDs do not add up, by factors
-that differ between models and go both ways; a factor stays near 1 unless joint measurements move
-it.
+KLD = c_q Q + c_s sqrt(sum S^2) (form "root") or c_q Q + c_s sum S (form "sum"), and a factor for
+each kind of unit that says how much more, or less, it costs among others that are quantized than
+alone. Single KLDs do not add up, by factors that differ between models and go both ways; a factor
+stays near 1 unless joint measurements move it. Which form orders wholes better differs, too
+(bench/search_surrogates.py compares them and others): a search measures solutions of both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from apex_native.allocation.solve import Link, TensorCosts
+from apex_native.allocation.solve import SUM, Link, TensorCosts
 from apex_native.allocation.surrogate import Errors, Surrogate
 from apex_native.types import GgmlType
 
 __all__ = ["Joint", "JointModel", "fit_joint", "prediction_error"]
+
+Form = Literal["root", "sum"]
 
 PRIOR_STRENGTH = 0.3
 """Standard deviation, in ln, of what measurements must say to move a factor by itself."""
@@ -50,7 +54,12 @@ class JointModel:
 
 
 def fit_joint(
-    surrogate: Surrogate, errors: Errors, joints: Sequence[Joint], *, near: float | None = None
+    surrogate: Surrogate,
+    errors: Errors,
+    joints: Sequence[Joint],
+    *,
+    near: float | None = None,
+    form: Form = "root",
 ) -> JointModel:
     """The model that predicts the joints best, ratios counted; near: the KLD that matters most.
 
@@ -60,8 +69,8 @@ def fit_joint(
 
     kinds = sorted({unit.kind for unit in surrogate.units})
     if not joints:
-        return JointModel({}, Link())
-    q, s2 = _parts_by_kind(surrogate, errors, joints, kinds)
+        return JointModel({}, Link() if form == "root" else SUM)
+    q, s2, s = _parts_by_kind(surrogate, errors, joints, kinds)
     logs = np.log([max(joint.kld, 1e-12) for joint in joints])
     weights = np.ones(len(joints))
     if near is not None:
@@ -69,7 +78,8 @@ def fit_joint(
 
     def residuals(x: np.ndarray) -> np.ndarray:
         c_q, c_s, factors = np.exp(x[0]), np.exp(x[1]), np.exp(x[2:])
-        total = c_q * (q @ factors) + c_s * np.sqrt(s2 @ factors**2)
+        rough = np.sqrt(s2 @ factors**2) if form == "root" else s @ factors
+        total = c_q * (q @ factors) + c_s * rough
         misses = weights * (np.log(np.maximum(total, 1e-12)) - logs)
         # The link is free but for keeping its two parts in sight of each other.
         pulls: np.ndarray = np.r_[
@@ -80,29 +90,29 @@ def fit_joint(
     low, high = np.log(_Q_S_LIMITS)
     found = least_squares(residuals, np.zeros(2 + len(kinds)), bounds=(low, high))
     factors = np.exp(found.x[2:])
-    return JointModel(
-        dict(zip(kinds, map(float, factors), strict=True)),
-        Link(float(np.exp(found.x[0])), float(np.exp(found.x[1]))),
-    )
+    c_q, c_s = float(np.exp(found.x[0])), float(np.exp(found.x[1]))
+    link = Link(c_q, c_s) if form == "root" else Link(c_q, 0.0, c_s)
+    return JointModel(dict(zip(kinds, map(float, factors), strict=True)), link)
 
 
 def _parts_by_kind(
     surrogate: Surrogate, errors: Errors, joints: Sequence[Joint], kinds: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Q and sum of S^2 of every joint, by kind: (n_joints, n_kinds) each."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Q, sum of S^2 and sum of S of every joint, by kind: (n_joints, n_kinds) each."""
     plain = TensorCosts(surrogate, errors)
     unit_of = surrogate.unit_of()
     q = np.zeros((len(joints), len(kinds)))
-    s2 = np.zeros_like(q)
+    s2, s = np.zeros_like(q), np.zeros_like(q)
     for row, joint in enumerate(joints):
         for name, type in joint.types.items():
             if name not in unit_of:
                 continue
             column = kinds.index(unit_of[name].kind)
-            part_q, part_s2 = plain.parts(name, type)
+            part_q, part_s2, part_s = plain.parts(name, type)
             q[row, column] += part_q
             s2[row, column] += part_s2
-    return q, s2
+            s[row, column] += part_s
+    return q, s2, s
 
 
 def prediction_error(predicted: Sequence[float], measured: Sequence[float]) -> tuple[float, float]:

@@ -48,7 +48,7 @@ def search_report(
     return {
         "units": units,
         "residual": surrogate.residual,
-        "link": {"quadratic": model.link.quadratic, "root": model.link.root},
+        "link": asdict(model.link),
         "kinds": dict(model.kinds),
         "predictors": {
             name: {"mean_ln_ratio": mean, "sd_ln_ratio": spread}

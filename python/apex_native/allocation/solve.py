@@ -11,7 +11,7 @@ from apex_native.allocation.knapsack import Option, near_knapsack, solve_knapsac
 from apex_native.allocation.surrogate import Errors, Surrogate
 from apex_native.types import GgmlType
 
-__all__ = ["Link", "Problem", "Solution", "TensorCosts", "solve"]
+__all__ = ["SUM", "Link", "Problem", "Solution", "TensorCosts", "solve"]
 
 Knapsack = Callable[[Sequence[Sequence[Option]], int, float | None], list[int]]
 
@@ -21,14 +21,19 @@ MOST_ROUNDS = 4
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """How the units' parts make a whole: c_q Q + c_s sqrt(sum S^2), nats."""
+    """How the units' parts make a whole: c_q Q + c_s sqrt(sum S^2) + c_l sum S, nats."""
 
     quadratic: float = 1.0
     root: float = 1.0
+    linear: float = 0.0
 
-    def __call__(self, q: float, s2: float) -> float:
+    def __call__(self, q: float, s2: float, s: float = 0.0) -> float:
         """KLD of a whole whose units' parts are these."""
-        return self.quadratic * q + self.root * float(np.sqrt(s2))
+        return self.quadratic * q + self.root * float(np.sqrt(s2)) + self.linear * s
+
+
+SUM = Link(1.0, 0.0, 1.0)
+"""As if units did not interact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,30 +76,28 @@ class TensorCosts:
         self._unit = surrogate.unit_of()
         self._scale = scale or {}
 
-    def parts(self, name: str, type: GgmlType) -> tuple[float, float]:
-        """A tensor's share of its unit's quadratic part and of the square of its root part."""
+    def parts(self, name: str, type: GgmlType) -> tuple[float, float, float]:
+        """A tensor's share of its unit's quadratic part, of its root part's square, and of that."""
         unit = self._unit.get(name)
         if unit is None:
-            return 0.0, 0.0
+            return 0.0, 0.0, 0.0
         curve = self._surrogate.curves[unit.name]
         factor = self._scale.get(unit.name, 1.0)
         error = self._errors(name, type)
         n = len(unit.tensors)
-        return factor * curve.quadratic(error) / n, (factor * curve.root(error)) ** 2 / n
+        root = factor * curve.root(error)
+        return factor * curve.quadratic(error) / n, root**2 / n, root / n
 
-    def totals(self, types: Mapping[str, GgmlType]) -> tuple[float, float]:
-        """Q and the sum of S^2 of a choice."""
+    def totals(self, types: Mapping[str, GgmlType]) -> tuple[float, float, float]:
+        """Q, the sum of S^2 and that of S of a choice."""
         parts = [self.parts(name, type) for name, type in types.items()]
-        return sum(q for q, _ in parts), sum(s for _, s in parts)
+        q, s2, s = (sum(column) for column in zip(*parts, strict=True))
+        return q, s2, s
 
     def additive(self, name: str, type: GgmlType) -> float:
         """A tensor's share of its unit's KLD as if units did not interact."""
-        unit = self._unit.get(name)
-        if unit is None:
-            return 0.0
-        q, s2 = self.parts(name, type)
-        n = len(unit.tensors)
-        return q + float(np.sqrt(s2 / n))
+        q, _, s = self.parts(name, type)
+        return q + s
 
 
 def solve(problem: Problem, costs: TensorCosts, link: Link, *, exact: bool = True) -> Solution:
@@ -114,12 +117,12 @@ def solutions(
     """
     found: dict[tuple[GgmlType, ...], Solution] = {}
     slope: float | None = None
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MOST_ROUNDS if link.root > 0 else 1):
         types = _solve_one(problem, costs, link, slope, near_knapsack)
         if not _keep(found, problem, costs, link, types):
             break
-        _, s2 = costs.totals(types)
-        if s2 <= 0:
+        _, s2, _ = costs.totals(types)
+        if s2 <= 0 or link.root <= 0:
             break
         slope = 0.5 / float(np.sqrt(s2))
     if exact:
@@ -139,9 +142,8 @@ def _keep(
     key = tuple(types.values())
     if key in found:
         return False
-    q, s2 = costs.totals(types)
     nbytes = sum(problem.nbytes(name, type) for name, type in types.items())
-    found[key] = Solution(types, nbytes, link(q, s2))
+    found[key] = Solution(types, nbytes, link(*costs.totals(types)))
     return True
 
 
@@ -175,7 +177,8 @@ def _seconds(problem: Problem, group: Sequence[str], type: GgmlType) -> float:
 
 
 def _cost(costs: TensorCosts, link: Link, slope: float | None, name: str, type: GgmlType) -> float:
+    q, s2, s = costs.parts(name, type)
     if slope is None:
-        return costs.additive(name, type)
-    q, s2 = costs.parts(name, type)
-    return link.quadratic * q + link.root * slope * s2
+        # The linear problem itself, or where the way to the root's optimum begins.
+        return link.quadratic * q + link.linear * s if link.root <= 0 else q + s
+    return link.quadratic * q + link.linear * s + link.root * slope * s2

@@ -10,20 +10,13 @@ import numpy as np
 
 from apex_native.allocation.differences import differences
 from apex_native.allocation.fixed import FixedRecipe, fixed_recipes
-from apex_native.allocation.joint import Joint, JointModel, fit_joint, prediction_error
+from apex_native.allocation.joint import Form, Joint, JointModel, fit_joint, prediction_error
 from apex_native.allocation.outcome import BudgetOutcome, SearchOutcome
 from apex_native.allocation.probing import ProbedUnits, probe_units
 from apex_native.allocation.report import search_report
 from apex_native.allocation.request import SearchRequest
 from apex_native.allocation.session import Measurement, ProbeSession
-from apex_native.allocation.solve import (
-    Link,
-    Problem,
-    Solution,
-    TensorCosts,
-    solutions,
-    solve,
-)
+from apex_native.allocation.solve import SUM, Link, Problem, Solution, TensorCosts, solve
 from apex_native.allocation.space import SearchSpace
 from apex_native.allocation.speed_goal import SpeedGoal, surface
 from apex_native.allocation.surrogate import Surrogate, fit_surrogate
@@ -37,6 +30,7 @@ SearchProgress = Callable[[str, float], None]
 """Called with what is being done and the share of it that is."""
 
 Types = Mapping[str, GgmlType]
+_FORMS: tuple[Form, Form] = ("sum", "root")
 _Key = tuple[tuple[str, str], ...]
 
 
@@ -127,14 +121,14 @@ class Search:
     def _costs(self, model: JointModel, surrogate: Surrogate | None = None) -> TensorCosts:
         return model.costs(surrogate or self.surrogate, self.session.weight_error)
 
-    def _model(self, near: float | None = None) -> JointModel:
-        return fit_joint(self.surrogate, self.session.weight_error, self._joints, near=near)
+    def _model(self, near: float | None = None, form: Form = "sum") -> JointModel:
+        errors = self.session.weight_error
+        return fit_joint(self.surrogate, errors, self._joints, near=near, form=form)
 
     def _first_joints(self) -> None:
         """What the plain surrogate would choose, measured: the link is fitted on it."""
-        plain = JointModel({}, fit_joint(self.surrogate, self.session.weight_error, []).link)
-        costs = self._costs(plain)
-        found = [solve(budget.problem, costs, plain.link, exact=False) for budget in self._budgets]
+        costs = self._costs(JointModel({}, SUM))
+        found = [solve(budget.problem, costs, SUM, exact=False) for budget in self._budgets]
         types = _distinct([solution.types for solution in found] + self._spread())
         measured = self._measure("joint measurements", types, self.text.fit)
         self._joints = [
@@ -150,31 +144,28 @@ class Search:
         return [{name: types[i] for name, types in stand_ins.items()} for i in range(3)]
 
     def _first_candidates(self) -> list[tuple[_Budget, Solution]]:
-        """For each budget: by the joint model, by plain sums, and from fits to resampled chunks."""
-        model = self._model()
-        costs = self._costs(model)
+        """For each budget: by both forms of the joint model, then from fits to resampled chunks."""
         n = self.request.effort.candidates
-        fits = [
-            fit_surrogate(self.probed.data(self.request.seed + 1 + i), self.session.weight_error)
-            for i in range(max(0, n - 2))
+        models: list[JointModel] = [self._model(form=form) for form in _FORMS]
+        ways = [(model, self._costs(model)) for model in models]
+        for i in range(n - len(models)):
+            data = self.probed.data(self.request.seed + 1 + i)
+            fit = fit_surrogate(data, self.session.weight_error)
+            ways.append((models[i % 2], self._costs(models[i % 2], fit)))
+        return [
+            (budget, solve(budget.problem, costs, model.link, exact=i < len(models)))
+            for budget in self._budgets
+            for i, (model, costs) in enumerate(ways[: max(n, 1)])
         ]
-        candidates = []
-        for budget in self._budgets:
-            found = solutions(budget.problem, costs, model.link)
-            chosen = found[:2]
-            for fit in fits:
-                costs_then = self._costs(model, fit)
-                chosen.append(solve(budget.problem, costs_then, model.link, exact=False))
-            candidates += [(budget, solution) for solution in chosen[: max(n, 1)]]
-        return candidates
 
     def _refined_candidates(self) -> list[tuple[_Budget, Solution]]:
         """Solved again under the model that measurements near the budget's own KLD give."""
         candidates = []
         for budget in self._budgets:
-            model = self._model(near=budget.best()[1])
-            found = solutions(budget.problem, self._costs(model), model.link)
-            candidates += [(budget, solution) for solution in found[:2]]
+            for form in _FORMS:
+                model = self._model(budget.best()[1], form)
+                solution = solve(budget.problem, self._costs(model), model.link)
+                candidates.append((budget, solution))
         return candidates
 
     def _choose(self, candidates: Sequence[tuple[_Budget, Solution]]) -> None:
@@ -198,19 +189,20 @@ class Search:
     def _held_out(self, n_fitted: int) -> dict[str, tuple[float, float]]:
         """How well predictors that saw the fit part only foretold the choose part."""
         joints = self._joints[n_fitted:]
-        errors = self.session.weight_error
-        fitted = fit_joint(self.surrogate, errors, self._joints[:n_fitted])
-        measured = [joint.kld for joint in joints]
-        plain = self._costs(JointModel({}, fitted.link))
-        additive = [sum(plain.additive(n, t) for n, t in j.types.items()) for j in joints]
-        costs = self._costs(fitted)
-        linked = [fitted.link(*costs.totals(j.types)) for j in joints]
-        q_s = [Link()(*plain.totals(j.types)) for j in joints]
-        return {
-            "sum of single KLDs": prediction_error(additive, measured),
-            "Q + sqrt(sum S^2)": prediction_error(q_s, measured),
-            "joint model": prediction_error(linked, measured),
+        errors, seen = self.session.weight_error, self._joints[:n_fitted]
+        models = {
+            "sum of single KLDs": JointModel({}, SUM),
+            "Q + sqrt(sum S^2)": JointModel({}, Link()),
+            "sum, factors of kinds": fit_joint(self.surrogate, errors, seen, form="sum"),
+            "root, factors of kinds": fit_joint(self.surrogate, errors, seen, form="root"),
         }
+        measured = [joint.kld for joint in joints]
+        found = {}
+        for name, model in models.items():
+            costs = self._costs(model)
+            predicted = [model.link(*costs.totals(joint.types)) for joint in joints]
+            found[name] = prediction_error(predicted, measured)
+        return found
 
     # --- verifying ------------------------------------------------------------------------------
 
