@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <set>
 
 #include "core/device_memory.h"
 #include "cuda/runtime.h"
@@ -100,12 +101,27 @@ class Scores final : public DeviceSoftmax {
             if (n_copied_ == copies_.size()) copies_.emplace_back();
             const size_t bytes = static_cast<size_t>(job.n_rows * job.n_vocab) * sizeof(float);
             void* place = copies_[n_copied_++].of_size(bytes);
+            reach(device_of(rows));
             copy(place, rows, bytes);
             here = static_cast<const float*>(place);
         }
         APEX_CUDA_CALL(
             launch_find_top(here, job.n_rows, job.n_vocab, targets, sums, stream_->get()));
         return here;
+    }
+
+    // Rows of another GPU come straight from there where the two can do that, else by the host.
+    void reach(int other) {
+        if (other < 0 || !reached_.insert(other).second) return;
+        int can = 0;
+        APEX_CUDA_CALL(cudaDeviceCanAccessPeer(&can, device_, other));
+        if (can == 0) return;
+        const cudaError_t found = cudaDeviceEnablePeerAccess(other, 0);
+        if (found == cudaErrorPeerAccessAlreadyEnabled) {
+            cudaGetLastError();
+        } else {
+            APEX_CUDA_CALL(found);
+        }
     }
 
     void compare(const DeviceSoftmaxJob& job, const float* reference, const float* candidate,
@@ -122,6 +138,7 @@ class Scores final : public DeviceSoftmax {
     }
 
     int device_;
+    std::set<int> reached_;  // other GPUs
     std::unique_ptr<Stream> stream_;
     GrowingBuffer targets_, sums_;
     std::deque<GrowingBuffer> copies_;  // of rows from elsewhere: the reference's, a candidate's

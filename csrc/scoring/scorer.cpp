@@ -100,21 +100,37 @@ void Scorer::run_group(Lane& lane, int64_t group) {
 }
 
 void Scorer::compute(Lane& lane, const Step& step, std::vector<RouterCounts>& agreement) {
-    if (lane.reference) {
+    if (lane.tracks.size() == 1) {
+        compute_track(lane, lane.tracks.front(), step);
+    } else {
+        const auto n_tracks = static_cast<int64_t>(lane.tracks.size());
+        WorkerGroup side_by_side(static_cast<int>(n_tracks), n_tracks, [&] {
+            return [&](int64_t i) {
+                compute_track(lane, lane.tracks[static_cast<size_t>(i)], step);
+            };
+        });
+        side_by_side.join();
+    }
+    if (!lane.reference || lane.reference->routes() == nullptr) return;
+    for (size_t i = 0; i < lane.candidates.size(); ++i) {
+        const std::unique_ptr<LogitsSource>& source = lane.candidates[i];
+        if (!source || source->routes() == nullptr) continue;
+        count_agreement(*lane.reference->routes(), *source->routes(), agreement[i]);
+    }
+}
+
+void Scorer::compute_track(Lane& lane, const Track& track, const Step& step) {
+    if (track.reference && lane.reference) {
         lane.reference->compute(step);
         n_computed_.fetch_add(1);
     }
-    for (size_t i = 0; i < lane.candidates.size(); ++i) {
-        std::unique_ptr<LogitsSource>& source = lane.candidates[i];
+    for (const size_t i : track.candidates) {
         if (!is_active(i, step)) {
-            source.reset();  // its memory is not needed any more
+            lane.candidates[i].reset();  // its memory is not needed any more
             continue;
         }
-        source->compute(step);
+        lane.candidates[i]->compute(step);
         n_computed_.fetch_add(1);
-        if (!lane.reference || lane.reference->routes() == nullptr) continue;
-        if (source->routes() == nullptr) continue;
-        count_agreement(*lane.reference->routes(), *source->routes(), agreement[i]);
     }
 }
 

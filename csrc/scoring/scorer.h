@@ -33,12 +33,19 @@ class RowObserver {
     virtual void observe(int64_t index, const float* row, int32_t target) = 0;
 };
 
+// Sources of a lane that are computed one after the other, on one device.
+struct Track {
+    bool reference = false;
+    std::vector<size_t> candidates;
+};
+
 // What one thread (or several, of one pool) computes with: contexts of its own over shared models.
 // Lanes take groups of chunks in turn. Where memory allows, a lane a thread is best: single threads
 // neither wait for each other at every node nor idle where a node cannot be shared.
 struct Lane {
     std::unique_ptr<LogitsSource> reference;  // may be null: candidates are scored alone
     std::vector<std::unique_ptr<LogitsSource>> candidates;
+    std::vector<Track> tracks;  // side by side; together they have all sources
     std::shared_ptr<ThreadPool> pool;
     std::unique_ptr<DeviceSoftmax> device_softmax;  // made when a GPU first has rows
     int scoring_device = -1;
@@ -96,6 +103,7 @@ class Scorer {
     bool is_active(size_t i, const Step& step) const { return step.first_chunk < limits_[i]; }
     void run_group(Lane& lane, int64_t group);
     void compute(Lane& lane, const Step& step, std::vector<RouterCounts>& agreement);
+    void compute_track(Lane& lane, const Track& track, const Step& step);
     void finish_group(int64_t group, std::vector<RouterCounts> agreement);
     void score(Lane& lane, const Step& step);
     std::vector<size_t> active_candidates(const Step& step) const;

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from apex_native.evaluation.divergence.memory import CONTEXT_BYTES
 from apex_native.evaluation.divergence.run import TextJob, score_text
 from apex_native.evaluation.divergence.scores import ScoreProgress, TokenScores
 from apex_native.evaluation.model_pool import ModelPool
@@ -14,6 +15,7 @@ from apex_native.evaluation.model_under_test import ModelUnderTest, unique_name
 from apex_native.evaluation.progress import EvaluateProgress
 from apex_native.evaluation.record import find_row, reference_row, results_of
 from apex_native.evaluation.request import EvaluationRequest
+from apex_native.evaluation.side_by_side import side_by_side
 from apex_native.evaluation.speed import (
     ModelSpeed,
     ModelSpeedProgress,
@@ -22,6 +24,8 @@ from apex_native.evaluation.speed import (
 )
 from apex_native.evaluation.tasks import TaskProgress, evaluate_tasks, open_tasks
 from apex_native.evaluation.tasks.checkpoint import TaskCheckpoint
+from apex_native.gpu_layers import MARGIN_BYTES, has_gpu
+from apex_native.quantization import list_gpus
 from apex_native.requirements import Work, require_able
 from apex_native.results import Results, TaskScore, merge_results, same_model
 
@@ -63,6 +67,17 @@ class Evaluation:
         self.tasks = open_tasks(request.tasks)
         self.candidates = self._named()
         self.results = request.known
+        if request.wants_text and not request.speed:
+            self._place_side_by_side()
+
+    def _place_side_by_side(self) -> None:
+        """Models compute at the same time on GPUs of their own; speed is that of all GPUs."""
+        models = self.models
+        free = [gpu.free_bytes for gpu in list_gpus()] if has_gpu() else []
+        placed = side_by_side(list(models.values()), free, CONTEXT_BYTES + MARGIN_BYTES)
+        if self.reference is not None:
+            self.reference, *placed = placed
+        self.candidates = dict(zip(self.candidates, placed, strict=True))
 
     def _named(self) -> dict[str, ModelUnderTest]:
         """Candidates by name: the one that earlier results use, else one that nobody has."""
@@ -125,7 +140,7 @@ class Evaluation:
         has_text = known is not None and known.data is not None
         found = score_text(
             TextJob(
-                reference=request.reference,
+                reference=self.reference or request.reference,
                 candidates=self.candidates,
                 text=request.text,
                 options=request.text_options,

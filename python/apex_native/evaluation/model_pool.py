@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import TracebackType
@@ -10,6 +13,7 @@ from typing import Self
 from apex_native.engine import Model, Placement
 from apex_native.evaluation.model_source import ModelSource
 from apex_native.evaluation.model_under_test import ModelUnderTest
+from apex_native.interrupt import POLL_S, cancellable, check_cancelled
 
 __all__ = ["ModelPool"]
 
@@ -50,6 +54,37 @@ class ModelPool:
             manager = tested.source.open(replace(tested.placement, gpu_reserve=gpu_reserve))
             self._open[key] = (manager, manager.__enter__())
         return self._open[key][1]
+
+    def load_together(
+        self, models: Sequence[ModelUnderTest], load: Callable[[ModelUnderTest], Model]
+    ) -> None:
+        """Call load, which fills this pool, for models on different GPUs at the same time.
+
+        One thread copies to a GPU at a fraction of what memory gives. Raises what the first load
+        that fails raises, when the others have ended.
+        """
+        by_devices: dict[tuple[str, ...], list[ModelUnderTest]] = {}
+        for model in models:
+            by_devices.setdefault(model.placement.devices, []).append(model)
+        if len(by_devices) < 2:
+            return  # they come one after the other, when they are asked for
+        stop = threading.Event()
+
+        def load_all(those: Sequence[ModelUnderTest]) -> None:
+            with cancellable(stop):
+                for model in those:
+                    load(model)
+
+        with ThreadPoolExecutor(len(by_devices)) as threads:
+            calls = [threads.submit(load_all, those) for those in by_devices.values()]
+            try:
+                while wait(calls, timeout=POLL_S).not_done:
+                    check_cancelled()
+            except BaseException:
+                stop.set()
+                raise
+        for call in calls:
+            call.result()
 
     def release(self, tested: ModelUnderTest) -> None:
         """Free it, if it is loaded."""

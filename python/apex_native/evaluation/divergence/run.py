@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -48,6 +49,7 @@ from apex_native.evaluation.divergence.two_pass import TwoPassJob, run_two_pass
 from apex_native.evaluation.model_pool import ModelPool
 from apex_native.evaluation.model_under_test import ModelUnderTest
 from apex_native.evaluation.record import make_build
+from apex_native.quantization import list_gpus
 from apex_native.results import Results
 
 __all__ = ["TextJob", "TextScores", "score_text"]
@@ -100,7 +102,9 @@ class _Run:
     def run(self) -> TextScores:
         self._check_memory()
         self.reference = open_reference(
-            self.job.reference, self.pool, gpu_reserve=self._gpu_reserve(self.todo.values())
+            self.job.reference,
+            self.pool,
+            gpu_reserve=self._gpu_reserve(self.job.reference, self.todo.values()),
         )
         tokenizer = self.reference.model or self._load(next(iter(self.job.candidates.values())))
         self.tokenizer_path, self.tokenizer = tokenizer.path, tokenizer.fingerprint
@@ -186,19 +190,32 @@ class _Run:
         """What a GPU has free beside the candidates; the reference is loaded."""
         if not self._on_gpu:
             return None
-        sizes = [model.source.nbytes for model in self.todo.values()] or [0]
+        to_come = list(self.todo.values())
+        if to_come and to_come[0].placement.devices:
+            return self._spare_side_by_side(to_come)
+        sizes = [model.source.nbytes for model in to_come] or [0]
         return spare_gpu_bytes(max(sizes) if self._two_pass else sum(sizes))
+
+    def _spare_side_by_side(self, to_come: Sequence[ModelUnderTest]) -> int:
+        """The same of GPUs that hold models of their own."""
+        held: Counter[str] = Counter()
+        for model in to_come:
+            held[model.placement.devices[0]] += model.source.nbytes
+        left = [gpu.free_bytes - held[f"CUDA{gpu.number}"] for gpu in list_gpus()]
+        return max(0, min(left))
 
     def _load(self, tested: ModelUnderTest) -> Model:
         models = list(self.todo.values())
         to_come = models[models.index(tested) + 1 :] if tested in models else []
-        return self.pool.load(tested, gpu_reserve=self._gpu_reserve(to_come))
+        return self.pool.load(tested, gpu_reserve=self._gpu_reserve(tested, to_come))
 
-    def _gpu_reserve(self, to_come: Iterable[ModelUnderTest]) -> int:
+    def _gpu_reserve(self, first: AnyReference, to_come: Iterable[ModelUnderTest]) -> int:
         """What those loaded later will take of the GPUs beside this one."""
-        if self.options.two_pass:
+        if self.options.two_pass or not isinstance(first, ModelUnderTest):
             return 0
-        return sum(source.nbytes + CONTEXT_BYTES for source in {model.source for model in to_come})
+        devices = first.placement.devices
+        sources = {model.source for model in to_come if model.placement.devices == devices}
+        return sum(source.nbytes + CONTEXT_BYTES for source in sources)
 
     def _candidate(self, tested: ModelUnderTest) -> CandidateRun:
         model = self._load(tested)
@@ -220,6 +237,7 @@ class _Run:
         )
 
     def _compute_together(self, run: ScoreRun) -> FinishedScores:
+        self.pool.load_together(list(self.todo.values()), self._load)
         candidates = [self._candidate(model) for model in self.todo.values()]
         noise = self._noise(run.shape)
         if noise is not None:

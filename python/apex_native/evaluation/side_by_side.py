@@ -1,0 +1,48 @@
+"""Models of one evaluation on GPUs of their own, where a machine has several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from apex_native.evaluation.model_under_test import ModelUnderTest
+
+__all__ = ["side_by_side"]
+
+
+def side_by_side(
+    models: Sequence[ModelUnderTest], free: Sequence[int], beside: int
+) -> list[ModelUnderTest]:
+    """The models, each on the GPU that has the most room left; as they were where that cannot be.
+
+    free: bytes of each GPU. beside: bytes of a model's cache, buffers and logits. The models stay
+    shared out over all GPUs, as llama.cpp does it, where there is one GPU, where one of them fits
+    on none alone, or where one was told its devices or its number of layers.
+    """
+    if len(free) < 2 or len(models) < 2 or not all(map(_is_free, models)):
+        return list(models)
+    left = list(free)
+    placed: dict[int, ModelUnderTest] = {}
+    for i in sorted(range(len(models)), key=lambda i: -models[i].source.nbytes):
+        gpu = max(range(len(left)), key=lambda k: left[k])
+        left[gpu] -= models[i].source.nbytes + beside
+        if left[gpu] < 0:
+            return list(models)
+        placed[i] = _on(models[i], f"CUDA{gpu}")
+    return [placed[i] for i in range(len(models))]
+
+
+def _is_free(model: ModelUnderTest) -> bool:
+    place = model.placement
+    chosen = place.devices or place.tensor_split or place.main_gpu or place.split_mode != "layer"
+    return place.n_gpu_layers in (-1, "auto") and not chosen
+
+
+def _on(model: ModelUnderTest, device: str) -> ModelUnderTest:
+    return ModelUnderTest(
+        model.source,
+        type_k=model.type_k,
+        type_v=model.type_v,
+        placement=replace(model.placement, devices=(device,)),
+        label=model.label,
+    )
