@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import apex_native as apex
+import tolerances
+from apex_native.demo_text import demo_text
 from apex_native.engine import load_model
 from apex_native.evaluation.divergence.bootstrap import Paired, compare_pair
-from apex_native.results import ChunkSums, Verdict
+from apex_native.results import MIN_CHUNKS, ChunkSums, Verdict
 from calibration_models import expert_weights, model_pairs, vocabulary_pairs, write_expert_model
 from cli_tools import invoke
-from gguf_builder import f32_tensor, write_gguf
+from gguf_builder import ValueType, f32_tensor, pair, write_gguf
 from model_kinds import expert_settings
 from verb_runs import write_inputs
 
@@ -37,8 +41,8 @@ def test_without_an_interval_there_is_no_verdict(n_chunks: int, verdict: str) ->
 
 def test_a_model_with_values_that_are_not_finite_wins_nothing() -> None:
     broken = paired("broken", 20, 0.0, n_not_finite=3)
-    for pair in ((broken, paired("sound", 20, 0.1)), (paired("sound", 20, 0.1), broken)):
-        found = compare_pair(*pair, "kld_mean")
+    for two in ((broken, paired("sound", 20, 0.1)), (paired("sound", 20, 0.1), broken)):
+        found = compare_pair(*two, "kld_mean")
         assert found is not None
         assert (found.verdict, found.low) == (Verdict.INVALID, None)
 
@@ -125,3 +129,99 @@ def test_results_hold_a_witness_of_the_tokens(files: dict[str, Path], tmp_path: 
         tokens = model.tokenize(text, add_special=True, parse_special=False)[: 4 * CTX]
     found = json.loads(output.read_text())["data"]["tokens_sha256"]
     assert found == hashlib.sha256(tokens.astype("<i4").tobytes()).hexdigest()
+
+
+def test_a_reference_that_is_not_finite_is_invalid(files: dict[str, Path], tmp_path: Path) -> None:
+    output = tmp_path / "eval.json"
+    result = invoke(
+        *("eval", "-r", files["broken"], files["other"], "-f", files["text"]),
+        *("--ctx", CTX, "--chunks", "8", "-o", output),
+    )
+    assert result.exit_code == 3, result.stderr
+    assert "INVALID: broken" in " ".join(result.stdout.split())
+    document = json.loads(output.read_text())
+    assert document["reference"]["n_not_finite"] > 0
+    assert document["reference"]["first_not_finite"] == "layer 0"
+    assert {row["verdict"] for row in document["comparisons"]} == {"invalid"}
+
+
+def test_a_task_with_logits_that_are_not_finite_is_invalid(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "tasks.json"
+    task = files["text"].parent / "hellaswag.txt"
+    models = (files["reference"], files["broken"])
+    result = invoke("eval", *models, "--hellaswag", task, "-o", output)
+    assert result.exit_code == 3, result.stderr
+    assert "INVALID: broken: log-probabilities of" in " ".join(result.stdout.split())
+    assert "no valid results: broken" in result.stderr
+    sound, broken = json.loads(output.read_text())["candidates"]
+    assert sound["tasks"][0]["n_not_finite"] == 0
+    assert broken["tasks"][0]["n_not_finite"] > 0
+    tests = [test for model in (sound, broken) for test in model["tasks"][0]["comparisons"]]
+    assert tests
+    assert {test["verdict"] for test in tests} == {"invalid"}
+
+
+@pytest.mark.parametrize("is_chat", [False, True])
+def test_the_chat_template_is_compared_for_chat_text(
+    files: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, is_chat: bool
+) -> None:
+    template = pair("tokenizer.chat_template", ValueType.STRING, "{{ messages }}")
+    pairs = model_pairs("llama", **expert_settings()) + vocabulary_pairs() + [template]
+    tensors = [f32_tensor(name, values) for name, values in expert_weights().items()]
+    other = write_gguf(tmp_path / "template.gguf", tensors, pairs)
+    result = invoke(
+        *("eval", "-r", files["reference"], other, "-f", files["text"]),
+        *("--ctx", CTX, "--chunks", "4", *(["--parse-special"] if is_chat else [])),
+    )
+    assert result.exit_code == 0, result.stderr
+    assert ("tokenizer.chat_template differ" in caplog.text) == is_chat
+
+
+@pytest.fixture(scope="module")
+def real_chunks() -> tuple[ChunkSums, ChunkSums]:
+    """Sums of 160 chunks of the demo model in two types, scored against its source."""
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder) / "text.txt"
+        text.write_text(demo_text(60_000, seed=9), encoding="utf-8")
+        files = []
+        with apex.open_gguf(apex.demo_model()) as source:
+            for type in ("Q4_K_M", "Q3_K_M"):
+                files.append(Path(folder) / f"{type}.gguf")
+                apex.quantize(source, apex.make_plan(source, ftype=type), files[-1])
+        found = apex.evaluate(
+            *(apex.demo_model(), files, text),
+            ctx=64, chunks=160, n_threads=1, noise_chunks=0, router=False,
+        )  # fmt: skip
+    first, second = (candidate.chunks for candidate in found.results.candidates)
+    assert first is not None
+    assert second is not None
+    return first, second
+
+
+@pytest.mark.parametrize("metric", ["kld_mean", "ln_ppl"])
+@pytest.mark.parametrize("n_chunks", [MIN_CHUNKS, 8, 20])
+def test_the_interval_of_few_chunks_holds_the_truth_as_often_as_it_says(
+    real_chunks: tuple[ChunkSums, ChunkSums], n_chunks: int, metric: str
+) -> None:
+    """The truth is the difference over all chunks; texts are drawn from them."""
+    everything = [Paired(name, chunks) for name, chunks in zip("ab", real_chunks, strict=True)]
+    truth = compare_pair(*everything, metric)
+    assert truth is not None
+    rng = np.random.default_rng(4)
+    n_texts, n_held = 200, 0
+    for _ in range(n_texts):
+        drawn = rng.integers(0, len(everything[0].chunks.n_positions), n_chunks)
+        few = [Paired(model.name, _taken(model.chunks, drawn)) for model in everything]
+        found = compare_pair(*few, metric)
+        assert found is not None
+        n_held += found.low <= truth.difference <= found.high
+    assert n_held / n_texts >= tolerances.FEW_CHUNKS_COVERAGE
+
+
+def _taken(chunks: ChunkSums, which: np.ndarray) -> ChunkSums:
+    return ChunkSums(
+        *(tuple(values[i] for i in which) for values in (chunks.n_positions, chunks.nll)),
+        kld=tuple(chunks.kld[i] for i in which),
+    )

@@ -183,3 +183,8 @@ and up to 128 products are added in float before they are added in double."""
 FEEDBACK_COST_RTOL = 1e-5
 """Cost that error feedback claims for a row against that of its bytes in double, relative to the
 row's signal w H w^T: sums of some hundred float products."""
+
+FEW_CHUNKS_COVERAGE = 0.87
+"""Share of texts whose 95 % interval holds the difference over all chunks: 0.90 (5
+chunks, KLD) is the lowest of 400 texts for 5, 8 and 20 chunks; 200 texts have a standard error of
+2 %."""

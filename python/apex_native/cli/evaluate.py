@@ -22,7 +22,7 @@ from apex_native.cli.task_options import TaskChoices
 from apex_native.cli.task_tables import show_tasks
 
 if TYPE_CHECKING:
-    from apex_native.evaluation import EvaluateProgress
+    from apex_native.evaluation import EvalResults, EvaluateProgress
     from apex_native.results import Results
 
 __all__ = ["register"]
@@ -89,7 +89,7 @@ def evaluate(
 
     Chunks, scored positions and statistics are llama-perplexity's. Every KLD stands beside the
     noise floor, and differences between candidates come with intervals and a verdict. Exit code 3:
-    a candidate computes logits that are not finite.
+    a model computes logits that are not finite.
     """
     from apex_native import api
     from apex_native.cli.planning import require_writable
@@ -117,10 +117,19 @@ def evaluate(
     show_tasks(out, found.tasks, found.results)
     if output is not None:
         out.text(f"wrote    {output}")
-    invalid = [model.name for model in found.results.candidates if model.n_not_finite]
+    invalid = _invalid(found)
     if invalid:
         out.warning(f"not finite, and so no valid results: {', '.join(invalid)}")
         raise typer.Exit(EXIT_INVALID)
+
+
+def _invalid(found: EvalResults) -> list[str]:
+    """Models that computed logits which are not finite, over the text or in a task."""
+    results = found.results
+    models = [*results.candidates, *([results.reference] if results.reference else [])]
+    names = [model.name for model in models if model.n_not_finite]
+    names += [n for n, scores in found.tasks.items() if any(s.n_not_finite for s in scores)]
+    return list(dict.fromkeys(names))
 
 
 def _require_request(

@@ -72,7 +72,13 @@ def _table(scores: Mapping[str, TaskScore], names: ShortNames) -> Table:
         f"{task_title(first.task)}: {first.n:,} questions, guessing gives "
         f"{100 * first.chance:.1f} %{compat}{left_out}"
     )
-    notes = [_CHANCE] if any(at_chance(own) for own in scores.values()) else []
+    notes = [
+        f"INVALID: {names[name]}: log-probabilities of {own.n_not_finite:,} of {own.n:,} questions "
+        "are not finite; they count as wrong"
+        for name, own in scores.items()
+        if own.n_not_finite
+    ]
+    notes += [_CHANCE] if any(at_chance(own) for own in scores.values()) else []
     notes += [_MCNEMAR] if len(rows) > 1 else []
     notes += [names.note] if names.note else []
     return Table(_COLUMNS, rows, title=title, notes=tuple(notes))

@@ -54,6 +54,9 @@ class TaskScore:
     comparisons: tuple[McNemar, ...] = ()
     n_skipped: int = 0
     """Items of the selection that exceed the model's context and are left out of n."""
+    n_not_finite: int = 0
+    """Items of n with log-probabilities that are not finite: counted as wrong, and the score is
+    not valid."""
 
 
 def pack_items(correct: Sequence[bool]) -> str:

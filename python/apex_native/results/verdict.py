@@ -8,7 +8,12 @@ from enum import StrEnum
 __all__ = ["MIN_CHUNKS", "Comparison", "Verdict"]
 
 MIN_CHUNKS = 5
-"""Fewer chunks say nothing of their own spread: there is no interval and no verdict."""
+"""Fewer chunks say too little of their own spread: there is no interval and no verdict.
+
+Drawn from 160 chunks of a real evaluation, the 95 % intervals of 3, 4, 5, 8 and 20 chunks hold the
+difference over all of them in 74, 86, 90, 92 and 94 % of cases for KLD, 76, 87, 92, 94 and 96 % for
+ln PPL (tests/test_evaluate_validity.py).
+"""
 
 
 class Verdict(StrEnum):

@@ -311,6 +311,9 @@ class _Run:
             again = finished.candidates[-1]
             description = NOISE_DESCRIPTION.format(size=NOISE_POSITIONS, n=again.n // n_scored)
             results = replace(results, noise_floor=noise_floor(reference, again, description))
+        if reference is not None and results.reference is not None and self.reference.tested:
+            where = self._first_not_finite(self.reference.tested, reference)
+            results = replace(results, reference=replace(results.reference, first_not_finite=where))
         tokens = dict(zip(self.todo, own, strict=True))
         if reference is not None and row is not None:
             tokens[row.name] = reference

@@ -21,7 +21,7 @@ _logger = logging.getLogger("apex_native.evaluation")
 
 _PREFIX = "tokenizer."
 _TEMPLATE = "tokenizer.chat_template"
-"""Writes conversations, has no part in reading a text."""
+"""Writes conversations: compared where the text is one, which `parse_special` says."""
 
 
 def require_same_tokens(
@@ -32,7 +32,7 @@ def require_same_tokens(
     Where the tokens are the same and the files' tokenizers differ all the same, a warning by name.
     """
     own = model.tokenize(text.content, add_special=True, parse_special=parse_special)
-    differences = tokenizer_differences(source, model.path)
+    differences = tokenizer_differences(source, model.path, with_template=parse_special)
     named = f" ({', '.join(differences)} differ)" if differences else ""
     if not np.array_equal(own[: len(tokens)], tokens):
         at = int(np.argmax(own[: len(tokens)] != tokens[: len(own)])) if len(own) else 0
@@ -50,18 +50,24 @@ def require_same_tokens(
         )
 
 
-def tokenizer_differences(first: str, second: str) -> list[str]:
-    """Keys of the tokenizer that two files store with other values; none for what is no file."""
+def tokenizer_differences(first: str, second: str, *, with_template: bool = False) -> list[str]:
+    """Keys of the tokenizer that two files store with other values; none for what is no file.
+
+    with_template: the chat template too, which has no part in reading a text and decides what chat
+    text a model is used on.
+    """
     try:
         with open_gguf(first) as ours, open_gguf(second) as theirs:
             keys = sorted({*_keys(ours), *_keys(theirs)})
+            if not with_template:
+                keys = [key for key in keys if key != _TEMPLATE]
             return [key for key in keys if _stored(ours, key) != _stored(theirs, key)]
     except (ApexError, OSError):
         return []
 
 
 def _keys(file: GgufFile) -> list[str]:
-    return [key for key in file.facts.kv_sizes if key.startswith(_PREFIX) and key != _TEMPLATE]
+    return [key for key in file.facts.kv_sizes if key.startswith(_PREFIX)]
 
 
 def _stored(file: GgufFile, key: str) -> bytes:

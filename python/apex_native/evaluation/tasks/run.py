@@ -248,7 +248,8 @@ def score_task(
     n_not_finite = sum(not item.finite for item in scored)
     if n_not_finite:
         _logger.warning(
-            "%s: logits of %d of %d %s items are not finite; these count as wrong",
+            "%s: logits of %d of %d %s items are not finite: they count as wrong, "
+            "and the score is not valid",
             model.path,
             n_not_finite,
             len(scored),
@@ -303,4 +304,5 @@ def _task_score(
         compat=UPSTREAM if compat else None,
         items=pack_items(correct),
         n_skipped=n_skipped,
+        n_not_finite=sum(not item.finite for item in scored),
     )

@@ -77,12 +77,18 @@ def _compared(name: str, score: TaskScore, scores: dict[str, tuple[TaskScore, ..
         return score
     here = unpack_items(score.items, score.n)
     tests = (
-        mcnemar(here, unpack_items(candidate.items, candidate.n), other)
+        _valid(mcnemar(here, unpack_items(candidate.items, candidate.n), other), score, candidate)
         for other, theirs in scores.items()
         for candidate in theirs
         if other != name and candidate.items is not None and _same_items(score, candidate)
     )
     return replace(score, comparisons=tuple(tests))
+
+
+def _valid(test: McNemar, first: TaskScore, second: TaskScore) -> McNemar:
+    """No verdict where one of the two answered by logits that are not finite."""
+    bad = first.n_not_finite or second.n_not_finite
+    return replace(test, verdict=Verdict.INVALID) if bad else test
 
 
 def _same_items(first: TaskScore, second: TaskScore) -> bool:
