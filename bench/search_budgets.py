@@ -72,6 +72,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--effort", default="normal")
     parser.add_argument("--keep", help="folder of measurements to go on from; costs mean nothing")
+    parser.add_argument("--from-nothing", action="store_true", help="keep scores, search anew")
     parser.add_argument("-o", "--output")
     return parser.parse_args()
 
@@ -86,7 +87,7 @@ def search(arguments: argparse.Namespace, folder: Path) -> tuple[dict[str, Any],
     ]
     for text in arguments.text:
         command += ["-f", text]
-    if arguments.keep:
+    if arguments.keep and not arguments.from_nothing:
         command += ["--store", arguments.keep]
     before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     run = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -129,7 +130,8 @@ def compare(arguments: argparse.Namespace, found: dict[str, Any]) -> list[dict[s
     theirs = dict(zip(names, scores[len(ours) :], strict=True))
     rows = []
     for row, mine in zip(found["budgets"], ours, strict=True):
-        some = {name: theirs[name] for name in rivals[row["budget"]]}
+        # Whatever was measured for any size and is not larger.
+        some = {name: theirs[name] for name in names if recipes[name].nbytes <= row["budget"]}
         rows.append(as_row(row, mine, some))
     return rows
 

@@ -142,6 +142,27 @@ def test_a_quantized_value_has_the_bytes_of_a_written_file(demo: Bench, rng: Any
     assert value.encoded.size == n_slices * n_rows * T.IQ3_S.row_bytes(n_per_row)
 
 
+def test_errors_of_sampled_rows_are_those_of_these_rows(demo: Bench, rng: Any) -> None:
+    name, step = "blk.2.ffn_down_exps.weight", 5
+    info = demo.source.tensors[demo.source.index(name)]
+    n_slices, n_rows, n_per_row = info.shape
+    assert n_rows % step != 0  # the last row is not one of them by chance
+    imatrix = rng.random((n_slices, n_per_row), dtype=np.float32) + 0.1
+    request = (demo.source.index(name), T.Q3_K.id, imatrix, None)
+    (value,) = core.quantize_values(demo.source.native, [request], n_threads=2, row_step=step)
+    weights = demo.source.to_float32(name)[:, ::step]
+    for i in range(n_slices):
+        encoded = core.quantize_rows(np.ascontiguousarray(weights[i]), T.Q3_K.id, imatrix[i])
+        restored = core.dequantize_rows(encoded.reshape(-1), T.Q3_K.id, n_per_row)
+        error = (imatrix[i].astype(float) * (weights[i].astype(float) - restored) ** 2).sum()
+        assert value.errors[i, 0] == pytest.approx(error, rel=1e-9)
+    # Its rows are no weight of any model.
+    with pytest.raises(ModelError, match="elements where"):
+        demo.score(([value], 2))
+    with pytest.raises(ValueError, match="a step of 0"):
+        core.quantize_values(demo.source.native, [request], n_threads=1, row_step=0)
+
+
 def test_a_value_of_another_model_is_refused(demo: Bench, tmp_path: Path) -> None:
     other = Bench(write_tiny_model(tmp_path / "other.gguf", "llama"))
     with pytest.raises(ModelError, match="elements where"):

@@ -24,6 +24,14 @@ struct Job {
     std::vector<SliceError> rows;
 
     int64_t n_per_row() const { return entry->n_per_row(); }
+    int64_t rows_per_slice() const {
+        return (entry->rows_per_slice() + request.row_step - 1) / request.row_step;
+    }
+    // Of the source, for a row of the value.
+    const uint8_t* source_of(int64_t slice, int64_t row) const {
+        const int64_t at = slice * entry->rows_per_slice() + row * request.row_step;
+        return source + static_cast<size_t>(at) * source_row();
+    }
     size_t source_row() const { return row_bytes(entry->type, n_per_row()); }
     size_t target_row() const { return row_bytes(request.type, n_per_row()); }
 };
@@ -31,6 +39,10 @@ struct Job {
 Job make_job(const GgufFile& file, const ValueRequest& request) {
     if (request.tensor >= file.tensors().size()) {
         fail<InvalidArgument>("tensor ", request.tensor, " of ", file.tensors().size());
+    }
+    if (request.row_step < 1 || (request.row_step > 1 && request.encoded != nullptr)) {
+        fail<InvalidArgument>("every row, or every n-th that is quantized here; found a step of ",
+                              request.row_step);
     }
     const ShardTensor& tensor = file.tensors()[request.tensor];
     Job job;
@@ -42,12 +54,12 @@ Job make_job(const GgufFile& file, const ValueRequest& request) {
     if (request.imatrix != nullptr) {
         check_imatrix(tensor.entry.name, request.imatrix, job.n_per_row(), tensor.entry.n_slices());
     }
-    const int64_t n_rows = tensor.entry.rows_per_slice() * tensor.entry.n_slices();
+    const int64_t n_rows = job.rows_per_slice() * tensor.entry.n_slices();
     job.rows.resize(static_cast<size_t>(n_rows));
     job.value = std::make_shared<TensorValue>();
     job.value->name = tensor.entry.name;
     job.value->type = request.type;
-    job.value->ne = {job.n_per_row(), tensor.entry.rows_per_slice(), tensor.entry.n_slices()};
+    job.value->ne = {job.n_per_row(), job.rows_per_slice(), tensor.entry.n_slices()};
     job.value->bytes.resize(job.target_row() * static_cast<size_t>(n_rows));
     return job;
 }
@@ -74,19 +86,21 @@ class ValueWorker {
         Job& job = jobs_[unit.tensor];
         const int64_t n = job.n_per_row();
         const auto count = static_cast<size_t>(unit.n_rows * n);
-        const int64_t row = unit.slice * job.entry->rows_per_slice() + unit.first_row;
+        const int64_t row = unit.slice * job.rows_per_slice() + unit.first_row;
         const float* imatrix =
             job.request.imatrix == nullptr ? nullptr : job.request.imatrix + unit.slice * n;
         original_.resize(count);
         restored_.resize(count);
         const auto first = static_cast<size_t>(row);
-        convert_to_float(job.entry->type, job.source + first * job.source_row(), original_.data(),
-                         static_cast<int64_t>(count));
+        for (int64_t i = 0; i < unit.n_rows; ++i) {
+            convert_to_float(job.entry->type, job.source_of(unit.slice, unit.first_row + i),
+                             original_.data() + i * n, n);
+        }
         if (!all_finite(original_.data(), static_cast<int64_t>(count))) {
             fail<QuantizeError>(job.entry->name, ": its weights are not finite");
         }
         uint8_t* bytes = job.value->bytes.data() + first * job.target_row();
-        encode(job, first, unit.n_rows, imatrix, bytes);
+        encode(job, unit, first, imatrix, bytes);
         convert_to_float(job.request.type, bytes, restored_.data(), static_cast<int64_t>(count));
         for (int64_t i = 0; i < unit.n_rows; ++i) {
             job.rows[first + static_cast<size_t>(i)] =
@@ -95,9 +109,9 @@ class ValueWorker {
     }
 
   private:
-    void encode(const Job& job, size_t first, int64_t n_rows, const float* imatrix,
+    void encode(const Job& job, const RowUnit& unit, size_t first, const float* imatrix,
                 uint8_t* bytes) {
-        const size_t size = job.target_row() * static_cast<size_t>(n_rows);
+        const size_t size = job.target_row() * static_cast<size_t>(unit.n_rows);
         if (job.request.encoded != nullptr) {
             std::memcpy(bytes, job.request.encoded + first * job.target_row(), size);
             if (!ggml_validate_row_data(job.request.type, bytes, size)) {
@@ -105,9 +119,12 @@ class ValueWorker {
                                     "finite");
             }
         } else if (job.request.type == job.entry->type) {
-            std::memcpy(bytes, job.source + first * job.source_row(), size);
+            for (int64_t i = 0; i < unit.n_rows; ++i) {
+                std::memcpy(bytes + static_cast<size_t>(i) * job.target_row(),
+                            job.source_of(unit.slice, unit.first_row + i), job.target_row());
+            }
         } else {
-            quantize_rows(job.request.type, original_.data(), bytes, n_rows, job.n_per_row(),
+            quantize_rows(job.request.type, original_.data(), bytes, unit.n_rows, job.n_per_row(),
                           imatrix);
         }
     }
@@ -128,7 +145,7 @@ void build_tables(const std::vector<Job>& jobs, const StopFlag* stop) {
 }
 
 void add_rows(Job& job) {
-    const int64_t per_slice = job.entry->rows_per_slice();
+    const int64_t per_slice = job.rows_per_slice();
     for (int64_t slice = 0; slice < job.entry->n_slices(); ++slice) {
         SliceError sum;
         for (int64_t row = slice * per_slice; row < (slice + 1) * per_slice; ++row) {
@@ -148,8 +165,8 @@ std::vector<std::shared_ptr<const TensorValue>> make_values(const GgufFile& file
     std::vector<TensorRows> rows;
     for (const ValueRequest& request : wanted) {
         jobs.push_back(make_job(file, request));
-        const GgufTensor& entry = *jobs.back().entry;
-        rows.push_back({entry.n_per_row(), entry.rows_per_slice(), entry.n_slices()});
+        const Job& job = jobs.back();
+        rows.push_back({job.n_per_row(), job.rows_per_slice(), job.entry->n_slices()});
     }
     std::vector<std::shared_ptr<const TensorValue>> values;
     if (jobs.empty()) return values;

@@ -31,6 +31,7 @@ struct ValueRequest {
     ggml_type type = GGML_TYPE_COUNT;
     const float* imatrix = nullptr;    // n_per_row values for each slice, or null
     const uint8_t* encoded = nullptr;  // the result, where somebody else quantized; or null
+    int64_t row_step = 1;  // every so-manieth row of each slice only: for its errors, not for use
 };
 
 // Quantizes tensors of a file in memory, with the bytes quantize() would write. The result does not

@@ -15,7 +15,7 @@ struct Requests {
     std::vector<py::object> arrays;
 };
 
-Requests to_requests(const GgufFile& file, const py::list& items) {
+Requests to_requests(const GgufFile& file, const py::list& items, int64_t row_step) {
     Requests requests;
     for (const py::handle& item : items) {
         const auto fields = item.cast<py::tuple>();
@@ -23,6 +23,7 @@ Requests to_requests(const GgufFile& file, const py::list& items) {
         request.tensor = fields[0].cast<size_t>();
         if (request.tensor >= file.tensors().size()) throw py::index_error("no such tensor");
         request.type = fields[1].cast<ggml_type>();
+        request.row_step = row_step;
         const GgufTensor& entry = file.tensors()[request.tensor].entry;
         if (!fields[2].is_none()) {
             const auto values = fields[2].cast<FloatArray>();
@@ -45,8 +46,8 @@ Requests to_requests(const GgufFile& file, const py::list& items) {
 }
 
 std::vector<Value> quantize_values(const GgufFile& file, const py::list& items, int n_threads,
-                                   const std::shared_ptr<StopFlag>& stop) {
-    const Requests requests = to_requests(file, items);
+                                   int64_t row_step, const std::shared_ptr<StopFlag>& stop) {
+    const Requests requests = to_requests(file, items, row_step);
     const py::gil_scoped_release unlocked;
     std::vector<Value> values;
     for (const auto& value : make_values(file, requests.wanted, n_threads, stop.get())) {
@@ -105,8 +106,9 @@ void register_allocation(py::module_& module) {
         .def_property_readonly("errors", &errors,
                                "float64 (n_slices, 2): weighted squared error, squared weights.");
     module.def("quantize_values", &quantize_values, "file"_a, "requests"_a, py::kw_only(),
-               "n_threads"_a, "stop"_a = std::shared_ptr<StopFlag>{},
-               "requests: (tensor index, type number, imatrix or None, encoded bytes or None).");
+               "n_threads"_a, "row_step"_a = 1, "stop"_a = std::shared_ptr<StopFlag>{},
+               "requests: (tensor index, type number, imatrix or None, encoded bytes or None).\n"
+               "row_step above 1: every so-manieth row of each slice, for its errors only.");
     py::class_<ProbeScorer>(module, "ProbeScorer", "Candidates scored in memory.",
                             py::release_gil_before_calling_cpp_dtor())
         .def(py::init([](const std::vector<std::shared_ptr<Model>>& models, int32_t n_ctx,

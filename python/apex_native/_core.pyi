@@ -576,6 +576,7 @@ def quantize_values(
     requests: Sequence[tuple[int, int, _Floats | None, _Bytes | None]],
     *,
     n_threads: int,
+    row_step: int = 1,
     stop: StopFlag | None = None,
 ) -> list[TensorValue]: ...
 

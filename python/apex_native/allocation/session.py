@@ -25,7 +25,7 @@ from apex_native.imatrix import Imatrix, Importance
 from apex_native.interrupt import run_interruptible
 from apex_native.plan.imatrix import EntryFit, ImatrixUse, entry_fit, imatrix_use
 from apex_native.plan.names import layer_number
-from apex_native.types import GgmlType
+from apex_native.types import GgmlType, TensorInfo
 
 __all__ = ["Costs", "Measurement", "ProbeSession", "SessionSettings"]
 
@@ -37,6 +37,12 @@ VALUE_BYTES = 2 << 30
 
 BATCH_BYTES = 3 << 30
 """Values of the candidates that are measured in one pass."""
+
+SAMPLE_WEIGHTS = 1 << 24
+"""Errors of larger tensors are those of every n-th row: rows enough for a per cent."""
+
+SAMPLE_ROWS = 32
+"""Of each expert at least."""
 
 Types = Mapping[str, GgmlType]
 
@@ -162,31 +168,44 @@ class ProbeSession:
         return self._errors[key]
 
     def prepare_errors(self, wanted: Sequence[tuple[str, GgmlType]]) -> None:
-        """Quantize many tensors, a batch of bounded memory after the other."""
+        """Errors of many tensors, a batch of bounded memory after the other; large ones sampled."""
         todo = [k for k in dict.fromkeys(wanted) if k not in self._errors and not self._is_own(*k)]
-        batch: list[tuple[str, GgmlType]] = []
-        n_bytes = 0
+        by_step: dict[int, list[tuple[str, GgmlType]]] = {}
         for key in todo:
-            batch.append(key)
-            n_bytes += key[1].tensor_bytes(self.source.tensors[self.source.index(key[0])].shape)
-            if n_bytes > BATCH_BYTES:
-                self._make(batch)
-                batch, n_bytes = [], 0
-        self._make(batch)
+            by_step.setdefault(self._row_step(key[0]), []).append(key)
+        for step, keys in sorted(by_step.items()):
+            batch: list[tuple[str, GgmlType]] = []
+            n_bytes = 0
+            for name, type in keys:
+                batch.append((name, type))
+                n_bytes += type.tensor_bytes(self._info(name).shape) // step
+                if n_bytes > BATCH_BYTES:
+                    self._make(batch, step)
+                    batch, n_bytes = [], 0
+            self._make(batch, step)
+
+    def _row_step(self, name: str) -> int:
+        """Of a tensor whose errors are wanted and nothing else."""
+        info = self._info(name)
+        rows = info.n_elements // info.n_per_row // info.n_expert_slices
+        return max(1, min(info.n_elements // SAMPLE_WEIGHTS, rows // SAMPLE_ROWS))
+
+    def _info(self, name: str) -> TensorInfo:
+        return self.source.tensors[self.source.index(name)]
 
     def _is_own(self, name: str, type: GgmlType) -> bool:
-        return self.source.tensors[self.source.index(name)].type is type
+        return self._info(name).type is type
 
     def _imatrix_values(self, name: str, type: GgmlType) -> Any:
-        info = self.source.tensors[self.source.index(name)]
+        info = self._info(name)
         used = imatrix_use(name, info.type, type, None) is not ImatrixUse.UNUSED
         fits = entry_fit(self._summary, info) is EntryFit.FITS
         if self._importance is None or not used or not fits:
             return None
         return self._importance.values(name)
 
-    def _make(self, keys: Sequence[tuple[str, GgmlType]]) -> list[Any]:
-        """Quantize; what is made is kept while there is room."""
+    def _make(self, keys: Sequence[tuple[str, GgmlType]], row_step: int = 1) -> list[Any]:
+        """Quantize; what is made whole is kept while there is room."""
         if not keys:
             return []
         begin = time.monotonic()
@@ -196,14 +215,19 @@ class ProbeSession:
         ]
         made: list[Any] = run_interruptible(
             lambda: core.quantize_values(
-                self.source.native, requests, n_threads=self.n_threads, stop=self._stop
+                self.source.native,
+                requests,
+                n_threads=self.n_threads,
+                row_step=row_step,
+                stop=self._stop,
             ),
             self._stop.set,
         )
         self.costs.quantize_s += time.monotonic() - begin
         for key, value in zip(keys, made, strict=True):
-            self._errors[key] = self._relative_error(key[0], value.errors)
-            if self._value_bytes + value.nbytes <= VALUE_BYTES:
+            # The first estimate stays: a search that goes on from a store sees the same numbers.
+            self._errors.setdefault(key, self._relative_error(key[0], value.errors))
+            if row_step == 1 and self._value_bytes + value.nbytes <= VALUE_BYTES:
                 self._values[key] = value
                 self._value_bytes += value.nbytes
         return made
@@ -269,10 +293,7 @@ class ProbeSession:
         batches: list[list[int]] = []
         n_bytes = 0
         for i, types in candidates:
-            size = sum(
-                type.tensor_bytes(self.source.tensors[self.source.index(name)].shape)
-                for name, type in types.items()
-            )
+            size = sum(type.tensor_bytes(self._info(name).shape) for name, type in types.items())
             if not batches or n_bytes + size > BATCH_BYTES or len(batches[-1]) >= 64:
                 batches.append([])
                 n_bytes = 0
