@@ -21,7 +21,7 @@ class Effort:
     """
 
     sizes: TextSizes = field(default_factory=TextSizes)
-    candidates: int = 4
+    candidates: int = 5
     moves: int = 1
     baselines: int = 3
 
