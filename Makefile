@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 REFERENCE := build/reference
+JOBS   ?= 2
 
 .PHONY: demo test coverage docs lint format reference parity bench clean
 
@@ -14,9 +15,10 @@ demo: $(BIN)/python
 	$(BIN)/python -m pip install --quiet .
 	$(BIN)/apex-native demo --search --report demo-report
 
+# Files of tests side by side, each in one process: what its tests share is made once.
 test: $(BIN)/python
 	$(BIN)/python -m pip install --quiet '.[test]'
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_OPTIONS)
 
 # The same tests, and how much of the Python and of the C++ code they run. What is installed then counts,
 # and is slow: `make test` puts the real thing back.
@@ -24,8 +26,7 @@ coverage: $(BIN)/python
 	$(BIN)/python -m pip install --quiet gcovr
 	$(BIN)/python -m pip install --quiet -Cbuild-dir=build/coverage -Ccmake.define.APEX_COVERAGE=ON '.[test]'
 	find build/coverage -name '*.gcda' -delete
-	$(BIN)/python -m coverage run -m pytest $(TESTS)
-	$(BIN)/python -m coverage report
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov $(PYTEST_OPTIONS)
 	$(BIN)/gcovr --root csrc --filter csrc/ --object-directory build/coverage --gcov-ignore-parse-errors=all \
 	  --exclude-throw-branches --sort uncovered-percent --txt
 
