@@ -24,7 +24,7 @@ from apex_native.allocation import DomainText, Effort, ProbeStore, SearchRequest
 from apex_native.allocation.probing import ANCHORS, probe_units
 from apex_native.allocation.session import ProbeSession, SessionSettings
 from apex_native.allocation.space import SearchSpace
-from apex_native.allocation.texts import split_texts
+from apex_native.allocation.texts import Part, split_texts
 from apex_native.demo_text import demo_text
 from apex_native.engine import Placement
 from apex_native.imatrix import Importance
@@ -86,6 +86,7 @@ def measure(options: argparse.Namespace, placement: Placement) -> dict[str, obje
             probed = probe_units(space, session, parts, progress=Progress())
             seconds = time.monotonic() - begin
             costs = asdict(session.costs)
+            checks = check(space, session, parts.fit.first(1))
     return {
         "model_gib": sum(path.stat().st_size for path in [Path(options.model)]) / 2**30,
         "units": len(probed.units),
@@ -95,6 +96,21 @@ def measure(options: argparse.Namespace, placement: Placement) -> dict[str, obje
         "loading_s": loading_s,
         "probing_s": seconds,
         **costs,
+        **checks,
+    }
+
+
+def check(space: SearchSpace, session: ProbeSession, part: Part) -> dict[str, float]:
+    """Beginning at the changed layer against computing everything; nothing exchanged against 0."""
+    unit = [unit for unit in space.units if unit.layer is not None][-1]
+    types = {name: space.probe_types(ANCHORS)[name][0] for name in unit.tensors}
+    values = session._values_of(types)
+    session._scorer.run(part.tokens.reshape(-1), [(values, unit.layer or 0), (values, 0), ([], 0)])
+    short, whole, same = (scores["kld"] for scores in session._scorer.scores)
+    return {
+        "replay_max_difference": float(abs(short - whole).max()),
+        "replay_kld": float(whole.mean()),
+        "nothing_exchanged_max_kld": float(abs(same).max()),
     }
 
 
