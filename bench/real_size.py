@@ -1,7 +1,7 @@
 """Every verb at the size of a real model, beside llama.cpp's programs where they do the same.
 
     python bench/real_size.py --tools DIR [--layers 40] [--folder /dev/shm/real] [--gpu-layers N]
-        [--threads N] [--only plain,imatrix,evaluate,job] [--repeat 1] [--spill FOLDER]
+        [--threads N] [--only plain,imatrix,evaluate,job,gpus] [--repeat 1] [--spill FOLDER]
         [--json PATH]
 
 The model is wide_model.py's: Qwen3.5-35B-A3B by widths, F16, random weights. tools: a folder with
@@ -11,8 +11,9 @@ Whole processes are timed. What loading takes is timed too, by processes that lo
 and end; "beyond loading" is a process' time less that. plain: prompt rates by llama-bench, 2,048
 tokens at once. llama-imatrix beyond loading: the difference of two runs. host: the peak of a
 process' own memory, sampled, without pages of files. job: what a publisher does, one process after
-the other; the four files take 70 GiB beside the model's 65, half of which --spill may take. Prints
-a table, and a line of JSON last.
+the other; the four files take 70 GiB beside the model's 65, half of which --spill may take. gpus:
+reference and three candidates side by side on all GPUs, beside the reference alone on one GPU and
+beside all four on one. Prints a table, and a line of JSON last.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -260,6 +261,45 @@ class Bench:
                          "-o", self.args.folder / "eval.json", "--force", *mode,
                          *self.compute())  # fmt: skip
 
+    # --- several GPUs ---------------------------------------------------------------------------
+
+    def gpus(self) -> None:
+        """Wall time of 100 chunks beyond loading: the difference of two runs."""
+        candidates = self._made(("i-quality", "i-compact", "mini"))
+        one, n_gpus = {"CUDA_VISIBLE_DEVICES": "0"}, len(list_gpus())
+        alone = self._hundred_chunks("the reference alone, one GPU", (), one)
+        for name, variables in ((f"{n_gpus} GPUs", {}), ("one GPU", one)):
+            seconds = self._hundred_chunks(f"reference + 3, {name}", candidates, variables)
+            self.add(f"reference + 3 on {name}, 51,200 tokens", seconds, "s",
+                     beside=f"reference alone {alone:.1f} s", ratio=seconds / alone)  # fmt: skip
+        names = (f"reference + 3, {n_gpus} GPUs", "reference + 3, one GPU")
+        found = {name: _divergences(self.args.folder / f"{name}.json") for name in names}
+        print(f"divergences: {found}", flush=True)
+
+    def _hundred_chunks(
+        self, name: str, candidates: Sequence[Path], variables: Mapping[str, str]
+    ) -> float:
+        if candidates:
+            models: list[object] = ["-r", self.model, *candidates]
+        else:
+            models = [self.model]
+        seconds = []
+        for chunks in (8, 108):
+            run = self.apex("eval", *models, "-f", self.text, "--chunks", chunks, "-o",
+                            self.args.folder / f"{name}.json", "--force", *MODES["lockstep alone"],
+                            *self.compute(), variables=variables)  # fmt: skip
+            seconds.append(run.seconds)
+        self.add(f"{name}: 8 chunks and loading", seconds[0], "s")
+        return seconds[1] - seconds[0]
+
+    def _made(self, tiers: Sequence[str]) -> list[Path]:
+        for tier in tiers:
+            if not self.candidate(tier).exists():
+                if not self.matrix.exists():
+                    self._collect(8)
+                self._quantize(tier)
+        return [self.candidate(tier) for tier in tiers]
+
     # --- all of it ------------------------------------------------------------------------------
 
     def job(self) -> None:
@@ -292,8 +332,9 @@ class Bench:
     def compute(self) -> tuple[object, ...]:
         return ("--gpu-layers", self.args.gpu_layers, "--threads", self.args.threads)
 
-    def apex(self, *arguments: object) -> Run:
-        return _timed([sys.executable, "-m", "apex_native", *map(str, arguments), "--quiet"])
+    def apex(self, *arguments: object, variables: Mapping[str, str] | None = None) -> Run:
+        command = [sys.executable, "-m", "apex_native", *map(str, arguments), "--quiet"]
+        return _timed(command, variables)
 
     def tool(self, name: str, *arguments: object) -> Run:
         layers = "99" if self.on_gpu else "0"
@@ -301,11 +342,17 @@ class Bench:
                        *map(str, arguments)])  # fmt: skip
 
 
-def _timed(command: list[str]) -> Run:
+def _divergences(path: Path) -> list[float]:
+    candidates = json.loads(path.read_text(encoding="utf-8"))["candidates"]
+    return [row["kld_mean"] for row in candidates]
+
+
+def _timed(command: list[str], variables: Mapping[str, str] | None = None) -> Run:
     begin = time.perf_counter()
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, **(variables or {})},
+    ) as process:  # fmt: skip
         peak = [0.0]
         watcher = threading.Thread(target=_watch, args=(process, peak))
         watcher.start()
