@@ -61,7 +61,7 @@ def test_the_evaluation_is_a_report(document: dict[str, object], tmp_path: Path)
     assert results.data is not None
     assert results.data.n_chunks == 24
     written = write_report(results, tmp_path)
-    assert "demo-APEX-IQ2_S_MINI" in (written.folder / "report.md").read_text()
+    assert "demo-APEX-Q3_K_M_MINI" in (written.folder / "report.md").read_text()
 
 
 def test_existing_files_stay_without_force(document: dict[str, object], folder: Path) -> None:
@@ -75,7 +75,7 @@ def test_existing_files_stay_without_force(document: dict[str, object], folder: 
 def test_files_are_temporary_unless_kept(tmp_path: Path) -> None:
     result = invoke("demo", "--output-dir", tmp_path, "--no-keep")
     assert result.exit_code == 0
-    assert "IQ2_S_MINI" in result.stdout
+    assert "Q3_K_M_MINI" in result.stdout
     assert list(tmp_path.iterdir()) == []
 
 

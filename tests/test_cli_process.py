@@ -62,7 +62,7 @@ def test_warnings_are_not_data() -> None:
     result = run("demo", "--json")
     assert result.returncode == 0
     assert len(json.loads(result.stdout)["rows"]) == 8
-    assert "making demo-APEX-IQ2_S_MINI.gguf" in result.stderr
+    assert "making demo-APEX-Q3_K_M_MINI.gguf" in result.stderr
 
 
 def test_a_pipe_gets_no_colour_and_no_boxes() -> None:

@@ -66,6 +66,8 @@ CASES = (
           leave_output_tensor=True),
     given("pure", ("--type", "Q4_K_M", "--pure"), ftype="Q4_K_M", pure=True),
     given("repair", (*TIER, "--repair"), tier="compact", repair=True),
+    given("override_kv", (*TIER, "--override-kv", "a.b=int:3", "--override-kv", "c=str:d"),
+          tier="compact", override_kv=("a.b=int:3", "c=str:d")),
     given("imatrix", ("--tier", "mini"), tier="mini"),
     given("prior", ("--tier", "mini", "--prior", "none"), tier="mini", prior="none"),
     given("prior", ("--tier", "mini", "--prior", "7"), tier="mini", prior="7"),

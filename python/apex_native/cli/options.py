@@ -194,6 +194,16 @@ class PlanChoices:
             "promises and does not have.",
         ),
     ] = False
+    override_kv: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--override-kv",
+            metavar="KEY=TYPE:VALUE",
+            rich_help_panel=OVERRIDES,
+            help="Metadata to write instead of the source's, as llama-quantize takes it (int, "
+            "float, bool, str); repeatable.",
+        ),
+    ] = None
     imatrix: Annotated[
         Path | None,
         typer.Option(

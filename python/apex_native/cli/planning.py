@@ -125,6 +125,7 @@ class Planner:
                 leave_output_tensor=self._choices.leave_output_tensor and overrides,
                 pure=self._choices.pure and overrides,
                 repair=self._choices.repair,
+                override_kv=self._choices.override_kv or (),
                 imatrix=self._imatrix,
                 prior=self._prior,
                 strict=strict,

@@ -15,6 +15,7 @@ from apex_native.plan.imatrix import ImatrixSummary, entry_fit, imatrix_use
 from apex_native.plan.metadata import kv_bytes, new_metadata, removed_metadata
 from apex_native.plan.model import Plan
 from apex_native.plan.names import weights_map_key
+from apex_native.plan.overrides import overridden, with_overrides
 from apex_native.plan.parts import (
     PlannedTensor,
     PlanOptions,
@@ -44,6 +45,7 @@ def make_plan(
     leave_output_tensor: bool = False,
     pure: bool = False,
     repair: bool = False,
+    override_kv: Sequence[str] = (),
     imatrix: ImatrixSummary | None = None,
     strict: bool = False,
     about: About | None = None,
@@ -75,6 +77,8 @@ def make_plan(
         leave_output_tensor: keep ``output.weight`` in its source type.
         pure: no mix, every tensor in the file type's default type.
         repair: write layer counts without the layers that have no tensors (multi-token prediction).
+        override_kv: metadata to write instead of the source's, ``KEY=TYPE:VALUE`` as
+            llama-quantize's option of that name takes it; the plan is made with it too.
         imatrix: which entries the importance matrix has.
         strict: raise instead of returning a plan with findings above INFO.
         about: what the file says of itself, instead of the source's words.
@@ -93,7 +97,9 @@ def make_plan(
         leave_output_tensor=leave_output_tensor,
         pure=pure,
         repair=repair,
+        override_kv=as_rule_texts(override_kv, "override_kv"),
     )
+    classification = overridden(classification, options.override_kv)
     request = resolve_request(
         classification,
         tier=tier,
@@ -126,7 +132,8 @@ def _assemble(
     digest = rules_sha256((tensor.name, tensor.type) for tensor in tensors)
     repaired = repaired_metadata(classification, facts) if request.options.repair else ()
     described = (*repaired, *about_metadata(about, facts))
-    written = (*described, *new_metadata(request, file_type, digest, extra_metadata))
+    new = (*described, *new_metadata(request, file_type, digest, extra_metadata))
+    written = with_overrides(new, request.options.override_kv)
     removed = removed_metadata(request, facts, written)
     return Plan(
         base=request.base,

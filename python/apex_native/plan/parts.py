@@ -182,6 +182,7 @@ class PlanOptions:
     leave_output_tensor: bool = False
     pure: bool = False
     repair: bool = False
+    override_kv: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

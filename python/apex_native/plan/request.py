@@ -132,16 +132,17 @@ def _check_options(
         given = getattr(options, name)
         if given is not None and not given.is_target:
             raise PlanError(f"{name}: weights cannot be written as {given}")
-    if file_type is FileType.COPY and replace(options, repair=False) != PlanOptions():
+    if (
+        file_type is FileType.COPY
+        and replace(options, repair=False, override_kv=()) != PlanOptions()
+    ):
         raise PlanError("COPY keeps every tensor as it is and takes no overrides")
     if types is not None and options.pure:
         raise PlanError("pure switches off a base mix; a plan of given types has none")
 
 
-def as_rule_texts(tensor_types: Sequence[str]) -> tuple[str, ...]:
+def as_rule_texts(texts: Sequence[str], name: str = "tensor_types") -> tuple[str, ...]:
     """Rules as a tuple; a lone string is a mistake that would be read letter by letter."""
-    if isinstance(tensor_types, str):
-        raise PlanError(
-            f"tensor_types must be a sequence of rules, found the string '{tensor_types}'"
-        )
-    return tuple(tensor_types)
+    if isinstance(texts, str):
+        raise PlanError(f"{name} must be a sequence of rules, found the string '{texts}'")
+    return tuple(texts)

@@ -44,7 +44,7 @@ def default_output_name(
     if plan.tier is None and not plan.ftype:
         raise PlanError("a plan of given types has no name of its own; name the output with -o")
     own_edges = plan.edges is not None and plan.edges != default_edges(plan.n_layer)[0]
-    is_custom = own_edges or replace(plan.options, repair=False) != PlanOptions()
+    is_custom = own_edges or replace(plan.options, repair=False, override_kv=()) != PlanOptions()
     if NameStyle(style) is NameStyle.PUBLISHED:
         return f"{stem}-{_published(plan)}{'-custom' if is_custom else ''}.gguf"
     custom = "CUSTOM" if is_custom else ""
