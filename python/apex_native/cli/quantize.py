@@ -96,6 +96,14 @@ class RunChoices:
             help="Write shards of at most SIZE of tensor data (48G, 50GB).",
         ),
     ] = None
+    keep_split: Annotated[
+        bool,
+        typer.Option(
+            "--keep-split",
+            rich_help_panel=RUN,
+            help="Write the shards that the source has.",
+        ),
+    ] = False
     allow_requantize: Annotated[
         bool,
         typer.Option(
@@ -330,6 +338,7 @@ def _execute(
             n_threads=threads,
             max_memory=run.max_memory or DEFAULT_MAX_MEMORY,
             split_max_size=run.split_max_size,
+            keep_split=run.keep_split,
             allow_requantize=run.allow_requantize,
             resume=run.resume,
             force=run.force,
@@ -358,6 +367,7 @@ def _dry_run(
         job.output,
         imatrix=job.imatrix,
         split_max_size=run.split_max_size,
+        keep_split=run.keep_split,
         allow_requantize=run.allow_requantize,
         force=run.force or run.resume,
         imatrix_follows=imatrix_follows,

@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Any
 
+from apex_native._native import core
 from apex_native.errors import ApexError, OutputError
 from apex_native.gguf import GgufFile
 from apex_native.gguf_encode import encode_entry, encode_header
@@ -24,11 +28,13 @@ from apex_native.weights import WeightSource
 
 __all__ = [
     "OutputShard",
+    "Split",
     "journal_path",
     "model_pairs",
     "plan_outputs",
     "require_disk_space",
     "require_fresh",
+    "resume_settings",
     "verify_types",
 ]
 
@@ -97,13 +103,51 @@ class OutputShard:
         self.partial.unlink(missing_ok=True)
 
 
-def plan_outputs(plan: Plan, output: Path, split_max_size: int | None) -> list[OutputShard]:
-    """One shard, or as many as the limit makes, named as llama.cpp names them."""
-    if split_max_size is not None:
-        shards = split_tensors(plan.tensors, max_bytes=split_max_size)
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How the output is cut: by size (bytes of tensor data), or where the source is; or not."""
+
+    max_size: int | None = None
+    keep: bool = False
+
+
+def plan_outputs(plan: Plan, output: Path, split: Split, source: WeightSource) -> list[OutputShard]:
+    """One shard, or as many as asked for, named as llama.cpp names them. Raises OutputError."""
+    if split.keep:
+        if split.max_size is not None:
+            raise OutputError("`keep_split` and `split_max_size` are two ways to cut; choose one")
+        return _split_outputs(plan, output, _shards_of(source))
+    if split.max_size is not None:
+        shards = split_tensors(plan.tensors, max_bytes=split.max_size)
         if len(shards) > 1:
             return _split_outputs(plan, output, shards)
     return [OutputShard(output, plan.tensors, plan.layout, [], carries_metadata=True)]
+
+
+def resume_settings(
+    fingerprint: str, plan: Plan, hessian: str | None, shards: Sequence[OutputShard]
+) -> dict[str, Any]:
+    """What must be equal for a run to go on with another's partial files."""
+    return {
+        "source": fingerprint,
+        "types": plan.rules_sha256,
+        "imatrix": plan.imatrix_sha256,
+        "imatrix_prior": plan.imatrix_prior,
+        "hessian": hessian,
+        "total_bytes": plan.total_bytes,
+        "shards": [len(shard.tensors) for shard in shards],
+        "version": core.build_info()["version"],
+        "llama_cpp_commit": core.build_info()["llama_cpp_commit"],
+    }
+
+
+def _shards_of(source: WeightSource) -> list[range]:
+    """The source's shards as tensor indices; tensors lie in the order of their shards."""
+    counts = Counter(tensor.shard for tensor in source.facts.tensors)
+    if len(source.shard_paths) < 2 or len(counts) < 2:
+        raise OutputError("the source is one file, there is no split to keep; leave the option out")
+    ends = list(accumulate(counts[shard] for shard in sorted(counts)))
+    return [range(start, end) for start, end in pairwise([0, *ends])]
 
 
 def _split_outputs(plan: Plan, output: Path, shards: Sequence[range]) -> list[OutputShard]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from apex_native.plan import Plan
 from apex_native.quantization.inputs import check_inputs
 from apex_native.quantization.output import (
+    Split,
     plan_outputs,
     require_disk_space,
     require_fresh,
@@ -37,6 +38,7 @@ def dry_run(
     *,
     imatrix: Imatrix | None = None,
     split_max_size: int | None = None,
+    keep_split: bool = False,
     allow_requantize: bool = False,
     force: bool = False,
     imatrix_follows: bool = False,
@@ -55,7 +57,7 @@ def dry_run(
         allow_requantize=allow_requantize,
         imatrix_follows=imatrix_follows,
     )
-    shards = plan_outputs(plan, Path(output), split_max_size)
+    shards = plan_outputs(plan, Path(output), Split(split_max_size, keep_split), source)
     require_fresh(shards, source.shard_paths, force=force)
     require_disk_space(shards)
     return tuple(PredictedFile(shard.path, shard.layout.total_bytes) for shard in shards)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,11 +33,13 @@ from apex_native.quantization.inputs import check_inputs, importance_of, values_
 from apex_native.quantization.journal import FinishedTensor, Journal, read_journal
 from apex_native.quantization.manifest import QuantizeManifest, TensorRecord
 from apex_native.quantization.output import (
+    Split,
     journal_path,
     model_pairs,
     plan_outputs,
     require_disk_space,
     require_fresh,
+    resume_settings,
     verify_types,
 )
 from apex_native.quantization.progress import Progress
@@ -68,6 +70,7 @@ def quantize_model(
     n_threads: int | None = None,
     max_memory: int = DEFAULT_MAX_MEMORY,
     split_max_size: int | None = None,
+    keep_split: bool = False,
     allow_requantize: bool = False,
     resume: bool = False,
     force: bool = False,
@@ -84,8 +87,9 @@ def quantize_model(
 
     Tensor data equal llama-quantize's byte for byte for the same source, type and imatrix, for
     any n_threads and max_memory (bytes of buffers above the mapped input). split_max_size (bytes)
-    makes shards. While it runs the data are in ``output.partial`` beside a journal; resume goes on
-    from there. The output appears under its name when it is whole and checked, never before.
+    makes shards; keep_split cuts where the source is cut. Data are in ``output.partial`` beside a
+    journal until all is written; resume goes on from there. The output appears under its name when
+    it is whole and checked, never before.
 
     hessian: second moments of the same model's inputs. Tensors in a type that error feedback has a
     format for get bytes with less error of outputs than ggml's, where held-out tokens agree; the
@@ -110,17 +114,17 @@ def quantize_model(
         with open_gguf(source) as opened:
             return quantize_model(
                 opened, plan, output, imatrix=imatrix, hessian=hessian, n_threads=n_threads,
-                max_memory=max_memory, split_max_size=split_max_size,
-                allow_requantize=allow_requantize, resume=resume,
-                force=force, strict=strict, device=device, verify_gpu=verify_gpu,
-                progress=progress, cancel=cancel,
+                max_memory=max_memory, split_max_size=split_max_size, keep_split=keep_split,
+                allow_requantize=allow_requantize, resume=resume, force=force, strict=strict,
+                device=device, verify_gpu=verify_gpu, progress=progress, cancel=cancel,
             )  # fmt: skip
     check_inputs(source, plan, imatrix, allow_requantize=allow_requantize)
     if strict:
         plan.require_clean()
     if hessian is not None:
         plan = with_hessian_metadata(plan, hessian.digest, hessian.n_tokens)
-    run = _Run(source, plan, Path(output), imatrix, hessian, split_max_size, strict=strict)
+    split = Split(split_max_size, keep_split)
+    run = _Run(source, plan, Path(output), imatrix, hessian, split, strict=strict)
     device_use = DeviceUse.parse(device, verify_gpu)
     run.prepare(resume=resume, force=force)
     with run.kept_or_discarded():
@@ -143,7 +147,7 @@ class _Run:
         output: Path,
         imatrix: Imatrix | None,
         hessian: HessianSource | None,
-        split_max_size: int | None,
+        split: Split,
         *,
         strict: bool,
     ) -> None:
@@ -153,19 +157,10 @@ class _Run:
         self.output = output
         self.importance = importance_of(source, plan, imatrix)
         self.hessian = hessian
-        self.shards = plan_outputs(plan, output, split_max_size)
+        self.shards = plan_outputs(plan, output, split, source)
         self.fingerprint = source.fingerprint()
-        self.settings: Mapping[str, Any] = {
-            "source": self.fingerprint,
-            "types": plan.rules_sha256,
-            "imatrix": plan.imatrix_sha256,
-            "imatrix_prior": plan.imatrix_prior,
-            "hessian": None if hessian is None else hessian.digest,
-            "total_bytes": plan.total_bytes,
-            "split_max_size": split_max_size if len(self.shards) > 1 else None,
-            "version": core.build_info()["version"],
-            "llama_cpp_commit": core.build_info()["llama_cpp_commit"],
-        }
+        digest = None if hessian is None else hessian.digest
+        self.settings = resume_settings(self.fingerprint, plan, digest, self.shards)
         self.finished: dict[str, FinishedTensor] = {}
         self.n_resumed = self.bytes_resumed = 0
         self.n_threads = 0
