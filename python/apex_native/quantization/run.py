@@ -87,9 +87,8 @@ def quantize_model(
 
     Tensor data equal llama-quantize's byte for byte for the same source, type and imatrix, for
     any n_threads and max_memory (bytes of buffers above the mapped input). split_max_size (bytes)
-    makes shards; keep_split cuts where the source is cut. Data are in ``output.partial`` beside a
-    journal until all is written; resume goes on from there. The output appears under its name when
-    it is whole and checked, never before.
+    makes shards; keep_split cuts where the source is cut. Data are in ``output.partial``, beside a
+    journal that resume goes on from; the output has its name when it is whole and checked.
 
     hessian: second moments of the same model's inputs. Tensors in a type that error feedback has a
     format for get bytes with less error of outputs than ggml's, where held-out tokens agree; the
