@@ -33,6 +33,7 @@ ORDER = [
         "gguf",
         "classification",
         "plan",
+        "memory",
         "corpus",
         "imatrix",
         "quantization",

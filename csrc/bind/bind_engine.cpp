@@ -6,7 +6,6 @@
 #include "core/error.h"
 #include "model/context.h"
 #include "model/generate.h"
-#include "model/memory_use.h"
 #include "model/vocabulary.h"
 
 namespace apex::bind {
@@ -83,29 +82,6 @@ py::object chat_template(const Model& model) {
     return text == nullptr ? py::object(py::none()) : py::object(py::str(text));
 }
 
-// [(device, weights, context, compute, free)] in bytes; the host's is named "" and has no free
-// ones.
-py::list memory_of(const std::shared_ptr<Model>& model, uint32_t n_ctx, uint32_t n_batch,
-                   uint32_t n_seq_max, uint32_t n_outputs_max, ggml_type type_k, ggml_type type_v) {
-    ContextOptions options;
-    options.n_ctx = n_ctx;
-    options.n_batch = options.n_ubatch = n_batch;
-    options.n_seq_max = n_seq_max;
-    options.n_outputs_max = n_outputs_max;
-    options.type_k = type_k;
-    options.type_v = type_v;
-    std::vector<DeviceMemoryUse> found;
-    {
-        const py::gil_scoped_release unlocked;
-        found = memory_use(model, options);
-    }
-    py::list result;
-    for (const DeviceMemoryUse& use : found) {
-        result.append(py::make_tuple(use.device, use.weights, use.context, use.compute, use.free));
-    }
-    return result;
-}
-
 void register_vocabulary(py::class_<Model, std::shared_ptr<Model>>& model) {
     model
         .def("tokenize", &tokenize_text, "text"_a, py::kw_only(), "add_special"_a,
@@ -152,8 +128,6 @@ void register_engine(py::module_& module) {
         .def("generate", &generate_tokens, "prompt"_a.noconvert(), py::kw_only(), "n_predict"_a,
              "temperature"_a, "top_k"_a, "top_p"_a, "seed"_a, "n_threads"_a,
              "stop"_a = std::shared_ptr<StopFlag>{})
-        .def("memory_use", &memory_of, py::kw_only(), "n_ctx"_a, "n_batch"_a, "n_seq_max"_a,
-             "n_outputs_max"_a, "type_k"_a = GGML_TYPE_F16, "type_v"_a = GGML_TYPE_F16)
         .def_property_readonly("path", &Model::path)
         .def_property_readonly("on_gpu", &Model::on_gpu)
         .def_property_readonly("load_mtp",
@@ -173,6 +147,7 @@ void register_engine(py::module_& module) {
         .def_property_readonly("n_parameters",
                                [](const Model& self) { return llama_model_n_params(self.get()); });
     register_vocabulary(model);
+    register_memory(model);
 }
 
 }  // namespace apex::bind

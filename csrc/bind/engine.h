@@ -7,6 +7,7 @@
 
 #include "bind/module.h"
 #include "llama.h"
+#include "model/model.h"
 
 namespace apex::bind {
 
@@ -19,5 +20,8 @@ inline std::vector<llama_token> to_tokens(const TokenArray& array) {
 inline TokenArray to_array(const std::vector<llama_token>& tokens) {
     return TokenArray(static_cast<py::ssize_t>(tokens.size()), tokens.data());
 }
+
+// Model's memory_use and cache_tensors.
+void register_memory(py::class_<Model, std::shared_ptr<Model>>& model);
 
 }  // namespace apex::bind

@@ -218,7 +218,18 @@ class Model:
         n_outputs_max: int,
         type_k: int = ...,
         type_v: int = ...,
+        swa_full: bool = True,
     ) -> list[tuple[str, int, int, int, int]]: ...
+    def cache_tensors(
+        self,
+        *,
+        n_ctx: int,
+        n_batch: int,
+        n_seq_max: int,
+        type_k: int = ...,
+        type_v: int = ...,
+        swa_full: bool = True,
+    ) -> list[tuple[int, str, int, int, int, int]]: ...
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> _Tokens: ...
     def detokenize(self, tokens: _Tokens) -> bytes: ...
     def vocabulary_bytes(self) -> bytes: ...

@@ -9,7 +9,6 @@ from __future__ import annotations
 from apex_native.allocation.default_texts import builtin_texts
 from apex_native.allocation.differences import Difference
 from apex_native.allocation.heatmap import save_bits
-from apex_native.allocation.memory import BesideModel, memory_beside_model
 from apex_native.allocation.models import check_budgets, search, search_types
 from apex_native.allocation.outcome import Baseline, BudgetOutcome, SearchOutcome
 from apex_native.allocation.ranking import Ranked, Ranking, rank_strategies, uniform_types
@@ -25,7 +24,6 @@ __all__ = [
     "EFFORTS",
     "STRATEGIES",
     "Baseline",
-    "BesideModel",
     "BudgetOutcome",
     "Difference",
     "DomainText",
@@ -42,7 +40,6 @@ __all__ = [
     "TextSizes",
     "builtin_texts",
     "check_budgets",
-    "memory_beside_model",
     "rank_strategies",
     "recipe_text",
     "save_bits",

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apex_native.cli.choices import choices_document, show_choices, show_fit
+from apex_native.cli.errors import UsageError
+from apex_native.cli.fit_options import FitChoices, room_of, settings_of
 from apex_native.cli.option_names import in_options
 from apex_native.cli.options import (
     ForceOption,
@@ -24,17 +27,36 @@ from apex_native.cli.output import Output, exact_size
 from apex_native.cli.tables import Column, Table
 
 if TYPE_CHECKING:
+    from apex_native.api.choosing import Choices
+    from apex_native.gguf import GgufFile
     from apex_native.plan import Finding, Plan
     from apex_native.reports import PlanComparison
 
 __all__ = ["register", "show_findings", "show_plan", "warn_of_findings"]
 
 
+_OF_EVERY_RECIPE = {"model_name", "base_model", "license", "quantized_by", "repair"}
+
 CompareOption = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="TIER_OR_TYPE",
-        help="Set the plan beside another tier or file type; repeatable.",
+        metavar="RECIPE[,RECIPE...]",
+        help="Set the plan beside other tiers or file types; without a plan of your own, show only "
+        "these in the table.",
+    ),
+]
+RecipeOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--recipe",
+        metavar="PATH",
+        help="A tier file or a saved plan to list beside tiers and file types; repeatable.",
+    ),
+]
+ResultsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--results", metavar="eval.json", help="What is known of the files' KLD, for the table."
     ),
 ]
 ExplainOption = Annotated[
@@ -57,7 +79,9 @@ def register(app: typer.Typer) -> None:
             "apex-native plan model-bf16.gguf --tier quality",
             "apex-native plan model-bf16.gguf --tier mini --imatrix imatrix.gguf -o plan.json",
             "apex-native plan model-bf16.gguf --type Q4_K_M --tensor-type ssm_out=q8_0",
-            "apex-native plan model-bf16.gguf --tier compact --compare Q4_K_M",
+            "apex-native plan model-bf16.gguf --tier compact --compare Q4_K_M,IQ4_XS",
+            "apex-native plan model-bf16.gguf",
+            "apex-native plan model-bf16.gguf --fit 16GiB --ctx 32768 --type-k q8_0 --type-v q8_0",
         ),
     )(spread(plan))
 
@@ -65,7 +89,10 @@ def register(app: typer.Typer) -> None:
 def plan(
     file: ModelArgument,
     choices: PlanChoices,
+    fit: FitChoices,
     compare: CompareOption = None,
+    recipe: RecipeOption = None,
+    results: ResultsOption = None,
     explain: ExplainOption = False,
     output: PlanOutputOption = None,
     force: ForceOption = False,
@@ -74,6 +101,7 @@ def plan(
 ) -> None:
     """Decide the type of every tensor and the exact size of the file, and show both.
 
+    Without a tier or type: one table of all there are, and of what fits with --fit.
     Works on a header without data: a 65 GB model is planned before it is downloaded.
     """
     from apex_native.cli.planning import Planner, require_writable
@@ -83,11 +111,20 @@ def plan(
     out = Output(json_mode=json_mode, quiet=quiet)
     if output is not None:
         require_writable(output, force=force)
+    names = [part for text in compare or () for part in text.split(",") if part.strip()]
     with open_gguf(file) as source:
+        if is_choice(source, choices):
+            if output is not None or explain:
+                raise UsageError("a table of recipes is no plan; choose one with --tier or --type")
+            found = _choose(source, choices, fit, names, recipe, results)
+            show_choices(out, found, file.name)
+            out.document(choices_document(found, file.name))
+            return
         planner = Planner(source, choices)
         made = planner.planned().plan
         read_otherwise = planner.other_semantics()
-        compared = {name: compare_plans(made, planner.compared(name)) for name in compare or ()}
+        fitting = _fitted(source, made, fit)
+        compared = {name: compare_plans(made, planner.compared(name)) for name in names}
     if output is not None:
         made.save(output)
         out.note(f"plan saved as {output}")
@@ -97,9 +134,13 @@ def plan(
             document["compare"] = [
                 _comparison_document(name, comparison) for name, comparison in compared.items()
             ]
+        if fitting is not None:
+            document["fit"] = choices_document(fitting, file.name)
         out.document(document)
         return
     show_plan(out, made)
+    if fitting is not None:
+        show_fit(out, fitting, file.name)
     if read_otherwise is not None:
         out.text(_semantics_line(read_otherwise[0].value, compare_plans(made, read_otherwise[1])))
     show_findings(out, made, every=explain)
@@ -109,6 +150,52 @@ def plan(
     if explain:
         out.text()
         out.table(_explanation(made))
+
+
+def is_choice(source: GgufFile, choices: PlanChoices) -> bool:
+    """No recipe is given for a model that needs one."""
+    from apex_native.classification import FileKind, find_kind
+
+    bases = {"tier", "ftype", "like"}
+    return not bases & set(choices.given) and find_kind(source.facts) is FileKind.MODEL
+
+
+def _choose(
+    source: GgufFile,
+    choices: PlanChoices,
+    fit: FitChoices,
+    names: Sequence[str],
+    saved: Sequence[Path] | None,
+    results: Path | None,
+) -> Choices:
+    from apex_native.api.choosing import choose
+    from apex_native.cli.planning import about_of
+    from apex_native.results import Results
+
+    bad = [name for name in choices.given if name not in _OF_EVERY_RECIPE]
+    if bad:
+        option = "--" + bad[0].replace("_", "-")
+        raise UsageError(f"{option} belongs to a recipe; choose one with --tier, --type or --like")
+    return choose(
+        source,
+        names,
+        saved=saved or (),
+        settings=settings_of(fit),
+        room=room_of(fit),
+        mmproj=fit.mmproj,
+        results=None if results is None else Results.load(results),
+        about=about_of(choices),
+    )
+
+
+def _fitted(source: GgufFile, plan: Plan, fit: FitChoices) -> Choices | None:
+    """What the one plan that was asked for takes; None where nobody asked."""
+    room = room_of(fit)
+    if room is None:
+        return None
+    from apex_native.api.choosing import fit_plan
+
+    return fit_plan(source, plan, settings_of(fit), room, mmproj=fit.mmproj)
 
 
 def show_plan(out: Output, plan: Plan) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from apex_native.plan import About, Edges, Plan
     from apex_native.types import Classification, GgmlType
 
-__all__ = ["Planned", "Planner", "read_imatrix", "require_writable"]
+__all__ = ["Planned", "Planner", "about_of", "read_imatrix", "require_writable"]
 
 _T = TypeVar("_T")
 
@@ -65,7 +65,7 @@ class Planner:
         self._edges = _edges(choices.edges, self.classification.n_layer)
         self._prior = _parsed("--prior", parse_prior, choices.prior)
         self._imatrix = read_imatrix(choices.imatrix)
-        self._about = _about(choices)
+        self._about = about_of(choices)
 
     def planned(self) -> Planned:
         """The plan that was asked for."""
@@ -175,7 +175,8 @@ def _rules(choices: PlanChoices) -> tuple[str, ...]:
     return rules
 
 
-def _about(choices: PlanChoices) -> About:
+def about_of(choices: PlanChoices) -> About:
+    """What the file is to say of itself."""
     from apex_native.plan import About
 
     return About(

@@ -83,19 +83,17 @@ def _budgets(out: Output, source: GgufFile, choices: BudgetChoices) -> tuple[int
         if len(set(budgets)) != len(budgets):
             raise typer.BadParameter("names a size twice", param_hint="--budget")
         return budgets
-    from apex_native.allocation import memory_beside_model
-    from apex_native.types import GgmlType
+    from apex_native.memory import ContextSettings, context_memory
 
-    beside = memory_beside_model(
-        source.facts,
-        ctx=choices.ctx,
-        type_k=GgmlType.parse(choices.type_k),
-        type_v=GgmlType.parse(choices.type_v),
+    settings = ContextSettings(
+        choices.ctx, GgmlType.parse(choices.type_k), GgmlType.parse(choices.type_v)
     )
-    budget = choices.fit - beside.total
+    beside = context_memory(source, settings)
+    total = beside.cache + beside.buffers
+    budget = choices.fit - total
     if budget <= 0:
         raise typer.BadParameter(
-            f"KV cache and buffers alone take {beside.total:,} bytes at a context of "
+            f"KV cache and buffers alone take {total:,} bytes at a context of "
             f"{choices.ctx:,}; {choices.fit:,} are given",
             param_hint="--fit",
         )

@@ -17,6 +17,7 @@ from apex_native.reports.kernels import (
     kernel_lines,
     roofline_share,
 )
+from apex_native.reports.kinds import recipe_in_name
 from apex_native.reports.layers import format_layers
 from apex_native.reports.layout import RoleLayout, role_layouts
 from apex_native.reports.naming import NameStyle, default_output_name, name_tag
@@ -63,6 +64,7 @@ __all__ = [
     "kernel_lines",
     "model_facts",
     "name_tag",
+    "recipe_in_name",
     "report_files",
     "role_layouts",
     "role_statistics",

@@ -12,7 +12,7 @@ from enum import StrEnum
 from apex_native.plan import tier_names
 from apex_native.plan.ftypes import FileType
 
-__all__ = ["FileKind", "file_kind"]
+__all__ = ["FileKind", "file_kind", "recipe_in_name"]
 
 
 class FileKind(StrEnum):
@@ -47,3 +47,16 @@ def file_kind(name: str) -> FileKind:
     if words[-1].upper() in _MIXES and "ud" not in lower:
         return FileKind.MIX
     return FileKind.OTHER
+
+
+def recipe_in_name(name: str) -> str | None:
+    """``i-quality`` or ``Q4_K_M`` for a file named by `naming`, in either style; else None."""
+    stem = name.removesuffix(".gguf")
+    kind = file_kind(name)
+    if kind is FileKind.MIX:
+        return re.split(r"[-. /]", stem)[-1].upper()
+    if kind is not FileKind.TIER:
+        return None
+    last = stem.lower().replace("apex-i-", "apex-i").rpartition("-")[2].rpartition("_")[2]
+    words = {tier.replace("-", ""): tier for tier in tier_names()}
+    return words.get(last) or words.get(stem.lower().replace("-", ""))

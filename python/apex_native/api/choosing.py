@@ -1,0 +1,224 @@
+"""Every recipe for a model beside the others: size, bits, and whether it fits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apex_native.api.arguments import AnySource, opened
+from apex_native.api.planning import make_plan
+from apex_native.plan import About, FileType, Plan, tier_names
+from apex_native.reports import recipe_in_name
+from apex_native.types import Role
+
+if TYPE_CHECKING:
+    from apex_native.memory import ContextMemory, ContextSettings, Fit, Room
+    from apex_native.results import Candidate, Results
+
+__all__ = ["Choice", "Choices", "choose", "default_recipes", "fit_plan"]
+
+_GROUPS = {
+    "experts": {Role.EXPERT_GATE, Role.EXPERT_UP, Role.EXPERT_DOWN},
+    "shared": {Role.SHARED_EXPERT},
+    "attention": {Role.ATTENTION, Role.SSM},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One recipe for a model. kind is "tier", "mix" or "saved"; measured: what results know."""
+
+    recipe: str
+    kind: str
+    plan: Plan
+    fit: Fit | None = None
+    measured: Candidate | None = None
+
+    def bits(self, group: str) -> float | None:
+        """Bits per weight of "experts", "shared" or "attention"; None where there are none."""
+        members = [t for t in self.plan.tensors if t.role in _GROUPS[group] and not t.is_mtp]
+        weights = sum(tensor.n_elements for tensor in members)
+        return 8 * sum(tensor.nbytes for tensor in members) / weights if weights else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        fit, found = self.fit, self.measured
+        return {
+            "recipe": self.recipe,
+            "kind": self.kind,
+            "total_bytes": self.plan.total_bytes,
+            "bpw": self.plan.bpw,
+            "bits": {group: self.bits(group) for group in _GROUPS},
+            "needs_imatrix": self.plan.needs_imatrix,
+            "kld_mean": None if found is None else found.kld_mean,
+            "kld_se": None if found is None else found.kld_se,
+            "fits": None if fit is None else fit.fits,
+            "n_cpu_moe": None if fit is None else fit.n_cpu_moe,
+            "memory": None
+            if fit is None
+            else {
+                name: getattr(fit.need, name)
+                for name in (
+                    *("total", "weights", "cache", "buffers", "mmproj", "cuda_context"),
+                    *("staging", "host"),
+                )
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """All choices, the largest first; context and room where it was asked what fits."""
+
+    rows: tuple[Choice, ...]
+    context: ContextMemory | None = None
+    room: Room | None = None
+
+    @property
+    def picked(self) -> Choice | None:
+        """Of those that fit whole: the least KLD where results know some, else the largest."""
+        fitting = [row for row in self.rows if row.fit is not None and row.fit.fits]
+        known = [
+            (row.measured.kld_mean, row)
+            for row in fitting
+            if row.measured is not None and row.measured.kld_mean is not None
+        ]
+        if known:
+            return min(known, key=lambda item: item[0])[1]
+        return max(fitting, key=lambda row: row.plan.total_bytes, default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        picked = self.picked
+        return {
+            "choices": [row.to_dict() for row in self.rows],
+            "room": None if self.room is None else self.room.nbytes,
+            "picked": None if picked is None else picked.recipe,
+            "context": None if self.context is None else context_document(self.context),
+        }
+
+
+def context_document(context: ContextMemory) -> dict[str, Any]:
+    """A context's memory as JSON: totals, and bytes by layer."""
+    settings = context.settings
+    return {
+        "tokens": settings.ctx,
+        "type_k": settings.type_k.name,
+        "type_v": settings.type_v.name,
+        "ubatch": settings.ubatch,
+        "cache": context.cache,
+        "state": context.state,
+        "bytes_per_token": context.bytes_per_token,
+        "buffers": context.buffers,
+        "host_buffers": context.host_buffers,
+        "layers": [
+            {"layer": layer, "bytes": nbytes}
+            for layer, nbytes in sorted(context.by_layer().items())
+        ],
+    }
+
+
+def default_recipes() -> tuple[str, ...]:
+    """Every tier, and every mix of llama-quantize that quantizes."""
+    mixes = (t.name for t in FileType if t.is_quantized and t is not FileType.COPY)
+    return (*tier_names(), *mixes)
+
+
+def choose(
+    source: AnySource,
+    recipes: Sequence[str] = (),
+    *,
+    saved: Sequence[str | os.PathLike[str]] = (),
+    settings: ContextSettings | None = None,
+    room: Room | None = None,
+    mmproj: AnySource | None = None,
+    results: Results | None = None,
+    about: About | None = None,
+) -> Choices:
+    """Plan every recipe for a source and say what each takes.
+
+    recipes: tiers and file types, default all there are. saved: tier files (.toml) and plans
+    (.json). With room it is also said which fit, in a context of settings (default: 4096 tokens
+    with an F16 cache) beside the projector mmproj. results: an evaluation whose candidates are
+    with room what `apex_native.memory.context_memory` raises.
+    """
+    with opened("source", source) as file:
+        found = [_planned(file, name, about) for name in recipes or default_recipes()]
+        found += [_saved(file, Path(path), about) for path in saved]
+        context = None
+        if room is not None:
+            from apex_native.memory import ContextSettings, context_memory
+
+            context = context_memory(file, settings or ContextSettings())
+    beside = _projector_bytes(mmproj)
+    measured = _measured(results)
+    rows = [
+        Choice(
+            name,
+            kind,
+            plan,
+            None if room is None or context is None else _fit(plan, context, room, beside),
+            measured.get(name),
+        )
+        for name, kind, plan in found
+    ]
+    rows.sort(key=lambda row: -row.plan.total_bytes)
+    return Choices(tuple(rows), context, room)
+
+
+def fit_plan(
+    source: AnySource,
+    plan: Plan,
+    settings: ContextSettings,
+    room: Room,
+    *,
+    mmproj: AnySource | None = None,
+) -> Choices:
+    """The same for one plan, as the only row; errors are `choose`'s."""
+    from apex_native.memory import context_memory
+
+    with opened("source", source) as file:
+        context = context_memory(file, settings)
+    fit = _fit(plan, context, room, _projector_bytes(mmproj))
+    kind = "tier" if plan.tier else "mix" if plan.ftype else "saved"
+    return Choices((Choice(plan.tier or plan.ftype or plan.base, kind, plan, fit),), context, room)
+
+
+def _projector_bytes(mmproj: AnySource | None) -> int:
+    if mmproj is None:
+        return 0
+    with opened("mmproj", mmproj) as projector:
+        return sum(tensor.nbytes for tensor in projector.facts.tensors)
+
+
+def _fit(plan: Plan, context: ContextMemory, room: Room, mmproj: int) -> Fit:
+    from apex_native.memory import fit_file
+
+    skip = frozenset(tensor.name for tensor in plan.tensors if tensor.is_mtp)
+    return fit_file(plan.tensors, context, room, mmproj=mmproj, skip=skip)
+
+
+def _planned(source: AnySource, name: str, about: About | None) -> tuple[str, str, Plan]:
+    if name in tier_names():
+        return name, "tier", make_plan(source, tier=name, about=about)
+    ftype = FileType.parse(name).name
+    return ftype, "mix", make_plan(source, ftype=ftype, about=about)
+
+
+def _saved(source: AnySource, path: Path, about: About | None) -> tuple[str, str, Plan]:
+    if path.suffix != ".json":
+        return path.name, "saved", make_plan(source, tier=str(path), about=about)
+    plan = Plan.load(path)
+    with opened("source", source) as file:
+        plan.check_source(file.facts)
+    return path.name, "saved", plan
+
+
+def _measured(results: Results | None) -> Mapping[str, Candidate]:
+    if results is None:
+        return {}
+    named = [(recipe_in_name(candidate.name), candidate) for candidate in results.candidates]
+    return {recipe: candidate for recipe, candidate in named if recipe is not None}

@@ -1,0 +1,157 @@
+"""The table of all recipes that `plan` shows without one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from apex_native.cli.output import Output, exact_size
+from apex_native.cli.tables import Column, Table
+
+if TYPE_CHECKING:
+    from apex_native.api.choosing import Choice, Choices
+    from apex_native.memory import ContextMemory, Fit
+
+__all__ = ["choices_document", "show_choices", "show_fit"]
+
+
+def _unit(nbytes: int) -> tuple[int, str]:
+    return (1 << 30, "GiB") if nbytes >= 1 << 30 else (1 << 20, "MiB")
+
+
+def choices_document(choices: Choices, file: str) -> dict[str, Any]:
+    """The JSON document, with the command line of each choice that runs."""
+    document = choices.to_dict()
+    for row, choice in zip(document["choices"], choices.rows, strict=True):
+        row["command"] = _command(choices, choice, file)
+    return document
+
+
+def show_choices(out: Output, choices: Choices, file: str) -> None:
+    """The table, what the context takes, and the pick with its command line."""
+    out.table(_table(choices))
+    if choices.room is None or choices.context is None:
+        return
+    out.text()
+    _show_context(out, choices.context)
+    picked = choices.picked
+    if picked is not None:
+        out.text(f"pick     {picked.recipe}, {exact_size(picked.plan.total_bytes)}")
+        assert picked.fit is not None
+        _show_parts(out, picked.fit)
+        out.text(f"run      {_command(choices, picked, file)}")
+        return
+    partial = next((row for row in choices.rows[::-1] if row.fit and row.fit.n_cpu_moe), None)
+    size = exact_size(choices.room.nbytes)
+    if partial is None:
+        out.text(f"pick     nothing fits into {size}")
+        return
+    out.text(f"pick     nothing fits whole into {size}; {partial.recipe} with experts on the host:")
+    assert partial.fit is not None
+    _show_parts(out, partial.fit)
+    out.text(f"run      {_command(choices, partial, file)}")
+
+
+def show_fit(out: Output, choices: Choices, file: str) -> None:
+    """The same for the one recipe that was asked for."""
+    (choice,) = choices.rows
+    if choice.fit is None or choices.context is None or choices.room is None:
+        return
+    _show_context(out, choices.context)
+    _show_parts(out, choice.fit)
+    out.text(f"fits     {_verdict(choice.fit)} into {exact_size(choices.room.nbytes)}")
+    command = _command(choices, choice, file)
+    if command is not None:
+        out.text(f"run      {command}")
+
+
+def _table(choices: Choices) -> Table:
+    asked = choices.room is not None
+    measured = any(row.measured is not None for row in choices.rows)
+    size, unit = _unit(max(row.plan.total_bytes for row in choices.rows))
+    columns = [
+        Column("recipe"),
+        Column(unit, right=True),
+        Column("bpw", right=True),
+        Column("experts", right=True, drop=2),
+        Column("shared", right=True, drop=2),
+        Column("attention", right=True, drop=2),
+        Column("matrix", drop=1),
+    ]
+    columns += [Column("KLD mean", right=True)] if measured else []
+    columns += [Column(f"needs {unit}", right=True), Column("fits")] if asked else []
+    picked = choices.picked
+    rows = []
+    for row in choices.rows:
+        cells = [
+            row.recipe,
+            f"{row.plan.total_bytes / size:.3f}",
+            f"{row.plan.bpw:.3f}",
+            *(_bits(row.bits(group)) for group in ("experts", "shared", "attention")),
+            "needed" if row.plan.blocking_findings or row.plan.needs_imatrix else "",
+        ]
+        cells += [_kld(row)] if measured else []
+        if row.fit is not None:
+            mark = " ←" if row is picked else ""
+            cells += [f"{row.fit.need.total / size:.3f}", _verdict(row.fit) + mark]
+        rows.append(tuple(cells))
+    notes = ("experts, shared, attention: bits per weight there",)
+    return Table(tuple(columns), rows, notes=notes)
+
+
+def _verdict(fit: Fit) -> str:
+    if fit.fits:
+        return "yes"
+    return "no" if fit.n_cpu_moe is None else f"--n-cpu-moe {fit.n_cpu_moe}"
+
+
+def _bits(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _kld(row: Choice) -> str:
+    return (
+        ""
+        if row.measured is None or row.measured.kld_mean is None
+        else (f"{row.measured.kld_mean:.4f}")
+    )
+
+
+def _show_context(out: Output, context: ContextMemory) -> None:
+    settings = context.settings
+    state = f", of which {context.state:,} do not grow" if context.state else ""
+    out.text(
+        f"cache    {exact_size(context.cache)} for {settings.ctx:,} tokens in "
+        f"{settings.type_k}/{settings.type_v}: {context.bytes_per_token:,.0f} a token{state}"
+    )
+
+
+def _show_parts(out: Output, fit: Fit) -> None:
+    need = fit.need
+    parts = [
+        ("weights", need.weights),
+        ("cache", need.cache),
+        ("buffers", need.buffers),
+        ("projector", need.mmproj),
+        ("CUDA context", need.cuda_context),
+        ("experts on their way", need.staging),
+    ]
+    size, unit = _unit(need.total)
+    named = ", ".join(f"{name} {nbytes / size:.3f}" for name, nbytes in parts if nbytes)
+    host = f"; on the host {need.host / size:.3f}" if need.host else ""
+    out.text(f"memory   {need.total / size:.3f} {unit}: {named}{host}")
+
+
+def _command(choices: Choices, choice: Choice, file: str) -> str | None:
+    from apex_native.errors import PlanError
+    from apex_native.memory.fit import server_command
+    from apex_native.reports import default_output_name
+
+    if choice.fit is None or choice.fit.n_cpu_moe is None:
+        return None
+    if choices.context is None or choices.room is None:
+        return None
+    try:
+        name = default_output_name(file, choice.plan)
+    except PlanError:
+        name = "model.gguf"
+    return server_command(name, choices.context.settings, choice.fit, on_gpu=choices.room.on_gpu)
