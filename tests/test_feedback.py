@@ -42,7 +42,7 @@ def some_weights(n_rows: int = N_ROWS, n: int = N) -> npt.NDArray[np.float32]:
     rng = np.random.default_rng(2)
     weights = rng.standard_normal((n_rows, n)) * 0.05 * np.exp(rng.standard_normal((n_rows, 1)))
     weights[3] = 0
-    weights[5, ::7] *= 20
+    weights[-1, ::7] *= 20
     return weights.astype(np.float32)
 
 
@@ -157,7 +157,7 @@ def quantize_tensor(
     finally:
         job.close()
         source.close()
-    size = weights.size // type.block_size * type.type_size
+    size = weights.size // type.block_size * type.block_bytes
     return Path(f"/proc/self/fd/{output}").read_bytes()[:size], found
 
 

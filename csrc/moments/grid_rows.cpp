@@ -1,4 +1,4 @@
-// No std templates of plain types here: see scalar_rows.cpp.
+// No std templates of plain types here: see scalar_group.h.
 #include <cstdlib>
 
 #include "moments/feedback.h"
@@ -119,7 +119,7 @@ class GridRow {
     bool refine_block(int block);
     bool refine_group(int group);
     void move(int first, int n, const float* before);
-    void refit(int super);
+    bool refit(int super);
     void set_gradient();
 
     const GridFormat& format_;
@@ -291,7 +291,7 @@ bool GridRow::refine_group(int group) {
 }
 
 // d of a super-block by least squares, kept where that helps.
-void GridRow::refit(int super) {
+bool GridRow::refit(int super) {
     const int first = super * kSuper;
     float square = 0, slope = 0;
     for (int i = 0; i < n_; ++i) product_[i] = 0;
@@ -304,11 +304,12 @@ void GridRow::refit(int super) {
         square += work_[i] * product_[i];
         slope += work_[i] * gradient_[i];
     }
-    if (!(square > 0)) return;
+    if (!(square > 0)) return false;
     const float better = to_half(d_[super] + slope / square), x = better - d_[super];
-    if (!(2.0f * x * slope - x * x * square > 0)) return;
+    if (!(2.0f * x * slope - x * x * square > 0)) return false;
     d_[super] = better;
     subtract(product_.data(), x, 0, n_, gradient_.data());
+    return true;
 }
 
 void GridRow::refine() {
@@ -319,7 +320,7 @@ void GridRow::refine() {
             changed |= refine_block(block);
             for (int g = 0; g < per_block_; ++g) changed |= refine_group(block * per_block_ + g);
         }
-        for (int super = 0; super < n_supers_; ++super) refit(super);
+        for (int super = 0; super < n_supers_; ++super) changed |= refit(super);
         if (!changed) break;
     }
 }

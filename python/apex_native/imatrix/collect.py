@@ -13,7 +13,7 @@ from apex_native._native import forward_log
 from apex_native.argument_kinds import require_kind
 from apex_native.engine import GPU_UBATCH, UBATCH, Model, Tokens
 from apex_native.errors import DataError, OutputError
-from apex_native.imatrix.checkpoint import checkpoint_path
+from apex_native.imatrix.checkpoint import State, checkpoint_path
 from apex_native.imatrix.collection import Collection, CollectionPlan, Scope, require_fresh
 from apex_native.imatrix.entries import Imatrix
 from apex_native.imatrix.files import load_imatrix, save_imatrix, sealed
@@ -105,8 +105,7 @@ def collect_imatrix(
         if resume and path.exists() and (hessian is None or Path(hessian).exists()):
             return _finished(path, settings)
         require_fresh(path, resume=resume, force=force)
-    if hessian is not None and Path(hessian).exists() and not (force or resume):
-        raise OutputError(f"{hessian} exists; choose another name or pass `force=True`")
+    _require_new(hessian, allowed=force or resume)
     with Collection(model, plan, settings) as collection:
         if hessian is not None:
             require_room(collection.known_inputs(), Path(hessian))
@@ -119,9 +118,7 @@ def collect_imatrix(
     imatrix = imatrix_from_state(
         state, chunk_size=ctx, datasets=(dataset,) if dataset else (), settings=settings
     )
-    if state.moments is not None and hessian is not None:
-        n_tokens = state.chunks_done * ctx
-        save_hessian(Hessian.from_raw(state.moments, settings, n_tokens), hessian)
+    _save_moments(state, settings, hessian, ctx)
     return _kept(imatrix, path)
 
 
@@ -147,6 +144,22 @@ def plan_collection(
         output=None,
         checkpoint_every=None,
     )
+
+
+def _require_new(hessian: str | os.PathLike[str] | None, *, allowed: bool) -> None:
+    if hessian is not None and Path(hessian).exists() and not allowed:
+        raise OutputError(f"{hessian} exists; choose another name or pass `force=True`")
+
+
+def _save_moments(
+    state: State,
+    settings: Mapping[str, object],
+    hessian: str | os.PathLike[str] | None,
+    ctx: int,
+) -> None:
+    if state.moments is not None and hessian is not None:
+        n_tokens = state.chunks_done * ctx
+        save_hessian(Hessian.from_raw(state.moments, settings, n_tokens), hessian)
 
 
 def _ubatch(model: Model) -> int:

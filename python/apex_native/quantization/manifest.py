@@ -12,11 +12,12 @@ from typing import Any
 
 from apex_native.atomic_write import write_atomically
 from apex_native.json_codec import encode
-from apex_native.plan import Finding
+from apex_native.plan import Finding, PlannedTensor
 from apex_native.quantization.feedback import OutputErrors
+from apex_native.quantization.journal import FinishedTensor
 from apex_native.types import GgmlType, Role
 
-__all__ = ["QuantizeManifest", "RoleError", "TensorRecord"]
+__all__ = ["QuantizeManifest", "RoleError", "TensorRecord", "tensor_record"]
 
 MANIFEST_SCHEMA_VERSION = 1
 
@@ -43,6 +44,23 @@ class TensorRecord:
         if self.squared_weights == 0:
             return 0.0
         return math.sqrt(self.squared_error / self.squared_weights)
+
+
+def tensor_record(tensor: PlannedTensor, finished: FinishedTensor) -> TensorRecord:
+    """What is kept of a planned tensor that was written."""
+    outputs = finished.outputs
+    return TensorRecord(
+        name=tensor.name,
+        role=tensor.role,
+        layer=tensor.layer,
+        shape=tensor.shape,
+        source_type=tensor.source_type,
+        type=tensor.type,
+        nbytes=tensor.nbytes,
+        squared_error=finished.squared_error,
+        squared_weights=finished.squared_weights,
+        outputs=None if outputs is None else OutputErrors(**outputs),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,14 +24,13 @@ from apex_native.plan import EntryFit, ImatrixUse, Plan, PlannedTensor
 from apex_native.quantization.device import DeviceUse, start_driver
 from apex_native.quantization.feedback import (
     HessianSource,
-    OutputErrors,
     feedback_for,
     feedback_groups,
     with_hessian_metadata,
 )
 from apex_native.quantization.inputs import check_inputs, importance_of, values_of
 from apex_native.quantization.journal import FinishedTensor, Journal, read_journal
-from apex_native.quantization.manifest import QuantizeManifest, TensorRecord
+from apex_native.quantization.manifest import QuantizeManifest, tensor_record
 from apex_native.quantization.output import (
     Split,
     journal_path,
@@ -329,7 +328,9 @@ class _Run:
         if not self.strict:
             return
         planned = {tensor.name: tensor for tensor in self.plan.tensors}
-        for finding in error_findings(self._record(planned[name]) for name in names):
+        for finding in error_findings(
+            tensor_record(planned[name], self.finished[name]) for name in names
+        ):
             raise _OutOfProportionError(
                 f"{finding.tensor}: {finding.message}, or leave `strict=True` out"
             )
@@ -360,7 +361,9 @@ class _Run:
     def manifest(self) -> QuantizeManifest:
         """The record of the finished run."""
         plan = self.plan
-        records = tuple(self._record(tensor) for tensor in plan.tensors)
+        records = tuple(
+            tensor_record(tensor, self.finished[tensor.name]) for tensor in plan.tensors
+        )
         return QuantizeManifest(
             files=tuple(shard.path for shard in self.shards),
             total_bytes=sum(shard.layout.total_bytes for shard in self.shards),
@@ -382,19 +385,4 @@ class _Run:
             findings=(*plan.findings, *error_findings(records)),
             hessian_digest=None if self.hessian is None else self.hessian.digest,
             hessian_tokens=0 if self.hessian is None else self.hessian.n_tokens,
-        )
-
-    def _record(self, tensor: PlannedTensor) -> TensorRecord:
-        outputs = self.finished[tensor.name].outputs
-        return TensorRecord(
-            name=tensor.name,
-            role=tensor.role,
-            layer=tensor.layer,
-            shape=tensor.shape,
-            source_type=tensor.source_type,
-            type=tensor.type,
-            nbytes=tensor.nbytes,
-            squared_error=self.finished[tensor.name].squared_error,
-            squared_weights=self.finished[tensor.name].squared_weights,
-            outputs=None if outputs is None else OutputErrors(**outputs),
         )
