@@ -6,27 +6,37 @@ For each type (every tensor in it) and tier two files are made with an importanc
 moments of the same built-in text: ggml's bytes, and those of error feedback. Each text is computed
 once for all files, side by side. Texts are only read; those outside the calibration's domains say
 what a user gets. Prints Markdown: mean KLD and its 99.9 % quantile of both, the paired 95 %
-interval of the difference of means, and seconds of work.
+interval of the difference of means, and seconds of work. With --folder what was made stays there,
+and another call goes on from it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import apex_native as apex
 from apex_native.corpus import build_corpus
-from apex_native.evaluation.divergence.options import EvalOptions
-from apex_native.evaluation.divergence.run import EvalJob, run_job
-from apex_native.evaluation.divergence.text import Text
+from apex_native.evaluation import Text
 from apex_native.imatrix import HessianFile, Imatrix, load_imatrix
-from apex_native.quantization import QuantizeManifest
 from apex_native.results.model import Candidate
 from divergence import CTX
+
+
+@dataclass(frozen=True)
+class Made:
+    """Seconds of both ways; squared output error as a share of ggml's, the mean over tensors."""
+
+    plain: float
+    feedback: float
+    output_error: float
+    kept: int
+    slices: int
 
 
 @dataclass(frozen=True)
@@ -36,15 +46,15 @@ class Pair:
     name: str
     plain: Path
     feedback: Path
-    seconds: tuple[float, float]
-    manifest: QuantizeManifest
+    made: Made
 
 
 def collect(args: argparse.Namespace, folder: Path) -> tuple[Imatrix, Path, tuple[float, float]]:
     """Importance matrix and moments of the built-in text, and how long each took to collect."""
-    if args.hessian is not None:
-        return load_imatrix(args.imatrix), args.hessian, (0.0, 0.0)
-    hessian = folder / "hessian.gguf"
+    hessian, times = folder / "hessian.gguf", folder / "collection.json"
+    if times.exists():
+        seconds = json.loads(times.read_text())
+        return load_imatrix(folder / "imatrix.gguf"), hessian, (seconds[0], seconds[1])
     seconds = []
     with apex.load_model(args.model, n_threads=args.threads) as model:
         corpus = build_corpus("diverse", model, tokens=args.tokens, seed=args.seed)
@@ -55,27 +65,41 @@ def collect(args: argparse.Namespace, folder: Path) -> tuple[Imatrix, Path, tupl
                 output=folder / "imatrix.gguf", hessian=target, force=True,
             )  # fmt: skip
             seconds.append(time.perf_counter() - started)
+    times.write_text(json.dumps(seconds))
     return imatrix, hessian, (seconds[0], seconds[1])
 
 
 def pairs(args: argparse.Namespace, folder: Path, imatrix: Imatrix, path: Path) -> Iterator[Pair]:
-    """Quantize both ways."""
+    """Quantize both ways what is not there yet."""
     with HessianFile(path) as file, apex.open_gguf(args.model) as source:
         for name in [*args.types, *args.tiers]:
-            base = {"tier": name} if name in args.tiers else {"like": uniform(source, name)}
-            plan = apex.make_plan(source, imatrix=imatrix, **base)
-            seconds, paths, manifest = [], [], None
-            for hessian in (None, file.hessian):
-                output = folder / f"{name}{'.feedback' if hessian else ''}.gguf"
-                started = time.perf_counter()
-                manifest = apex.quantize_model(
-                    source, plan, output, imatrix=imatrix, hessian=hessian,
-                    n_threads=args.threads, force=True,
-                )  # fmt: skip
-                seconds.append(time.perf_counter() - started)
-                paths.append(output)
-            assert manifest is not None
-            yield Pair(name, paths[0], paths[1], (seconds[0], seconds[1]), manifest)
+            plain, feedback = folder / f"{name}.gguf", folder / f"{name}.feedback.gguf"
+            known = folder / f"{name}.json"
+            if not known.exists():
+                base = {"tier": name} if name in args.tiers else {"like": uniform(source, name)}
+                plan = apex.make_plan(source, imatrix=imatrix, **base)
+                seconds = []
+                for output, hessian in ((plain, None), (feedback, file.hessian)):
+                    started = time.perf_counter()
+                    manifest = apex.quantize(
+                        source, plan, output, imatrix=imatrix, hessian=hessian,
+                        n_threads=args.threads, force=True,
+                    )  # fmt: skip
+                    seconds.append(time.perf_counter() - started)
+                known.write_text(json.dumps(asdict(made(manifest, seconds))))
+            yield Pair(name, plain, feedback, Made(**json.loads(known.read_text())))
+
+
+def made(manifest: apex.QuantizeManifest, seconds: list[float]) -> Made:
+    """What is kept of two runs, the manifest being that of error feedback."""
+    errors = [tensor.outputs for tensor in manifest.tensors if tensor.outputs]
+    return Made(
+        plain=seconds[0],
+        feedback=seconds[1],
+        output_error=sum(e.ratio for e in errors) / max(len(errors), 1),
+        kept=sum(e.n_kept for e in errors),
+        slices=sum(e.n_slices for e in errors),
+    )
 
 
 def uniform(source: apex.GgufFile, name: str) -> dict[str, apex.GgmlType]:
@@ -87,18 +111,12 @@ def uniform(source: apex.GgufFile, name: str) -> dict[str, apex.GgmlType]:
 
 def evaluate(args: argparse.Namespace, found: list[Pair], name: str, path: Path) -> list[str]:
     """A row for each pair on one text."""
-    options = EvalOptions(
-        ctx=CTX, chunks=args.chunks, noise_chunks=0, router=False,
-        load={"n_threads": args.threads},
-    )  # fmt: skip
-    results = run_job(
-        EvalJob(
-            reference=args.model,
-            candidates=tuple(path for pair in found for path in (pair.plain, pair.feedback)),
-            text=Text(name, path.read_text(encoding="utf-8")),
-            options=options,
-        )
-    ).results
+    results = apex.evaluate(
+        args.model,
+        [path for pair in found for path in (pair.plain, pair.feedback)],
+        Text(name, path.read_text(encoding="utf-8")),
+        ctx=CTX, chunks=args.chunks, noise_chunks=0, router=False, n_threads=args.threads,
+    ).results  # fmt: skip
     rows = []
     for i, pair in enumerate(found):
         plain, feedback = results.candidates[2 * i], results.candidates[2 * i + 1]
@@ -137,16 +155,13 @@ def show_costs(found: list[Pair], collecting: tuple[float, float]) -> None:
     print("\n| recipe | plain, s | feedback, s | with collection | output error of ggml's | kept |")
     print("|---|---|---|---|---|---|")
     for pair in found:
-        errors = [tensor.outputs for tensor in pair.manifest.tensors if tensor.outputs]
-        kept, slices = sum(e.n_kept for e in errors), sum(e.n_slices for e in errors)
-        ratio = sum(e.ratio for e in errors) / max(len(errors), 1)
-        whole = (collecting[1] + pair.seconds[1]) / (collecting[0] + pair.seconds[0])
+        made = pair.made
+        whole = (collecting[1] + made.feedback) / (collecting[0] + made.plain)
         print(
-            f"| {pair.name} | {pair.seconds[0]:.1f} | {pair.seconds[1]:.1f} | {whole:.2f} x | "
-            f"{ratio:.3f} | {kept} of {slices} |"
+            f"| {pair.name} | {made.plain:.1f} | {made.feedback:.1f} | {whole:.2f} x | "
+            f"{made.output_error:.3f} | {made.kept} of {made.slices} |"
         )
-    if any(collecting):
-        print(f"\ncollection: {collecting[0]:.1f} s, with second moments {collecting[1]:.1f} s")
+    print(f"\ncollection: {collecting[0]:.1f} s, with second moments {collecting[1]:.1f} s")
 
 
 def main() -> None:
@@ -154,17 +169,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("texts", nargs="*", metavar="NAME=FILE")
     parser.add_argument("--model", type=Path, default=apex.demo_model())
-    parser.add_argument("--imatrix", type=Path, help="collected before, with --hessian")
-    parser.add_argument("--hessian", type=Path)
+    parser.add_argument("--folder", type=Path, help="keep files there, and use those that are")
     parser.add_argument("--types", nargs="*", default=[])
     parser.add_argument("--tiers", nargs="*", default=[])
     parser.add_argument("--tokens", type=int, default=140000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--chunks", type=int, default=100)
+    parser.add_argument("--chunks", type=int, default=100, help="of each text")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = args.folder or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
         imatrix, hessian, collecting = collect(args, folder)
         found = list(pairs(args, folder, imatrix, hessian))
         show_costs(found, collecting)

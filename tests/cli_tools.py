@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ from gguf_builder import ValueType, bf16_tensor, f32_tensor, model_bytes, pair, 
 
 N_EXPERTS = 4
 ROW = 512
+
+MANY_SECONDS = 240
+"""More than anything takes here, on a busy machine too."""
 
 
 def invoke(*args: str | Path) -> Result:
@@ -54,6 +58,22 @@ def start(*args: str | Path) -> subprocess.Popen[str]:
 
 def _default_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def wait_for(condition: object, process: subprocess.Popen[str]) -> None:
+    """Wait until condition() holds; fails if the process ends first."""
+    assert callable(condition)
+    deadline = time.monotonic() + MANY_SECONDS
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def n_finished(output: Path) -> int:
+    """Tensors that the journal of an unfinished output has."""
+    journal = output.with_name(output.name + ".journal")
+    return journal.read_text().count("\n") - 1 if journal.exists() else -1
 
 
 def moe_pairs(n_layers: int) -> list[bytes]:

@@ -14,12 +14,20 @@ from pathlib import Path
 import pytest
 
 from apex_native.demo import demo_model
-from cli_tools import command, environment, run, start, write_experts, write_imatrix
+from cli_tools import (
+    MANY_SECONDS,
+    command,
+    environment,
+    n_finished,
+    run,
+    start,
+    wait_for,
+    write_experts,
+    write_imatrix,
+)
 
 N_LAYERS = 16
 """48 tensors of 1 M weights, 100 MB: seconds of work in a slow type on one thread."""
-
-MANY_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -32,22 +40,6 @@ def slow_job(tmp_path_factory: pytest.TempPathFactory) -> tuple[str | Path, ...]
         *("quantize", model, "--type", "IQ3_XXS", "--pure", "--imatrix", imatrix),
         *("--threads", "1"),
     )
-
-
-def wait_for(condition: object, process: subprocess.Popen[str]) -> None:
-    """Wait until condition() holds; fails if the process ends first."""
-    assert callable(condition)
-    deadline = time.monotonic() + MANY_SECONDS
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def n_finished(output: Path) -> int:
-    """Tensors that the journal of an unfinished output has."""
-    journal = output.with_name(output.name + ".journal")
-    return journal.read_text().count("\n") - 1 if journal.exists() else -1
 
 
 def test_streams_are_kept_apart(tmp_path: Path) -> None:

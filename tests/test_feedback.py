@@ -17,7 +17,7 @@ import apex_native as apex
 from apex_native._native import core
 from apex_native.imatrix import HessianFile, load_imatrix
 from apex_native.types import GgmlType
-from cli_tools import environment, invoke
+from cli_tools import environment, invoke, n_finished, run, start, wait_for
 from gguf_builder import f32_tensor, write_gguf
 from tolerances import FEEDBACK_COST_RTOL
 
@@ -251,6 +251,19 @@ def write_text(folder: Path) -> Path:
     return path
 
 
+def killed_then_resumed(output: Path, *job: str | Path) -> None:
+    """Kill -9 at a border of layers, go on from there."""
+    process = start("quantize", *job, "-o", output)
+    wait_for(lambda: n_finished(output) > 0, process)
+    process.kill()
+    process.communicate()
+    assert not output.exists()
+    done = n_finished(output)
+    resumed = run("quantize", *job, "-o", output, "--resume", "--json")
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads(resumed.stdout)["resumed_tensors"] == done > 0
+
+
 @pytest.mark.slow
 def test_a_file_and_layer_by_layer_write_the_same_model(calibrated: Path) -> None:
     first = invoke(
@@ -260,12 +273,10 @@ def test_a_file_and_layer_by_layer_write_the_same_model(calibrated: Path) -> Non
     )  # fmt: skip
     assert first.exit_code == 0, first.output
     assert "of ggml's" in first.output
-    second = invoke(
-        "quantize", apex.demo_model(), "--type", "Q3_K_S", "--calibration",
-        calibrated / "text.txt", "--calibration-chunks", "8", "--max-memory", "40M",
-        "-o", calibrated / "layers.gguf", "--hessian",
+    killed_then_resumed(
+        calibrated / "layers.gguf", apex.demo_model(), "--type", "Q3_K_S", "--calibration",
+        calibrated / "text.txt", "--calibration-chunks", "8", "--max-memory", "40M", "--hessian",
     )  # fmt: skip
-    assert second.exit_code == 0, second.output
     one, other = (apex.open_gguf(calibrated / name) for name in ("file.gguf", "layers.gguf"))
     with one, other:
         assert one.metadata["apex.hessian"] == "error-feedback"

@@ -5,6 +5,9 @@
 // summed across lanes: a row's bytes depend neither on the width nor on the rows beside it.
 #pragma once
 
+#include <cstdint>
+#include <cstring>
+
 #if defined(__AVX512F__)
 #define APEX_FEEDBACK_ISA avx512
 #define APEX_FEEDBACK_LANES 16
@@ -49,8 +52,9 @@ inline Lanes inverse(Lanes value) {
 }
 
 inline bool any(Mask mask) {
-    int found = 0;
-    for (int lane = 0; lane < kLanes; ++lane) found |= mask[lane];
+    uint64_t words[sizeof(mask) / sizeof(uint64_t)], found = 0;
+    std::memcpy(words, &mask, sizeof(mask));
+    for (const uint64_t word : words) found |= word;
     return found != 0;
 }
 

@@ -117,23 +117,16 @@ class Candidates {
     Candidates(const GridFormat& format, const float* metric, const float* target, float scale,
                int first, int wanted)
         : wanted_(wanted) {
-        const float size = scale < 0 ? -scale : scale;
-        float costs[kMaxPoints];
-        const int n = format.n_points;
-        for (int p = 0; p < n; p += kLanes) {
-            Lanes cost = all(0.0f);
-            for (int i = 0; i < format.point; ++i) {
-                const float weight = metric[(first + i) * (kGroup + 1)];
-                const float wish = target[first + i] < 0 ? -target[first + i] : target[first + i];
-                const float square = weight * size * size, linear = 2.0f * weight * size * wish;
-                Lanes level;
-                std::memcpy(&level, format.columns + i * n + p, sizeof(level));
-                cost += level * (square * level - linear);
+        float costs[kMaxPoints], least[kParts];
+        find_costs(format, metric + first * (kGroup + 1), target + first, scale, costs, least);
+        const Lanes limit = all(bound(least));
+        for (int p = 0; p < format.n_points; p += kLanes) {
+            Lanes cost;
+            std::memcpy(&cost, costs + p, sizeof(cost));
+            if (!any(cost <= limit)) continue;
+            for (int i = p; i < p + kLanes; ++i) {
+                if (n_ < wanted_ || costs[i] < costs_[n_ - 1]) insert(i, costs[i]);
             }
-            std::memcpy(costs + p, &cost, sizeof(cost));
-        }
-        for (int p = 0; p < n; ++p) {
-            if (n_ < wanted_ || costs[p] < costs_[n_ - 1]) insert(p, costs[p]);
         }
     }
 
@@ -141,6 +134,55 @@ class Candidates {
     int operator[](int i) const { return points_[i]; }
 
   private:
+    // Point p is in part p % kParts; the least cost of each part is that of another point.
+    static constexpr int kParts = 16;
+
+    static void find_costs(const GridFormat& format, const float* metric, const float* target,
+                           float scale, float* costs, float* least) {
+        const float size = scale < 0 ? -scale : scale;
+        Lanes square[kGroup], linear[kGroup], parts[kParts / kLanes];
+        for (int i = 0; i < format.point; ++i) {
+            const float weight = metric[i * (kGroup + 1)];
+            const float wish = target[i] < 0 ? -target[i] : target[i];
+            square[i] = all(weight * size * size);
+            linear[i] = all(2.0f * weight * size * wish);
+        }
+        for (Lanes& part : parts) part = all(3e38f);
+        for (int p = 0; p < format.n_points; p += kParts) {
+            for (int part = 0; part < kParts / kLanes; ++part) {
+                const int at = p + part * kLanes;
+                const float* column = format.columns + at;
+                Lanes cost = all(0.0f);
+                for (int i = 0; i < format.point; ++i, column += format.n_points) {
+                    Lanes level;
+                    std::memcpy(&level, column, sizeof(level));
+                    cost += level * (square[i] * level - linear[i]);
+                }
+                std::memcpy(costs + at, &cost, sizeof(cost));
+                parts[part] = cost < parts[part] ? cost : parts[part];
+            }
+        }
+        std::memcpy(least, parts, sizeof(parts));
+    }
+
+    // At least `wanted` points cost no more: of the parts' least costs, the one with that rank.
+    float bound(const float* least) const {
+        Lanes counts[kParts / kLanes] = {};
+        float found[kParts], result = 3e38f;
+        for (int i = 0; i < kParts; ++i) {
+            for (int part = 0; part < kParts / kLanes; ++part) {
+                Lanes values;
+                std::memcpy(&values, least + part * kLanes, sizeof(values));
+                counts[part] += pick(all(least[i]) <= values, all(1.0f), all(0.0f));
+            }
+        }
+        std::memcpy(found, counts, sizeof(found));
+        for (int i = 0; i < kParts; ++i) {
+            if (found[i] >= static_cast<float>(wanted_) && least[i] < result) result = least[i];
+        }
+        return result;
+    }
+
     void insert(int point, float cost) {
         int at = n_ < wanted_ ? n_++ : wanted_ - 1;
         for (; at > 0 && costs_[at - 1] > cost; --at) {
