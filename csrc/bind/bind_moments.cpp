@@ -97,7 +97,8 @@ void register_moments(py::module_& module) {
         .field("min_held_out", &FeedbackOptions::min_held_out)
         .field("scale_radius", &FeedbackOptions::effort, &FeedbackEffort::scale_radius)
         .field("refine_radius", &FeedbackOptions::effort, &FeedbackEffort::refine_radius)
-        .field("max_passes", &FeedbackOptions::effort, &FeedbackEffort::max_passes);
+        .field("max_passes", &FeedbackOptions::effort, &FeedbackEffort::max_passes)
+        .field("max_grid_passes", &FeedbackOptions::effort, &FeedbackEffort::max_grid_passes);
     module.def("feedback", &make_feedback, "source"_a, "type"_a, py::kw_only(),
                py::arg("imatrix").noconvert() = py::none(), py::arg("total").noconvert(),
                py::arg("part").noconvert(), py::arg("counts").noconvert(),

@@ -12,9 +12,10 @@ namespace apex {
 
 // How hard to search; measured in bench/results/second_moment.md.
 struct FeedbackEffort {
-    int scale_radius = 2;   // integer scales (and minima) tried around ggml's in the first pass
-    int refine_radius = 1;  // and around the present ones later
-    int max_passes = 6;     // of coordinate descent, at most
+    int scale_radius = 2;     // integer scales (and minima) tried around ggml's in the first pass
+    int refine_radius = 1;    // and around the present ones later
+    int max_passes = 6;       // of coordinate descent, at most
+    int max_grid_passes = 3;  // for grids: three more take as long again for half a percent
 };
 
 namespace feedback {

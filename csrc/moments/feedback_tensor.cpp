@@ -114,6 +114,7 @@ bool FeedbackTensor::choose(int64_t number, Slice& slice, Trust& best) const {
     double ggml = 0;
     FeedbackEffort effort = options_.effort;
     effort.max_passes = std::min(effort.max_passes, 2);
+    effort.max_grid_passes = std::min(effort.max_grid_passes, 1);
     for (int half = 0; half < 2; ++half) {
         const std::vector<double> judge = source_.mean(of, halves[1 - half]);
         const std::vector<float> judged(judge.begin(), judge.end());

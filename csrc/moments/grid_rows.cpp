@@ -314,7 +314,7 @@ bool GridRow::refit(int super) {
 
 void GridRow::refine() {
     set_gradient();
-    for (int pass = 0; pass < search_.effort.max_passes; ++pass) {
+    for (int pass = 0; pass < search_.effort.max_grid_passes; ++pass) {
         bool changed = false;
         for (int block = 0; block < n_blocks_; ++block) {
             changed |= refine_block(block);

@@ -138,6 +138,7 @@ class FeedbackOptions:
         scale_radius: int = ...,
         refine_radius: int = ...,
         max_passes: int = ...,
+        max_grid_passes: int = ...,
     ) -> None: ...
     @property
     def damping(self) -> float: ...
@@ -153,6 +154,8 @@ class FeedbackOptions:
     def refine_radius(self) -> int: ...
     @property
     def max_passes(self) -> int: ...
+    @property
+    def max_grid_passes(self) -> int: ...
 
 def feedback(
     source: StoredTensor,

@@ -81,16 +81,9 @@ def collect_imatrix(
     outside the vocabulary, ModelError naming the weight whose input is not finite, OutputError,
     Cancelled (resumable where output is given).
     """
-    require_kind(
-        *("model", model, Model),
-        "load it with apex.load_model, or let apex.calibrate take its path",
-    )
-    require_traits(model, Work.CALIBRATION)
-    tokens = _tokens(model, text, parse_special)
-    n_chunks = _count_chunks(len(tokens), ctx, skip_chunks, max_chunks)
     path = None if output is None else Path(output)
     plan = CollectionPlan(
-        tokens=tokens[skip_chunks * ctx :][: n_chunks * ctx],
+        tokens=_cut(model, text, parse_special, ctx, skip_chunks, max_chunks),
         ctx=ctx,
         batch=batch,
         ubatch=_ubatch(model) if ubatch is None else ubatch,
@@ -132,10 +125,8 @@ def plan_collection(
     parse_special: bool = False,
 ) -> CollectionPlan:
     """What `collect_imatrix` would compute of a text, for `LayeredHessian`. Raises DataError."""
-    tokens = _tokens(model, text, parse_special)
-    n_chunks = _count_chunks(len(tokens), ctx, 0, max_chunks)
     return CollectionPlan(
-        tokens=tokens[: n_chunks * ctx],
+        tokens=_cut(model, text, parse_special, ctx, 0, max_chunks),
         ctx=ctx,
         batch=batch,
         ubatch=_ubatch(model),
@@ -144,6 +135,25 @@ def plan_collection(
         output=None,
         checkpoint_every=None,
     )
+
+
+def _cut(
+    model: Model,
+    text: str | Tokens | Sequence[int],
+    parse_special: bool,
+    ctx: int,
+    skip_chunks: int,
+    max_chunks: int | None,
+) -> Tokens:
+    """The tokens of whole chunks."""
+    require_kind(
+        *("model", model, Model),
+        "load it with apex.load_model, or let apex.calibrate take its path",
+    )
+    require_traits(model, Work.CALIBRATION)
+    tokens = _tokens(model, text, parse_special)
+    n_chunks = _count_chunks(len(tokens), ctx, skip_chunks, max_chunks)
+    return tokens[skip_chunks * ctx :][: n_chunks * ctx]
 
 
 def _require_new(hessian: str | os.PathLike[str] | None, *, allowed: bool) -> None:
