@@ -191,7 +191,7 @@ def test_an_expert_without_information_is_said_and_not_written_as_zeros(
     }
     path = changed(matrix, tmp_path / "u.gguf", entries)
     planned = invoke("plan", model, "--type", "Q6_K", "--imatrix", path)
-    expected = f"{UP}: calibration reached 3 of 4 experts, not 2: the prior gives them"
+    expected = f"{UP}: calibration reached 3 of 4 experts, not expert 2: the prior gives them"
     assert f"warning  {expected}" in planned.stdout
     done = invoke("quantize", model, "--type", "Q6_K", "--imatrix", path, "-o",
                   tmp_path / "o.gguf", "--json")  # fmt: skip

@@ -243,9 +243,9 @@ def test_a_tier_can_come_from_a_file(tmp_path) -> None:
     assert len(unclaimed) == 40 * 3 + 10 * 4 + 30 * 2  # shared experts, attention
     follows = [f.message for f in plan.findings if f.kind is FindingKind.FOLLOWS_BASE]
     assert follows == [
-        "role embedding: 1 follow the base mix Q5_K_M",
-        "role output: 1 follow the base mix Q5_K_M",
-        "role ssm: 90 follow the base mix Q5_K_M",
+        "role embedding: 1 tensor follows the base mix Q5_K_M",
+        "role output: 1 tensor follows the base mix Q5_K_M",
+        "role ssm: 90 tensors follow the base mix Q5_K_M",
     ]
     with pytest.raises(PlanError, match=r"missing\.toml"):
         load_tier(str(tmp_path / "missing.toml"))

@@ -122,7 +122,8 @@ def _unclaimed(
             continue
         yield Finding(FindingKind.UNCLAIMED, tensor.name, message)
     for role, count in followers.items():
-        message = f"role {role.value}: {count} follow the base mix {request.file_type}"
+        noun = "tensor follows" if count == 1 else "tensors follow"
+        message = f"role {role.value}: {count} {noun} the base mix {request.file_type}"
         yield Finding(FindingKind.FOLLOWS_BASE, "", message)
 
 

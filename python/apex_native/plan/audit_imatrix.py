@@ -124,13 +124,13 @@ def _doubts(tensor: PlannedTensor, doubts: EntryDoubts, *, fills_gaps: bool) -> 
             remedy = "their columns count alike, or not at all; a prior would fill them"
         message = (
             f"calibration reached {doubts.n_slices - n_unseen} of {doubts.n_slices} {slices}, not "
-            f"{_listed(doubts.unseen)}: {remedy}"
+            f"{_listed(slices, doubts.unseen)}: {remedy}"
         )
         yield Finding(FindingKind.EXPERTS_UNSEEN, tensor.name, message)
     if doubts.few:
         message = (
             f"{len(doubts.few)} of {doubts.n_slices} {slices} saw few tokens in calibration: "
-            f"{_listed(doubts.few)}"
+            f"{_listed(slices, doubts.few)}"
         )
         yield Finding(FindingKind.EXPERTS_FEW_TOKENS, tensor.name, message)
     if doubts.silent_columns:
@@ -143,7 +143,9 @@ def _doubts(tensor: PlannedTensor, doubts: EntryDoubts, *, fills_gaps: bool) -> 
             yield Finding(FindingKind.COLUMNS_SILENT, tensor.name, message)
 
 
-def _listed(numbers: Sequence[int]) -> str:
-    shown = ", ".join(str(number) for number in numbers[:_LISTED])
+def _listed(noun: str, numbers: Sequence[int]) -> str:
+    """Expert 3, experts 3, 5: numbers of experts, not of tokens."""
+    noun = noun if len(numbers) > 1 else noun.removesuffix("s")
+    shown = f"{noun} " + ", ".join(str(number) for number in numbers[:_LISTED])
     more = len(numbers) - _LISTED
     return f"{shown} and {more} more" if more > 0 else shown

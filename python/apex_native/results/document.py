@@ -109,7 +109,9 @@ class Results:
                 f"cannot read results {path}: {error.strerror}; check the path"
             ) from error
         except UnicodeDecodeError as error:
-            raise ResultsError(f"{path}: no text ({error}); this is no results file") from error
+            raise ResultsError(
+                f"{path}: byte {error.start} is no UTF-8; this is no results file"
+            ) from error
         return cls.from_json(text, source=str(path))
 
 

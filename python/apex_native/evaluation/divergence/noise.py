@@ -8,7 +8,7 @@ NOISE_POSITIONS = 32
 """Positions at once when the reference is computed again: few enough that llama.cpp takes its code
 for small batches, which rounds differently."""
 
-NOISE_DESCRIPTION = "reference again, {size} positions at a time, first {n} chunks"
+NOISE_DESCRIPTION = "reference again, {size} positions at a time, chunks compared: {n}"
 
 MAX_NOISE_CHUNKS = 8
 """2,040 positions at a context of 512: the mean's error is then small beside the mean."""
