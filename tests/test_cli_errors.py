@@ -37,7 +37,7 @@ USAGE = [
     ("plan DEMO --teir quality", "or --tier"),
     ("--bogus", "no such option: --bogus"),
     ("inspect", "Missing argument 'FILE'"),
-    ("plan DEMO", "give exactly one of --tier, --type, --like"),
+    ("quantize DEMO", "give exactly one of --tier, --type, --like"),
     ("plan DEMO --tier quality --type Q8_0", "found --tier and --type"),
     ("plan DEMO --tier qualty", "unknown tier 'qualty'; did you mean quality"),
     ("plan DEMO --tier T/bad.toml", "bad.toml"),

@@ -40,6 +40,7 @@ ORDER = [
         "evaluation",
         "allocation",
         "reports",
+        "publish",
     ),
     # what is made of all of them
     *("api", "demo_text", "demo", "demo_run", "self_test", "cli", "__main__"),

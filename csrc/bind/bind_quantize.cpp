@@ -42,7 +42,7 @@ OwningTask make_task(const StoredTensor& source, ggml_type type, int output_fd,
 class QuantizeJob {
   public:
     QuantizeJob(std::vector<OwningTask> tasks, int n_threads, uint64_t max_memory,
-                std::vector<int> devices, double verify_rate)
+                std::vector<int> devices, double verify_rate, std::vector<size_t> group_sizes)
         : tasks_(std::move(tasks)) {
         std::vector<QuantizeTask> converted;
         converted.reserve(tasks_.size());
@@ -52,6 +52,7 @@ class QuantizeJob {
         options.max_memory = max_memory;
         options.devices = std::move(devices);
         options.verify_rate = verify_rate;
+        options.group_sizes = std::move(group_sizes);
         const py::gil_scoped_release unlocked;  // search tables take seconds to build
         quantizer_ = std::make_shared<Quantizer>(std::move(converted), options);
     }
@@ -134,10 +135,13 @@ void register_quantize(py::module_& module) {
              "imatrix: float32, a value for each column of each slice.");
     py::class_<QuantizeJob>(module, "QuantizeJob",
                             "Quantizes stored tensors into open files, on all cores.")
-        .def(py::init<std::vector<OwningTask>, int, uint64_t, std::vector<int>, double>(),
+        .def(py::init<std::vector<OwningTask>, int, uint64_t, std::vector<int>, double,
+                      std::vector<size_t>>(),
              "tasks"_a, py::kw_only(), "n_threads"_a, "max_memory"_a,
              "devices"_a = std::vector<int>(), "verify_rate"_a = 0.0,
-             "devices: numbers of GPUs. verify_rate: share of their rows the CPU does again.")
+             "group_sizes"_a = std::vector<size_t>(),
+             "devices: numbers of GPUs. verify_rate: share of their rows the CPU does again. "
+             "group_sizes: how many tasks that follow each other read one tensor together.")
         .def("wait", &QuantizeJob::wait, "timeout_ms"_a)
         .def("output_errors", &QuantizeJob::output_errors_of, "task"_a,
              "Of a finished task; None where it has no converter.")

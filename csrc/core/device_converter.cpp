@@ -39,15 +39,15 @@ bool is_for_device(const QuantizeTask& task) {
 }
 
 std::unique_ptr<DevicePool> make_pool_for(const std::vector<QuantizeTask>& tasks,
-                                          const RowUnits& units, const std::vector<int>& devices,
-                                          int n_slots) {
+                                          const std::vector<int64_t>& max_rows,
+                                          const std::vector<int>& devices, int n_slots) {
     DeviceSlotSize size;
     std::vector<ggml_type> targets;
     for (size_t i = 0; i < tasks.size(); ++i) {
         const QuantizeTask& task = tasks[i];
         if (!is_for_device(task)) continue;
         const int64_t n_per_row = task.source.rows.n_per_row;
-        const int64_t n_rows = units.max_rows(i);
+        const int64_t n_rows = max_rows[i];
         const auto rows = static_cast<size_t>(n_rows);
         size.stored_bytes =
             std::max<size_t>(size.stored_bytes, rows * row_bytes(task.source.type, n_per_row));

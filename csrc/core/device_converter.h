@@ -18,10 +18,10 @@ inline constexpr int64_t kDeviceWeightsPerUnit = 1024 * 1024;
 
 bool is_for_device(const QuantizeTask& task);
 
-// Slots for all units of the tasks that are for a GPU.
+// Slots for all units of the tasks that are for a GPU; max_rows: in the largest unit of each task.
 std::unique_ptr<DevicePool> make_pool_for(const std::vector<QuantizeTask>& tasks,
-                                          const RowUnits& units, const std::vector<int>& devices,
-                                          int n_slots);
+                                          const std::vector<int64_t>& max_rows,
+                                          const std::vector<int>& devices, int n_slots);
 
 class DeviceConverter {
   public:

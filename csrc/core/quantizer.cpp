@@ -24,20 +24,6 @@ constexpr uint64_t kBufferBytesPerWeight = 4 * 4;
 // A converter prepares whole slices; few units of a slice keep few workers waiting for that.
 constexpr int64_t kConverterWeightsPerUnit = 256 * 1024;
 
-RowUnits cut(const std::vector<QuantizeTask>& tasks, bool with_devices) {
-    std::vector<TensorRows> rows;
-    rows.reserve(tasks.size());
-    for (const QuantizeTask& task : tasks) {
-        rows.push_back(task.source.rows);
-        if (with_devices && is_for_device(task)) {
-            rows.back().weights_per_unit = kDeviceWeightsPerUnit;
-        } else if (task.converter != nullptr) {
-            rows.back().weights_per_unit = kConverterWeightsPerUnit;
-        }
-    }
-    return RowUnits(std::move(rows));
-}
-
 int affordable_threads(const RowUnits& units, const QuantizeOptions& options) {
     if (options.n_threads < 1) {
         fail<InvalidArgument>("n_threads is ", options.n_threads, ", expected at least 1");
@@ -72,32 +58,34 @@ bool is_float(ggml_type type) {
 }  // namespace
 
 struct Quantizer::Buffers {
-    std::vector<uint8_t> stored;
-    std::vector<float> weights;
+    std::vector<uint8_t> stored;  // of the unit at hand, once it is read
+    std::vector<float> weights;   // the same as floats, once they are asked for
+    bool is_read = false, is_widened = false;
     std::vector<uint8_t> result;
     std::vector<float> restored;
     std::unique_ptr<DeviceConverter> device;  // null: no GPU is used
 };
 
 struct Quantizer::TensorState {
-    std::atomic<int64_t> units_left{0};
-    std::vector<RowError> row_errors;  // in row order, so that their sum has one order
+    std::atomic<int64_t> units_left{0};  // of a group's first task, for all of the group
+    std::vector<RowError> row_errors;    // in row order, so that their sum has one order
 };
 
 Quantizer::Quantizer(std::vector<QuantizeTask> tasks, const QuantizeOptions& options)
     : tasks_(std::move(tasks)),
-      units_(cut(tasks_, !options.devices.empty())),
+      groups_(make_groups(tasks_, options.group_sizes)),
+      units_(cut(!options.devices.empty())),
       n_threads_(affordable_threads(units_, options)),
       verify_rate_(options.verify_rate) {
     check_tasks();
     start_tables();
     if (!options.devices.empty()) {
-        devices_ = make_pool_for(tasks_, units_, options.devices, n_threads_);
+        devices_ = make_pool(options.devices);
     }
     states_.resize(tasks_.size());
-    for (size_t i = 0; i < tasks_.size(); ++i) {
-        states_[i] = std::make_unique<TensorState>();
-        states_[i]->units_left = units_.size(i);
+    for (auto& state : states_) state = std::make_unique<TensorState>();
+    for (size_t i = 0; i < groups_.size(); ++i) {
+        states_[groups_[i].first]->units_left = units_.size(i);
     }
     const auto make_worker = [this] {
         auto buffers = std::make_shared<Buffers>();
@@ -116,6 +104,60 @@ Quantizer::Quantizer(std::vector<QuantizeTask> tasks, const QuantizeOptions& opt
 
 Quantizer::~Quantizer() {
     stopping_ = true;
+}
+
+std::vector<Quantizer::Group> Quantizer::make_groups(const std::vector<QuantizeTask>& tasks,
+                                                     const std::vector<size_t>& sizes) {
+    std::vector<Group> groups;
+    if (sizes.empty()) {
+        for (size_t i = 0; i < tasks.size(); ++i) groups.push_back({i, i + 1});
+        return groups;
+    }
+    size_t first = 0;
+    for (const size_t size : sizes) {
+        if (size == 0 || size > tasks.size() - first) {
+            fail<InvalidArgument>("group_sizes: expected sizes of at least 1 that add up to ",
+                                  tasks.size(), " tasks");
+        }
+        for (size_t i = first + 1; i < first + size; ++i) {
+            if (tasks[i].source.name != tasks[first].source.name) {
+                fail<InvalidArgument>("tasks of one group have one source, found ",
+                                      tasks[first].source.name, " and ", tasks[i].source.name);
+            }
+        }
+        groups.push_back({first, first + size});
+        first += size;
+    }
+    if (first != tasks.size()) {
+        fail<InvalidArgument>("group_sizes: ", first, " tasks in groups, found ", tasks.size());
+    }
+    return groups;
+}
+
+RowUnits Quantizer::cut(bool with_devices) const {
+    std::vector<TensorRows> rows;
+    rows.reserve(groups_.size());
+    for (const Group& group : groups_) {
+        TensorRows made = tasks_[group.first].source.rows;
+        for (size_t i = group.first; i < group.end; ++i) {
+            int64_t weights = made.weights_per_unit;
+            if (tasks_[i].converter != nullptr) weights = kConverterWeightsPerUnit;
+            if (with_devices && is_for_device(tasks_[i])) weights = kDeviceWeightsPerUnit;
+            made.weights_per_unit = std::max(made.weights_per_unit, weights);
+        }
+        rows.push_back(made);
+    }
+    return RowUnits(std::move(rows));
+}
+
+std::unique_ptr<DevicePool> Quantizer::make_pool(const std::vector<int>& devices) const {
+    std::vector<int64_t> max_rows(tasks_.size());
+    for (size_t group = 0; group < groups_.size(); ++group) {
+        for (size_t i = groups_[group].first; i < groups_[group].end; ++i) {
+            max_rows[i] = units_.max_rows(group);
+        }
+    }
+    return make_pool_for(tasks_, max_rows, devices, n_threads_);
 }
 
 void Quantizer::check_tasks() const {
@@ -152,71 +194,103 @@ void Quantizer::stop() {
     workers_->stop();
 }
 
+// The rows of a task are those of the one before it: same type, same matrix.
+bool Quantizer::is_repeated(size_t task, const Group& group) const {
+    if (task == group.first) return false;
+    const QuantizeTask &one = tasks_[task - 1], &other = tasks_[task];
+    return one.target_type == other.target_type && one.imatrix == other.imatrix &&
+           one.converter == nullptr && other.converter == nullptr;
+}
+
 void Quantizer::process(int64_t unit_number, Buffers& buffers) {
     const RowUnit unit = units_[unit_number];
-    const QuantizeTask& task = tasks_[unit.tensor];
-    if (!task.is_copy() && !wait_for_tables(task.target_type)) return;
-    if (devices_ && is_for_device(task)) {
-        convert_on_device(task, unit, buffers);
-    } else {
-        read_unit(task.source, unit, buffers.stored);
-        task.is_copy() ? copy_rows(task, unit, buffers) : convert_rows(task, unit, buffers);
+    const Group& group = groups_[unit.tensor];
+    buffers.is_read = buffers.is_widened = false;
+    Converted rows;
+    for (size_t i = group.first; i < group.end; ++i) {
+        if (!is_repeated(i, group)) {
+            if (!tasks_[i].is_copy() && !wait_for_tables(tasks_[i].target_type)) return;
+            rows = convert(i, unit, buffers);
+        } else if (rows.errors != nullptr) {
+            std::copy_n(rows.errors, unit.n_rows, unit_errors(i, unit));
+        }
+        write_rows(tasks_[i], unit, rows.data, rows.n_bytes);
     }
-    source_bytes_done_ += unit_bytes(task.source, unit);
+    source_bytes_done_ += unit_bytes(tasks_[group.first].source, unit);
     finish_unit(unit);
 }
 
-void Quantizer::copy_rows(const QuantizeTask& task, const RowUnit& unit, Buffers& buffers) {
+Quantizer::Converted Quantizer::convert(size_t task, const RowUnit& unit, Buffers& buffers) {
+    if (devices_ && is_for_device(tasks_[task])) return convert_on_device(task, unit, buffers);
+    if (!buffers.is_read) read_unit(tasks_[task].source, unit, buffers.stored);
+    buffers.is_read = true;
+    return tasks_[task].is_copy() ? copy_rows(tasks_[task], unit, buffers)
+                                  : convert_rows(task, unit, buffers);
+}
+
+// The unit's rows as floats, all finite.
+const float* Quantizer::widen(const QuantizeTask& task, const RowUnit& unit,
+                              Buffers& buffers) const {
+    if (buffers.is_widened) return buffers.weights.data();
+    const int64_t n = unit.n_rows * task.source.rows.n_per_row;
+    buffers.weights.resize(static_cast<size_t>(n));
+    convert_to_float(task.source.type, buffers.stored.data(), buffers.weights.data(), n);
+    require_finite(task.source, unit, buffers.weights.data());
+    buffers.is_widened = true;
+    return buffers.weights.data();
+}
+
+Quantizer::Converted Quantizer::copy_rows(const QuantizeTask& task, const RowUnit& unit,
+                                          Buffers& buffers) const {
     const ggml_type type = task.source.type;
     if (is_float(type)) {
-        buffers.weights.resize(static_cast<size_t>(unit.n_rows * task.source.rows.n_per_row));
-        convert_to_float(type, buffers.stored.data(), buffers.weights.data(),
-                         static_cast<int64_t>(buffers.weights.size()));
-        require_finite(task.source, unit, buffers.weights.data());
+        widen(task, unit, buffers);
     } else if (ggml_is_quantized(type) &&
                !ggml_validate_row_data(type, buffers.stored.data(), buffers.stored.size())) {
         fail<QuantizeError>(describe(task.source, unit), ": the stored ", ggml_type_name(type),
                             " data are not valid; the source file is damaged");
     }
-    write_rows(task, unit, buffers.stored.data(), buffers.stored.size());
+    return {buffers.stored.data(), buffers.stored.size(), nullptr};
 }
 
-void Quantizer::convert_rows(const QuantizeTask& task, const RowUnit& unit, Buffers& buffers) {
+Quantizer::Converted Quantizer::convert_rows(size_t number, const RowUnit& unit, Buffers& buffers) {
+    const QuantizeTask& task = tasks_[number];
     const int64_t n_per_row = task.source.rows.n_per_row;
     const int64_t n = unit.n_rows * n_per_row;
-    buffers.weights.resize(static_cast<size_t>(n));
+    const float* weights = widen(task, unit, buffers);
     buffers.restored.resize(static_cast<size_t>(n));
     buffers.result.resize(row_bytes(task.target_type, n_per_row) *
                           static_cast<size_t>(unit.n_rows));
-    convert_to_float(task.source.type, buffers.stored.data(), buffers.weights.data(), n);
-    require_finite(task.source, unit, buffers.weights.data());
     try {
         if (task.converter != nullptr) {
-            task.converter->convert(unit, buffers.weights.data(), buffers.result.data());
+            task.converter->convert(unit, weights, buffers.result.data());
         } else {
-            quantize_rows(task.target_type, buffers.weights.data(), buffers.result.data(),
-                          unit.n_rows, n_per_row, task.slice_imatrix(unit.slice));
+            quantize_rows(task.target_type, weights, buffers.result.data(), unit.n_rows, n_per_row,
+                          task.slice_imatrix(unit.slice));
         }
     } catch (const QuantizeError& error) {
         fail<QuantizeError>(describe(task.source, unit), ": ", error.what());
     }
     convert_to_float(task.target_type, buffers.result.data(), buffers.restored.data(), n);
-    RowError* errors = unit_errors(unit);
+    RowError* errors = unit_errors(number, unit);
     for (int64_t row = 0; row < unit.n_rows; ++row) {
-        errors[row] = row_error(buffers.weights.data() + row * n_per_row,
+        errors[row] = row_error(weights + row * n_per_row,
                                 buffers.restored.data() + row * n_per_row, n_per_row);
     }
-    write_rows(task, unit, buffers.result.data(), buffers.result.size());
+    return {buffers.result.data(), buffers.result.size(), errors};
 }
 
-void Quantizer::convert_on_device(const QuantizeTask& task, const RowUnit& unit, Buffers& buffers) {
+Quantizer::Converted Quantizer::convert_on_device(size_t number, const RowUnit& unit,
+                                                  Buffers& buffers) {
+    const QuantizeTask& task = tasks_[number];
     DeviceConverter& device = *buffers.device;
-    device.convert(task, unit, unit_errors(unit));
+    RowError* errors = unit_errors(number, unit);
+    device.convert(task, unit, errors);
     device_rows_ += unit.n_rows;
     verified_rows_ += device.take_verified_rows();
-    write_rows(
-        task, unit, device.result(),
-        row_bytes(task.target_type, task.source.rows.n_per_row) * static_cast<size_t>(unit.n_rows));
+    const size_t n_bytes =
+        row_bytes(task.target_type, task.source.rows.n_per_row) * static_cast<size_t>(unit.n_rows);
+    return {device.result(), n_bytes, errors};
 }
 
 void Quantizer::write_rows(const QuantizeTask& task, const RowUnit& unit, const uint8_t* data,
@@ -239,9 +313,9 @@ void Quantizer::write_rows(const QuantizeTask& task, const RowUnit& unit, const 
     start_writeback(task.output_fd, offset - n_bytes, n_bytes);
 }
 
-RowError* Quantizer::unit_errors(const RowUnit& unit) {
-    const int64_t rows_per_slice = tasks_[unit.tensor].source.rows.rows_per_slice;
-    return row_errors(unit.tensor) + unit.slice * rows_per_slice + unit.first_row;
+RowError* Quantizer::unit_errors(size_t task, const RowUnit& unit) {
+    const int64_t rows_per_slice = tasks_[task].source.rows.rows_per_slice;
+    return row_errors(task) + unit.slice * rows_per_slice + unit.first_row;
 }
 
 RowError* Quantizer::row_errors(size_t task) {
@@ -252,17 +326,21 @@ RowError* Quantizer::row_errors(size_t task) {
 }
 
 void Quantizer::finish_unit(const RowUnit& unit) {
-    TensorState& state = *states_[unit.tensor];
-    if (state.units_left.fetch_sub(1) != 1) return;
-    TensorDone done;
-    done.task = unit.tensor;
-    for (const RowError& row : state.row_errors) {
-        done.squared_error += row.squared_error;
-        done.squared_weights += row.squared_weights;
+    const Group& group = groups_[unit.tensor];
+    if (states_[group.first]->units_left.fetch_sub(1) != 1) return;
+    std::vector<TensorDone> finished;
+    for (size_t task = group.first; task < group.end; ++task) {
+        TensorDone done;
+        done.task = task;
+        for (const RowError& row : states_[task]->row_errors) {
+            done.squared_error += row.squared_error;
+            done.squared_weights += row.squared_weights;
+        }
+        states_[task]->row_errors = {};
+        finished.push_back(done);
     }
-    state.row_errors = {};
     const std::lock_guard<std::mutex> lock(done_mutex_);
-    done_.push_back(done);
+    done_.insert(done_.end(), finished.begin(), finished.end());
     done_changed_.notify_all();
 }
 

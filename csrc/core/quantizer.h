@@ -30,6 +30,10 @@ struct QuantizeOptions {
     uint64_t max_memory = 2ull << 30;  // bytes for the workers' buffers
     std::vector<int> devices{};        // GPUs to use (core/device.h); none: the CPU does it all
     double verify_rate = 0;  // share of the GPUs' rows that the CPU does again, to compare
+    // Tasks that follow each other and have one source: so many each, all tasks together. Empty:
+    // every task by itself. A group's rows are read and widened once; tasks of a group that follow
+    // each other with one type and one matrix are also quantized once, and written several times.
+    std::vector<size_t> group_sizes{};
 };
 
 // The plan fixes the size of every tensor beforehand, so every byte's place in the output is known:
@@ -65,21 +69,38 @@ class Quantizer {
     struct Buffers;
     struct TensorState;
 
+    struct Group {
+        size_t first = 0, end = 0;  // of tasks_
+    };
+    struct Converted {
+        const uint8_t* data = nullptr;
+        size_t n_bytes = 0;
+        const RowError* errors = nullptr;  // null: the rows were copied
+    };
+
+    static std::vector<Group> make_groups(const std::vector<QuantizeTask>& tasks,
+                                          const std::vector<size_t>& sizes);
+    RowUnits cut(bool with_devices) const;
+    std::unique_ptr<DevicePool> make_pool(const std::vector<int>& devices) const;
     void check_tasks() const;
     void start_tables();
     bool wait_for_tables(ggml_type type) const;
     void process(int64_t unit, Buffers& buffers);
-    void copy_rows(const QuantizeTask& task, const RowUnit& unit, Buffers& buffers);
-    void convert_rows(const QuantizeTask& task, const RowUnit& unit, Buffers& buffers);
-    void convert_on_device(const QuantizeTask& task, const RowUnit& unit, Buffers& buffers);
+    bool is_repeated(size_t task, const Group& group) const;
+    const float* widen(const QuantizeTask& task, const RowUnit& unit, Buffers& buffers) const;
+    Converted convert(size_t task, const RowUnit& unit, Buffers& buffers);
+    Converted copy_rows(const QuantizeTask& task, const RowUnit& unit, Buffers& buffers) const;
+    Converted convert_rows(size_t task, const RowUnit& unit, Buffers& buffers);
+    Converted convert_on_device(size_t task, const RowUnit& unit, Buffers& buffers);
     void write_rows(const QuantizeTask& task, const RowUnit& unit, const uint8_t* data,
                     size_t n_bytes);
-    RowError* unit_errors(const RowUnit& unit);
+    RowError* unit_errors(size_t task, const RowUnit& unit);
     RowError* row_errors(size_t task);
     void finish_unit(const RowUnit& unit);
 
     std::vector<QuantizeTask> tasks_;
-    RowUnits units_;
+    std::vector<Group> groups_;
+    RowUnits units_;  // of groups
     int n_threads_;
     double verify_rate_;
     std::unique_ptr<DevicePool> devices_;  // null: no GPU is used

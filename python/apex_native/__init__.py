@@ -43,7 +43,7 @@ from apex_native.errors import (
 from apex_native.gguf import GgufFile, open_gguf
 from apex_native.plan import About, Edges, Plan, tier_names
 from apex_native.progress_bar import ProgressBar
-from apex_native.quantization import Progress, QuantizeManifest
+from apex_native.quantization import Progress, QuantizeManifest, QuantizeTarget, quantize_many
 from apex_native.quantization import quantize_model as quantize
 from apex_native.results import Results
 from apex_native.types import (
@@ -114,6 +114,7 @@ __all__ = [
     "ProgressBar",
     "QuantizeError",
     "QuantizeManifest",
+    "QuantizeTarget",
     "Results",
     "ResultsError",
     "Role",
@@ -141,6 +142,7 @@ __all__ = [
     "merge_imatrices",
     "open_gguf",
     "quantize",
+    "quantize_many",
     "recipe_names",
     "report",
     "save_imatrix",

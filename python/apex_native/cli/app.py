@@ -20,6 +20,7 @@ from apex_native.cli import (
     imatrix,
     inspect,
     plan,
+    publish,
     quantize,
     report,
     search,
@@ -137,6 +138,7 @@ for _verb in (
     evaluate,
     bench,
     report,
+    publish,
     demo,
     doctor,
 ):

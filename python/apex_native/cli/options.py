@@ -94,7 +94,7 @@ class PlanChoices:
             rich_help_panel=BASE,
             help="APEX tier: quality, balanced, compact, mini, nano or micro; i-quality, "
             "i-balanced and i-compact are the same with an importance matrix; or a tier file of "
-            "your own, PATH.toml.",
+            "your own, PATH.toml. quantize takes several, A,B,C or all: the source is read once.",
         ),
     ] = None
     ftype: Annotated[
@@ -103,7 +103,8 @@ class PlanChoices:
             "--type",
             metavar="FTYPE",
             rich_help_panel=BASE,
-            help="A file type of llama-quantize, decided as it would: Q8_0, Q4_K_M, IQ3_S, ...",
+            help="A file type of llama-quantize, decided as it would: Q8_0, Q4_K_M, IQ3_S, ... "
+            "quantize takes several, A,B,C.",
         ),
     ] = None
     like: Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["register", "show_findings", "show_plan", "warn_of_findings"]
 
 
-_OF_EVERY_RECIPE = {"model_name", "base_model", "license", "quantized_by", "repair"}
+_OF_EVERY_RECIPE = {"model_name", "base_model", "license", "quantized_by"}
 
 CompareOption = Annotated[
     list[str] | None,
@@ -116,9 +116,7 @@ def plan(
         if is_choice(source, choices):
             if output is not None or explain:
                 raise UsageError("a table of recipes is no plan; choose one with --tier or --type")
-            found = _choose(source, choices, fit, names, recipe, results)
-            show_choices(out, found, file.name)
-            out.document(choices_document(found, file.name))
+            _show_table(out, file, _choose(source, choices, fit, names, recipe, results))
             return
         planner = Planner(source, choices)
         made = planner.planned().plan
@@ -129,14 +127,7 @@ def plan(
         made.save(output)
         out.note(f"plan saved as {output}")
     if json_mode:
-        document = json.loads(made.to_json())
-        if compared:
-            document["compare"] = [
-                _comparison_document(name, comparison) for name, comparison in compared.items()
-            ]
-        if fitting is not None:
-            document["fit"] = choices_document(fitting, file.name)
-        out.document(document)
+        out.document(_document(made, compared, fitting, file))
         return
     show_plan(out, made)
     if fitting is not None:
@@ -150,6 +141,24 @@ def plan(
     if explain:
         out.text()
         out.table(_explanation(made))
+
+
+def _show_table(out: Output, file: Path, found: Choices) -> None:
+    show_choices(out, found, file.name)
+    out.document(choices_document(found, file.name))
+
+
+def _document(
+    plan: Plan, compared: Mapping[str, PlanComparison], fitting: Choices | None, file: Path
+) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(plan.to_json())
+    if compared:
+        document["compare"] = [
+            _comparison_document(name, comparison) for name, comparison in compared.items()
+        ]
+    if fitting is not None:
+        document["fit"] = choices_document(fitting, file.name)
+    return document
 
 
 def is_choice(source: GgufFile, choices: PlanChoices) -> bool:

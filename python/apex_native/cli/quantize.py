@@ -13,134 +13,25 @@ from apex_native.cli.calibration_options import CalibrationChoices, matrix_path
 from apex_native.cli.compute_options import ComputeChoices
 from apex_native.cli.hessian import HessianChoices, hessian_source, require_consistent_hessian
 from apex_native.cli.options import (
-    RUN,
-    ForceOption,
     JsonOption,
     ModelArgument,
-    NameStyleChoice,
     PlanChoices,
     QuietOption,
     examples,
-    parse_size,
     spread,
 )
 from apex_native.cli.output import Output, exact_size
-from apex_native.cli.quantize_report import show_result
+from apex_native.cli.quantize_report import check_written, show_result
+from apex_native.cli.run_options import RunChoices
+from apex_native.cli.several import is_several, quantize_several
 
 if TYPE_CHECKING:
-    from apex_native.api import LoadCheck
     from apex_native.gguf import GgufFile
     from apex_native.imatrix import Imatrix
     from apex_native.plan import Plan
     from apex_native.quantization import HessianSource, PredictedFile, QuantizeManifest
 
 __all__ = ["register"]
-
-
-@dataclass(frozen=True)
-class RunChoices:
-    """How to run: nothing here changes a byte of tensor data."""
-
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="OUT.gguf",
-            help="The file to write; default: named after model and recipe, in this folder.",
-        ),
-    ] = None
-    name_style: Annotated[
-        NameStyleChoice,
-        typer.Option(
-            "--name-style",
-            help="Default names: -APEX-Q6_K_IQUALITY, which the Hub labels and llama.cpp finds as "
-            "`repo:TAG`, or -APEX-I-Quality as in the first published files.",
-        ),
-    ] = NameStyleChoice.HUB
-    device: Annotated[
-        str,
-        typer.Option(
-            metavar="cpu|cuda|cuda:N|cuda:all",
-            rich_help_panel=RUN,
-            help="Quantize on GPUs what they have kernels for; the bytes are the CPU's.",
-        ),
-    ] = "cpu"
-    verify_gpu: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            max=1.0,
-            metavar="RATE",
-            show_default="0",
-            rich_help_panel=RUN,
-            help="Share of the GPUs' rows to quantize again on the CPU and compare.",
-        ),
-    ] = 0.0
-    max_memory: Annotated[
-        int | None,
-        typer.Option(
-            parser=parse_size,
-            metavar="SIZE",
-            show_default="2G",
-            rich_help_panel=RUN,
-            help="Memory for buffers, above the mapped input.",
-        ),
-    ] = None
-    split_max_size: Annotated[
-        int | None,
-        typer.Option(
-            parser=parse_size,
-            metavar="SIZE",
-            rich_help_panel=RUN,
-            help="Write shards of at most SIZE of tensor data (48G, 50GB).",
-        ),
-    ] = None
-    keep_split: Annotated[
-        bool,
-        typer.Option(
-            "--keep-split",
-            rich_help_panel=RUN,
-            help="Write the shards that the source has.",
-        ),
-    ] = False
-    allow_requantize: Annotated[
-        bool,
-        typer.Option(
-            "--allow-requantize",
-            rich_help_panel=RUN,
-            help="Accept a source that is quantized already, and the added error.",
-        ),
-    ] = False
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", rich_help_panel=RUN, help="Go on with an interrupted run."),
-    ] = False
-    force: ForceOption = False
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            rich_help_panel=RUN,
-            help="Check everything, show plan and size, write nothing.",
-        ),
-    ] = False
-    manifest: Annotated[
-        Path | None,
-        typer.Option(
-            "--manifest",
-            metavar="PATH",
-            show_default="OUT.gguf.manifest.json",
-            help="Where to record each tensor's type, bytes and error.",
-        ),
-    ] = None
-    no_manifest: Annotated[bool, typer.Option("--no-manifest", help="Write no manifest.")] = False
-    check: Annotated[
-        bool,
-        typer.Option(
-            "--check/--no-check", help="Load the result in llama.cpp and decode a short text."
-        ),
-    ] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +56,7 @@ def register(app: typer.Typer) -> None:
             "apex-native quantize model-bf16.gguf --tier mini --calibration diverse --hessian",
             "apex-native quantize model-bf16.gguf --plan plan.json -o model.gguf --check",
             "apex-native quantize model-bf16.gguf --type Q4_K_M --dry-run",
+            "apex-native quantize model-bf16.gguf --tier i-quality,mini --calibration diverse",
             "apex-native quantize model-bf16.gguf --tier quality --resume",
             "apex-native quantize model-bf16.gguf --tier mini --device cuda --verify-gpu 0.01",
         ),
@@ -197,6 +89,9 @@ def quantize(
     _require_consistent(choices, run, calibration, plan_file)
     require_consistent_hessian(moments, calibration, plan_file)
     start_driver(run.device)
+    if is_several(choices):
+        quantize_several(out, file, choices, run, calibration, moments, compute)
+        return
     with open_gguf(file) as source:
         collects = calibration.calibration is not None
         job = _prepare(source, choices, run, plan_file, collects=collects)
@@ -216,11 +111,7 @@ def quantize(
         warn_of_findings(out, written)
     if job.manifest is not None:
         manifest.save(job.manifest)
-    checked = _check(manifest.files[0], compute.threads) if run.check else None
-    if checked is not None and checked.zero_tensors:
-        names = checked.zero_tensors
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        out.warning(f"{names[0]}{more}: all weights have one value")
+    checked = check_written(out, manifest.files[0], compute.threads) if run.check else None
     show_result(out, job.plan, manifest, job.manifest, checked)
 
 
@@ -347,13 +238,6 @@ def _execute(
             verify_gpu=run.verify_gpu,
             progress=progress,
         )
-
-
-def _check(path: Path, threads: int | None) -> LoadCheck:
-    from apex_native.api import check_load
-    from apex_native.demo_text import SANITY_SEED, demo_text
-
-    return check_load(path, demo_text(400, seed=SANITY_SEED), n_threads=threads)
 
 
 def _dry_run(

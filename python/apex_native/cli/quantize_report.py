@@ -15,7 +15,20 @@ if TYPE_CHECKING:
     from apex_native.plan import Plan
     from apex_native.quantization import QuantizeManifest
 
-__all__ = ["show_result"]
+__all__ = ["check_written", "show_result"]
+
+
+def check_written(out: Output, path: Path, threads: int | None) -> LoadCheck:
+    """Load a written file in llama.cpp and compute a short text; warn of matrices of one value."""
+    from apex_native.api import check_load
+    from apex_native.demo_text import SANITY_SEED, demo_text
+
+    checked = check_load(path, demo_text(400, seed=SANITY_SEED), n_threads=threads)
+    if checked.zero_tensors:
+        names = checked.zero_tensors
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        out.warning(f"{names[0]}{more}: all weights have one value")
+    return checked
 
 
 def show_result(

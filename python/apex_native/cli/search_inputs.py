@@ -84,6 +84,7 @@ def _budgets(out: Output, source: GgufFile, choices: BudgetChoices) -> tuple[int
             raise typer.BadParameter("names a size twice", param_hint="--budget")
         return budgets
     from apex_native.memory import ContextSettings, context_memory
+    from apex_native.types import GgmlType
 
     settings = ContextSettings(
         choices.ctx, GgmlType.parse(choices.type_k), GgmlType.parse(choices.type_v)

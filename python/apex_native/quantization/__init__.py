@@ -8,7 +8,12 @@ from apex_native.quantization.manifest import QuantizeManifest, RoleError, Tenso
 from apex_native.quantization.prediction import PredictedFile, dry_run
 from apex_native.quantization.progress import Progress
 from apex_native.quantization.proportion import error_bound
-from apex_native.quantization.run import DEFAULT_MAX_MEMORY, quantize_model
+from apex_native.quantization.run import (
+    DEFAULT_MAX_MEMORY,
+    QuantizeTarget,
+    quantize_many,
+    quantize_model,
+)
 from apex_native.quantization.underflow import underflow_findings
 
 __all__ = [
@@ -20,11 +25,13 @@ __all__ = [
     "PredictedFile",
     "Progress",
     "QuantizeManifest",
+    "QuantizeTarget",
     "RoleError",
     "TensorRecord",
     "dry_run",
     "error_bound",
     "list_gpus",
+    "quantize_many",
     "quantize_model",
     "start_driver",
     "underflow_findings",

@@ -1,0 +1,249 @@
+"""A repository of a folder: what is in it, what is refused, and the real client's upload of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+import apex_native as apex
+from apex_native.errors import DataError, OutputError
+from apex_native.publish import Repository, build_repository, upload_repository
+from apex_native.publish.chat import chat_format
+from apex_native.publish.readers import reader_notes
+from apex_native.types import GgmlType, GgufFacts, TensorInfo
+from cli_tools import invoke
+from hub_server import Hub, hub_server
+from results_data import evaluation
+from tiny_models import write_tiny_model
+
+REPO = "me/Tiny-APEX-GGUF"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three small quantized files with their manifests, and a matrix."""
+    root = tmp_path_factory.mktemp("publish")
+    source = write_tiny_model(root / "Tiny-4x1M-F32.gguf", "qwen3moe")
+    folder = root / "out"
+    folder.mkdir()
+    about = ("--base-model", "acme/Tiny-4x1M", "--license", "apache-2.0")
+    done = invoke("quantize", source, "--type", "Q8_0,Q5_0,Q4_0", *about, "-o", folder)
+    assert done.exit_code == 0, done.stderr
+    shutil.copy(apex.demo_imatrix(), folder / "Tiny.imatrix.gguf")
+    return folder
+
+
+@pytest.fixture
+def folder(files: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(files, tmp_path / "repo"))
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with hub_server() as server:
+        yield server
+
+
+def results_of(folder: Path) -> apex.Results:
+    names = [path.name for path in sorted(folder.glob("Tiny-*.gguf"))]
+    found = evaluation(len(names))
+    named = [replace(c, name=n) for c, n in zip(found.candidates, names, strict=True)]
+    return replace(found, candidates=tuple(named), comparisons=())
+
+
+def card(folder: Path) -> tuple[dict[str, object], str]:
+    text = (folder / "README.md").read_text("utf-8")
+    _, front, body = text.split("---\n", 2)
+    return yaml.safe_load(front), body
+
+
+def test_the_card_says_what_is_there(folder: Path) -> None:
+    results = results_of(folder)
+    built = build_repository(folder, REPO, results=results)
+    front, body = card(folder)
+    assert front["base_model"] == ["acme/Tiny-4x1M"]
+    assert front["base_model_relation"] == "quantized"
+    assert (front["license"], front["pipeline_tag"]) == ("apache-2.0", "text-generation")
+    assert {"gguf", "moe"} <= set(front["tags"])  # type: ignore[arg-type]
+    for candidate in results.candidates:
+        (row,) = [line for line in body.splitlines() if f"]({candidate.name})" in line]
+        assert f"{candidate.kld_mean:.4f}" in row
+        tag = candidate.name.removesuffix(".gguf").rpartition("-")[2]
+        assert f"| `{tag}` | {candidate.name} |" in body
+    assert "apex-native 0.1.0, llama.cpp " in body
+    assert set(re.findall(r"!\[.*?\]\((.*?)\)", body)) <= set(built.files)
+    assert "plots/kld_vs_size.png" in built.files
+    assert "None" not in body
+
+
+def test_every_file_is_summed_and_named(folder: Path) -> None:
+    (folder / "notes.txt").write_text("mine")
+    built = build_repository(folder, REPO)
+    assert "notes.txt" not in built.files
+    assert "Tiny.imatrix.gguf" in built.files
+    lines = (folder / "SHA256SUMS").read_text().splitlines()
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    assert sums.keys() == set(built.files) - {"SHA256SUMS"}
+    for name, digest in sums.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    assert built.nbytes == sum((folder / name).stat().st_size for name in built.files)
+
+
+# core/gallery/models_types.go and metadata_type.go of LocalAI, fields by their YAML names.
+GALLERY_FIELDS = {
+    *("name", "url", "urls", "description", "license", "icon", "tags", "last_checked", "variants"),
+    *("config_file", "overrides", "files", "gallery", "backend", "size"),
+}
+OVERRIDE_FIELDS = {
+    *("backend", "known_usecases", "options", "parameters", "mmproj", "template", "function"),
+}
+
+
+def test_the_gallery_entry_has_localais_fields_and_only_them(folder: Path) -> None:
+    built = build_repository(folder, REPO)
+    entries = yaml.safe_load((folder / "localai-gallery.yaml").read_text())
+    names = [entry["name"] for entry in entries]
+    assert len(entries) == len(set(names)) == 3
+    for entry in entries:
+        assert entry.keys() <= GALLERY_FIELDS
+        assert entry["overrides"].keys() <= OVERRIDE_FIELDS
+        (file,) = entry["files"]
+        assert file.keys() == {"filename", "sha256", "uri"}
+        assert file["filename"] == entry["overrides"]["parameters"]["model"]
+        name = file["uri"].removeprefix(f"huggingface://{REPO}/")
+        assert file["sha256"] == built.sums[name]
+    assert [v["model"] for v in entries[0]["variants"]] == names[1:]
+    assert all(entry["variants"] == [] for entry in entries[1:])
+
+
+def parse_modelfile(text: str) -> list[tuple[str, str]]:
+    """docs/modelfile.md: ``INSTRUCTION arguments``, triple quotes over several lines."""
+    found = []
+    pattern = re.compile(r'^(FROM|TEMPLATE|PARAMETER) ("""(.*?)"""|[^\n]+)\n|^\n', re.S | re.M)
+    position = 0
+    while position < len(text):
+        match = pattern.match(text, position)
+        assert match, text[position : position + 60]
+        if match[1]:
+            found.append((match[1], match[3] if match[3] is not None else match[2]))
+        position = match.end()
+    return found
+
+
+def test_the_modelfile_is_in_ollamas_grammar(folder: Path) -> None:
+    built = build_repository(folder, REPO)
+    modelfiles = [name for name in built.files if name.endswith(".Modelfile")]
+    assert len(modelfiles) == 3
+    for name in modelfiles:
+        instructions = parse_modelfile((folder / name).read_text())
+        assert instructions[0] == ("FROM", f"./{name.removesuffix('.Modelfile')}.gguf")
+        template = dict(instructions)["TEMPLATE"]
+        assert template.startswith("{{- range .Messages }}<|im_start|>{{ .Role }}")
+        assert template.count("{{") == template.count("}}")
+        parameters = [value for key, value in instructions if key == "PARAMETER"]
+        assert parameters == ["num_ctx 512", 'stop "<|im_start|>"', 'stop "<|im_end|>"']
+
+
+def test_an_unknown_template_is_left_to_the_program() -> None:
+    facts = GgufFacts({"tokenizer.chat_template": "[INST] {{ x }} [/INST]"}, (), {})
+    assert chat_format(facts) is None
+    assert chat_format(GgufFacts({}, (), {})) is None
+
+
+def test_what_does_not_read_a_file_is_said() -> None:
+    def facts(name: str, type: GgmlType) -> GgufFacts:
+        return GgufFacts({}, (TensorInfo(name, (256,), type, type.tensor_bytes((256,))),), {})
+
+    assert dict(reader_notes([facts("a", GgmlType.Q6_K)]))["Ollama"] == "every file here"
+    assert "TQ1_0" in dict(reader_notes([facts("a", GgmlType.TQ1_0)]))["Ollama"]
+    fused = dict(reader_notes([facts("blk.0.ffn_gate_up_exps.weight", GgmlType.Q6_K)]))
+    assert fused["transformers"].startswith("no")
+
+
+def test_nothing_unverified_is_published(folder: Path) -> None:
+    manifest = folder / "Tiny-4x1M-Q5_0.gguf.manifest.json"
+    whole = manifest.read_text()
+    document = json.loads(whole)
+    document["tensors"][0]["type"] = "Q6_K"
+    manifest.write_text(json.dumps(document))
+    with pytest.raises(DataError, match="its manifest says"):
+        build_repository(folder, REPO)
+    manifest.write_text("{")
+    with pytest.raises(DataError, match="no manifest of quantize"):
+        build_repository(folder, REPO)
+    manifest.unlink()
+    with pytest.raises(DataError, match="missing"):
+        build_repository(folder, REPO)
+    manifest.write_text(whole)
+    for suffix in ("", ".manifest.json"):
+        twin = folder / f"Other-Q5_0.gguf{suffix}"
+        shutil.copy(folder / f"Tiny-4x1M-Q5_0.gguf{suffix}", twin)
+    with pytest.raises(DataError, match="both ':Q5_0'"):
+        build_repository(folder, REPO)
+
+
+def test_a_card_of_ones_own_stays(folder: Path) -> None:
+    (folder / "README.md").write_text("# mine")
+    with pytest.raises(OutputError, match="not written by publish"):
+        build_repository(folder, REPO)
+    build_repository(folder, REPO, force=True)
+    build_repository(folder, REPO)  # what publish wrote it replaces
+
+
+@pytest.mark.parametrize("repo", ["name", "a/b/c", "/x", "https://huggingface.co/a/b"])
+def test_a_repository_is_owner_and_name(folder: Path, repo: str) -> None:
+    with pytest.raises(DataError, match="OWNER/NAME"):
+        build_repository(folder, repo)
+
+
+def upload(built: Repository, hub: Hub) -> str:
+    return upload_repository(built, endpoint=hub.url, token="hf_test")
+
+
+def test_the_real_client_uploads_it_and_goes_on(folder: Path, hub: Hub) -> None:
+    (folder / "notes.txt").write_text("mine")
+    built = build_repository(folder, REPO, results=results_of(folder))
+    hub.refuse = 1000
+    with pytest.raises(OutputError, match="publish again to go on"):
+        upload(built, hub)
+    hub.refuse = 1  # the client sends a part that was refused again, in smaller ones
+    url = upload(built, hub)
+    assert url.startswith(f"{hub.url}/{REPO}/commit/")
+    assert hub.repositories[REPO].keys() == set(built.files)
+    for name in built.files:
+        assert hub.repositories[REPO][name] == (folder / name).read_bytes()
+    n_commits = len(hub.commits)
+    upload(built, hub)  # all of it is there
+    assert len(hub.commits) == n_commits
+    build_repository(folder, REPO, title="Another title")
+    upload(build_repository(folder, REPO, title="Another title"), hub)
+    assert set(hub.commits[-1]) == {"README.md", "SHA256SUMS", "localai-gallery.yaml"}
+
+
+def test_what_changed_after_it_was_verified_is_not_sent(folder: Path, hub: Hub) -> None:
+    built = build_repository(folder, REPO)
+    target = folder / "Tiny-4x1M-Q4_0.gguf"
+    content = bytearray(target.read_bytes())
+    content[-1] ^= 1
+    target.write_bytes(bytes(content))
+    with pytest.raises(DataError, match="changed since"):
+        upload(built, hub)
+    assert REPO not in hub.repositories
+
+
+def test_the_command_line_writes_and_uploads_nothing(folder: Path) -> None:
+    done = invoke("publish", folder, "--repo", REPO, "--dry-run", "--json")
+    assert done.exit_code == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["uploaded"] is None
+    assert document["bytes"] == sum(file["bytes"] for file in document["files"])
+    again = invoke("publish", folder, "--repo", REPO, "--dry-run")
+    assert "nothing was uploaded" in again.stdout
