@@ -135,30 +135,33 @@ def quantize_many(
                 hessian=hessian, n_threads=n_threads, max_memory=max_memory,
                 split_max_size=split_max_size, keep_split=keep_split,
                 allow_requantize=allow_requantize, resume=resume, force=force, strict=strict,
-                device=device, verify_gpu=verify_gpu, progress=progress, cancel=cancel, finished=finished,
+                device=device, verify_gpu=verify_gpu, progress=progress, cancel=cancel,
+                finished=finished,
             )  # fmt: skip
     _require_distinct([path for _, _, path in read])
-    runs = []
     split = Split(split_max_size, keep_split)
+    runs = []
     for plan, imatrix, path in read:
         check_inputs(source, plan, imatrix, allow_requantize=allow_requantize)
-        run = _run(source, plan, path, imatrix, hessian, split, strict=strict)
-        if len(read) == 1 or not (resume and _is_whole(run)):
-            runs.append(run)
-    device_use = DeviceUse.parse(device, verify_gpu)
+        runs.append(_run(source, plan, path, imatrix, hessian, split, strict=strict))
+    if resume and len(runs) > 1:
+        runs = [run for run in runs if not _is_whole(run)]
+    devices = DeviceUse.parse(device, verify_gpu)
     _prepare(runs, resume=resume, force=force)
-    manifests = []
     with ExitStack() as stack:
         for run in runs:
             stack.enter_context(run.kept_or_discarded())
         work = Conversion(source, runs, hessian, progress, cancel)
-        work.run(n_threads or device_use.n_threads(), max_memory, device_use)
-        for run in runs:
-            run.finish()
-            manifests.append(run.manifest())
-            if finished is not None:
-                finished(manifests[-1])
-    return tuple(manifests)
+        work.run(n_threads or devices.n_threads(), max_memory, devices)
+        return tuple(_named(run, finished) for run in runs)
+
+
+def _named(run: OutputRun, finished: Callable[[QuantizeManifest], None] | None) -> QuantizeManifest:
+    run.finish()
+    manifest = run.manifest()
+    if finished is not None:
+        finished(manifest)
+    return manifest
 
 
 def _run(
