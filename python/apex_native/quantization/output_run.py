@@ -17,10 +17,10 @@ from apex_native.errors import (
     QuantizeError,
 )
 from apex_native.plan import EntryFit, ImatrixUse, Plan, PlannedTensor
-from apex_native.quantization.feedback import HessianSource, OutputErrors
+from apex_native.quantization.feedback import HessianSource
 from apex_native.quantization.inputs import importance_of
 from apex_native.quantization.journal import FinishedTensor, Journal, read_journal
-from apex_native.quantization.manifest import QuantizeManifest, TensorRecord
+from apex_native.quantization.manifest import QuantizeManifest, tensor_record
 from apex_native.quantization.output import (
     Split,
     journal_path,
@@ -189,7 +189,9 @@ class OutputRun:
         if not self.strict:
             return
         planned = {tensor.name: tensor for tensor in self.plan.tensors}
-        for finding in error_findings(self._record(planned[name]) for name in names):
+        for finding in error_findings(
+            tensor_record(planned[name], self.finished[name]) for name in names
+        ):
             raise OutOfProportionError(
                 f"{finding.tensor}: {finding.message}, or leave `strict=True` out"
             )
@@ -209,7 +211,9 @@ class OutputRun:
     def manifest(self) -> QuantizeManifest:
         """The record of the finished run."""
         plan = self.plan
-        records = tuple(self._record(tensor) for tensor in plan.tensors)
+        records = tuple(
+            tensor_record(tensor, self.finished[tensor.name]) for tensor in plan.tensors
+        )
         return QuantizeManifest(
             files=tuple(shard.path for shard in self.shards),
             total_bytes=sum(shard.layout.total_bytes for shard in self.shards),
@@ -231,19 +235,4 @@ class OutputRun:
             findings=(*plan.findings, *error_findings(records)),
             hessian_digest=None if self.hessian is None else self.hessian.digest,
             hessian_tokens=0 if self.hessian is None else self.hessian.n_tokens,
-        )
-
-    def _record(self, tensor: PlannedTensor) -> TensorRecord:
-        outputs = self.finished[tensor.name].outputs
-        return TensorRecord(
-            name=tensor.name,
-            role=tensor.role,
-            layer=tensor.layer,
-            shape=tensor.shape,
-            source_type=tensor.source_type,
-            type=tensor.type,
-            nbytes=tensor.nbytes,
-            squared_error=self.finished[tensor.name].squared_error,
-            squared_weights=self.finished[tensor.name].squared_weights,
-            outputs=None if outputs is None else OutputErrors(**outputs),
         )
