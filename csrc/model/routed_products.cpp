@@ -50,7 +50,8 @@ DeviceProducts* RoutedProducts::products_on(int device) {
 }
 
 bool RoutedProducts::take(ggml_tensor* node) {
-    if (!may_be_slow(node)) return false;
+    // What a search leaves out has no inputs either.
+    if ((node->flags & GGML_TENSOR_FLAG_COMPUTE) == 0 || !may_be_slow(node)) return false;
     const int device = device_of_tensor(node);
     if (device < 0) return false;
     for (int i = 0; i < 3; ++i) {
