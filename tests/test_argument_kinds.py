@@ -61,6 +61,10 @@ WRONG: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]
         *(apex.collect_imatrix, ("model.gguf", "text"), {}),
         "model: expected a Model, found a string 'model.gguf'; load it with apex.load_model, or",
     ),
+    "a corpus for a path": (
+        *(apex.build_corpus, ("diverse", "model.gguf"), {}),
+        "model: expected a Tokenizer, found a string 'model.gguf'; load it with apex.load_model",
+    ),
     "save a path": (
         *(apex.save_imatrix, ("a.gguf", "b.gguf"), {}),
         "imatrix: expected an Imatrix, found a string 'a.gguf'; give what load_imatrix",

@@ -106,6 +106,21 @@ def test_it_reads_our_base_file(
     )
 
 
+@pytest.mark.parametrize("choice", ["on", "off"])
+def test_flash_attention_is_llama_perplexitys(
+    reference_tools: Path, folder: Path, choice: str
+) -> None:
+    text = folder / "text.txt"
+    common = ["-m", apex.demo_model(), "-f", text, "-c", CTX, "--chunks", N_CHUNKS, "-t", 2]
+    theirs = printed(run(reference_tools, *common, "-fa", choice), "Final estimate: PPL")
+    found = apex.evaluate(
+        *(None, [apex.demo_model()], text),
+        ctx=CTX, chunks=N_CHUNKS, placement=apex.Placement(n_threads=2, flash_attn=choice),
+    )  # fmt: skip
+    ppl = found.results.candidates[0].ppl
+    assert ppl == pytest.approx(theirs, rel=tolerances.UPSTREAM_PPL_RTOL)
+
+
 def hostile_base(kind: str, good: bytes) -> bytes:
     if kind == "magic":
         return b"_logitz_" + good[8:]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+from apex_native.argument_kinds import require_kind
 from apex_native.corpus.chat import ChatRenderer
 from apex_native.corpus.corpus import MANIFEST_SCHEMA_VERSION, Corpus
 from apex_native.corpus.fill import Fill, Preparation, interleave
@@ -57,8 +58,13 @@ def build_corpus(
     about ten times a second.
 
     Raises CorpusError for a recipe, source or chat template that cannot be used, and where a domain
-    misses its share by more than `SHARE_TOLERANCE` of the tokens.
+    misses its share by more than `SHARE_TOLERANCE` of the tokens; TypeError for a model that is
+    none, as a path.
     """
+    require_kind(
+        *("model", model, Tokenizer),
+        "load it with apex.load_model (vocab_only=True is enough for most recipes)",
+    )
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(os.fspath(recipe))
     recipe = recipe.with_options(tokens=tokens, seed=seed, allow_short=allow_short)

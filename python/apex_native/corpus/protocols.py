@@ -14,6 +14,7 @@ __all__ = ["CorpusProgress", "GeneratingModel", "ProgressCallback", "Tokenizer",
 Tokens = npt.NDArray[np.int32]
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """Counts tokens and knows the model's chat template."""
 
