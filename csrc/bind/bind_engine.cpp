@@ -124,7 +124,8 @@ void register_engine(py::module_& module) {
              "devices"_a = std::vector<std::string>{}, "main_gpu"_a = 0, "split_mode"_a = "layer",
              "tensor_split"_a = std::vector<float>{}, "use_mmap"_a = true, "repack"_a = true,
              "load_mtp"_a = false, "no_alloc"_a = false, "vocab_only"_a = false,
-             "flash_attn"_a = "auto", "expert_used_count"_a = 0, "stop"_a = std::shared_ptr<StopFlag>{})
+             "flash_attn"_a = "auto", "expert_used_count"_a = 0,
+             "stop"_a = std::shared_ptr<StopFlag>{})
         .def("generate", &generate_tokens, "prompt"_a.noconvert(), py::kw_only(), "n_predict"_a,
              "temperature"_a, "top_k"_a, "top_p"_a, "seed"_a, "n_threads"_a,
              "stop"_a = std::shared_ptr<StopFlag>{})

@@ -31,10 +31,10 @@ struct ModelOptions {
     SplitMode split_mode = SplitMode::layer;
     std::vector<float> tensor_split;  // share of each device; empty: by free memory
     bool use_mmap = true;
-    bool repack = true;         // let ggml rearrange weights for this CPU: faster, not readable
-    bool load_mtp = false;      // the multi-token-prediction block as well
-    bool no_alloc = false;      // no weights: memory is added up and not taken
-    bool vocab_only = false;    // tokenizer only: no context can be made
+    bool repack = true;       // let ggml rearrange weights for this CPU: faster, not readable
+    bool load_mtp = false;    // the multi-token-prediction block as well
+    bool no_alloc = false;    // no weights: memory is added up and not taken
+    bool vocab_only = false;  // tokenizer only: no context can be made
     FlashAttention flash_attention = FlashAttention::automatic;  // of every context
     int expert_used_count = 0;  // experts a token goes to; 0: as the file says
 };

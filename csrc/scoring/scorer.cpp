@@ -105,9 +105,8 @@ void Scorer::compute(Lane& lane, const Step& step, std::vector<RouterCounts>& ag
     } else {
         const auto n_tracks = static_cast<int64_t>(lane.tracks.size());
         WorkerGroup side_by_side(static_cast<int>(n_tracks), n_tracks, [&] {
-            return [&](int64_t i) {
-                compute_track(lane, lane.tracks[static_cast<size_t>(i)], step);
-            };
+            return
+                [&](int64_t i) { compute_track(lane, lane.tracks[static_cast<size_t>(i)], step); };
         });
         side_by_side.join();
     }
