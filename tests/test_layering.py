@@ -31,6 +31,7 @@ ORDER = [
     *("weights", "gpu_layers", "engine"),
     *(
         "gguf",
+        "pruning",
         "classification",
         "plan",
         "memory",

@@ -195,6 +195,15 @@ class PlanChoices:
             "promises and does not have.",
         ),
     ] = False
+    prune_layers: Annotated[
+        str | None,
+        typer.Option(
+            "--prune-layers",
+            metavar="L,L,...",
+            rich_help_panel=OVERRIDES,
+            help="Leave these layers out; the others move up, as llama-quantize does it.",
+        ),
+    ] = None
     override_kv: Annotated[
         list[str] | None,
         typer.Option(

@@ -104,7 +104,7 @@ def plan(
     Without a tier or type: one table of all there are, and of what fits with --fit.
     Works on a header without data: a 65 GB model is planned before it is downloaded.
     """
-    from apex_native.cli.planning import Planner, require_writable
+    from apex_native.cli.planning import Planner, pruned, require_writable
     from apex_native.gguf import open_gguf
     from apex_native.reports import compare_plans
 
@@ -118,7 +118,7 @@ def plan(
                 raise UsageError("a table of recipes is no plan; choose one with --tier or --type")
             _show_table(out, file, _choose(source, choices, fit, names, recipe, results))
             return
-        planner = Planner(source, choices)
+        planner = Planner(pruned(source, choices.prune_layers), choices)
         made = planner.planned().plan
         read_otherwise = planner.other_semantics()
         fitting = _fitted(source, made, fit)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
 from apex_native.cli.errors import UsageError
 from apex_native.cli.options import PlanChoices, SemanticsChoice
 from apex_native.errors import PlanError
+from apex_native.pruning import PrunedSource
 
 if TYPE_CHECKING:
     from apex_native.gguf import GgufFile
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
     from apex_native.plan import About, Edges, Plan
     from apex_native.types import Classification, GgmlType
 
-__all__ = ["Planned", "Planner", "about_of", "read_imatrix", "require_writable"]
+__all__ = ["Planned", "Planner", "about_of", "pruned", "read_imatrix",
+           "require_writable"]  # fmt: skip
 
 _T = TypeVar("_T")
 
@@ -36,6 +39,33 @@ class Planned:
     classification: Classification
 
 
+def pruned(source: GgufFile, layers: str | None, *, collects: bool = False) -> Any:
+    """The source, or a `PrunedSource` of it, without the layers of ``--prune-layers``.
+
+    collects: an importance matrix is to be collected, which runs the whole model.
+    """
+    if layers is None:
+        return source
+    if collects:
+        raise typer.BadParameter(
+            "runs the whole model; collect a matrix of the pruned file instead",
+            param_hint="--calibration",
+        )
+    numbers = [part.strip() for part in layers.split(",")]
+    if not all(number.isdecimal() for number in numbers):
+        raise typer.BadParameter(
+            f"'{layers}' is no list of layers; write it like 20,21", param_hint="--prune-layers"
+        )
+    return PrunedSource(source, [int(number) for number in numbers])
+
+
+def _pruned_matrix(imatrix: Imatrix, source: PrunedSource) -> Imatrix:
+    """A matrix of the whole model under the names of what is left of it."""
+    renamed = {source.new_name(name): entry for name, entry in imatrix.entries.items()}
+    kept = {name: entry for name, entry in renamed.items() if name is not None}
+    return replace(imatrix, entries=MappingProxyType(kept))
+
+
 class Planner:
     """Makes plans for one open file from parsed options.
 
@@ -43,7 +73,7 @@ class Planner:
     error; what does not fit the file is a PlanError.
     """
 
-    def __init__(self, source: GgufFile, choices: PlanChoices) -> None:
+    def __init__(self, source: GgufFile | PrunedSource, choices: PlanChoices) -> None:
         """Check the options and read the files they name."""
         from apex_native.classification import FileKind, classify_tensors, find_kind
         from apex_native.imatrix import parse_prior
@@ -64,7 +94,7 @@ class Planner:
         self.classification = classify_tensors(source.facts)
         self._edges = _edges(choices.edges, self.classification.n_layer)
         self._prior = _parsed("--prior", parse_prior, choices.prior)
-        self._imatrix = read_imatrix(choices.imatrix)
+        self._imatrix = read_imatrix(choices.imatrix, source)
         self._about = about_of(choices)
 
     def planned(self) -> Planned:
@@ -133,11 +163,14 @@ class Planner:
             )
 
 
-def read_imatrix(path: Path | None) -> Imatrix | None:
-    """The matrix of a file; None without a file."""
+def read_imatrix(path: Path | None, source: object = None) -> Imatrix | None:
+    """The matrix of a file, under the names of a pruned source; None without a file."""
     from apex_native.imatrix import load_imatrix
 
-    return None if path is None else load_imatrix(path)
+    if path is None:
+        return None
+    found = load_imatrix(path)
+    return _pruned_matrix(found, source) if isinstance(source, PrunedSource) else found
 
 
 def _require_one_base(choices: PlanChoices, *, optional: bool) -> None:

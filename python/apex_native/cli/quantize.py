@@ -82,6 +82,7 @@ def quantize(
     Safe to interrupt: the file appears under its name when it is whole; --resume goes on.
     """
     from apex_native.cli.plan import warn_of_findings
+    from apex_native.cli.planning import pruned
     from apex_native.gguf import open_gguf
     from apex_native.quantization import start_driver
 
@@ -92,8 +93,9 @@ def quantize(
     if is_several(choices):
         quantize_several(out, file, choices, run, calibration, moments, compute)
         return
-    with open_gguf(file) as source:
+    with open_gguf(file) as whole:
         collects = calibration.calibration is not None
+        source = pruned(whole, choices.prune_layers, collects=collects)
         job = _prepare(source, choices, run, plan_file, collects=collects)
         if run.dry_run:
             _show_dry_run(out, job, _dry_run(source, job, run, imatrix_follows=collects))
@@ -123,7 +125,7 @@ def _require_consistent(
         raise typer.BadParameter(
             f"makes an importance matrix of its own; leave out {other}", param_hint="--calibration"
         )
-    given = [name for name in choices.given if name not in ("imatrix", "strict")]
+    given = [n for n in choices.given if n not in ("imatrix", "strict", "prune_layers")]
     if plan_file is not None and given:
         option = "--type" if given[0] == "ftype" else "--" + given[0].replace("_", "-")
         raise typer.BadParameter(
@@ -159,7 +161,7 @@ def _prepare(
         plan, imatrix = planned.plan, planned.imatrix
     else:
         plan = Plan.load(plan_file)
-        imatrix = read_imatrix(choices.imatrix)
+        imatrix = read_imatrix(choices.imatrix, source)
     output = run.output or Path()
     if output.is_dir():
         output = output / default_output_name(source.path.name, plan, run.name_style.value)
