@@ -58,12 +58,14 @@ def quantize_several(
 ) -> None:
     """Plan all, collect one importance matrix if asked, write all files, show what they cost."""
     from apex_native.cli.plan import warn_of_findings
+    from apex_native.cli.planning import pruned
     from apex_native.gguf import open_gguf
 
     folder = _folder(run)
     recipes = _recipes(choices)
-    with open_gguf(file) as source:
+    with open_gguf(file) as whole:
         collects = calibration.calibration is not None
+        source = pruned(whole, choices.prune_layers, collects=collects)
         files = _files(source, recipes, run, folder, collects=collects)
         predicted = _dry_run(source, files, run, imatrix_follows=collects)
         if run.dry_run:
