@@ -16,7 +16,17 @@ from apex_native.errors import OutputError
 
 __all__ = ["guard_outputs"]
 
-_OUTPUTS = ("output", "manifest", "save_base", "jsonl", "results", "coverage", "heatmap", "png")
+_OUTPUTS = (
+    "output",
+    "manifest",
+    "save_base",
+    "jsonl",
+    "results",
+    "coverage",
+    "heatmap",
+    "png",
+    "html",
+)
 """Parameters of verbs that name a file or folder to write."""
 
 _BESIDE = (".manifest.json", ".partial", ".partial.npz", ".journal", ".tmp", ".collected.gguf")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from apex_native.cli.result_tables import show_core_metrics
 
 if TYPE_CHECKING:
     from apex_native.reports import ReportFormat
+    from apex_native.reports.html import Beside
 
 __all__ = ["register"]
 
@@ -37,6 +39,28 @@ FormatOption = Annotated[
 ]
 
 
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--html", metavar="out.html", help="One page for a browser that needs nothing else."
+    ),
+]
+ModelsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--manifest", metavar="M.manifest.json", help="With --html: a map of a file's types."
+    ),
+]
+CoverageOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--coverage",
+        metavar="coverage.json",
+        help="With --html: experts that calibration saw, as `imatrix --coverage` wrote them.",
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the verb."""
     app.command(
@@ -46,6 +70,7 @@ def register(app: typer.Typer) -> None:
             "apex-native report eval.json -o report",
             "apex-native report eval.json more.json speed.json -o report --title 'Model X'",
             "apex-native report eval.json -o report --format md,png --force",
+            "apex-native report eval.json -o report --html report.html",
         ),
     )(report)
 
@@ -55,6 +80,9 @@ def report(
     output: FolderOption,
     title: TitleOption = None,
     format: FormatOption = "md,csv,png",
+    html: HtmlOption = None,
+    models: ModelsOption = None,
+    coverage: CoverageOption = None,
     force: ForceOption = False,
     json_mode: JsonOption = False,
     quiet: QuietOption = False,
@@ -69,7 +97,15 @@ def report(
     formats = _formats(format)
     out = Output(json_mode=json_mode, quiet=quiet)
     merged = merge_results([Results.load(path) for path in results])
-    written = api.report(merged, output, title=title, formats=formats, force=force)
+    written = api.report(
+        merged,
+        output,
+        title=title,
+        formats=formats,
+        page=html,
+        beside=_beside(html, models, coverage),
+        force=force,
+    )
     out.document(
         {
             "folder": str(written.folder),
@@ -83,6 +119,18 @@ def report(
         out.text(f"wrote    {path}")
     for reason in written.left_out.values():
         out.note(f"left out: {reason}")
+
+
+def _beside(html: Path | None, models: list[Path] | None, coverage: Path | None) -> Beside:
+    from apex_native.reports.html import Beside
+
+    if html is None and (models or coverage):
+        raise typer.BadParameter("is for a page; add --html", param_hint="--manifest, --coverage")
+    manifests = [json.loads(path.read_text("utf-8")) for path in models or ()]
+    return Beside(
+        {manifest["files"][0]: manifest for manifest in manifests},
+        None if coverage is None else json.loads(coverage.read_text("utf-8")),
+    )
 
 
 def _formats(text: str) -> tuple[ReportFormat, ...]:

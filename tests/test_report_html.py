@@ -1,0 +1,136 @@
+"""The report as a page: opened in a real browser where there is one."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import apex_native as apex
+from apex_native.reports.html import Beside, html_text
+from cli_tools import invoke
+from results_data import evaluation
+
+LIMIT = 5_000_000
+FIGURES = ["size", "confidence", "position", "router", "verdicts", "tasks", "speed"]
+BROWSER = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome")
+     if (found := shutil.which(name)) is not None), None,
+)  # fmt: skip
+
+
+def manifest(n_layer: int) -> dict[str, object]:
+    roles = ("expert_gate", "expert_down", "attention", "norm")
+    tensors = [
+        {"name": f"{role}.{layer}", "role": role, "layer": layer, "shape": [256, 256],
+         "type": "Q6_K", "bytes": 256 * 210}
+        for layer in range(n_layer) for role in roles
+    ]  # fmt: skip
+    return {"files": ["model.gguf"], "tensors": tensors}
+
+
+def large() -> tuple[apex.Results, Beside]:
+    """13 models, 40 layers of 256 experts."""
+    counts = [[(layer * 37 + expert * 11) % 900 for expert in range(256)] for layer in range(40)]
+    coverage = {"layers": [{"layer": i, "tokens": row} for i, row in enumerate(counts)]}
+    return evaluation(13), Beside({"model.gguf": manifest(40)}, coverage)
+
+
+def figures_in(text: str) -> dict[str, dict[str, object]]:
+    found = re.search(r'<script type="application/json" id="figures">(.*?)</script>', text, re.S)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def test_everything_is_in_one_small_file_that_asks_for_no_other() -> None:
+    results, beside = large()
+    text = html_text(results, title="A <b> & B", beside=beside)
+    assert len(text.encode()) < LIMIT
+    assert "A &lt;b&gt; &amp; B" in text
+    assert "{{" not in text
+    outside = re.sub(r"<script.*?</script>", "", text, flags=re.S)
+    assert re.findall(r"(?:src|href)=[\"'](?!#)", outside) == []
+    assert "http" not in outside
+    assert list(figures_in(text)) == [*FIGURES, "coverage", "types0"]
+
+
+def test_figures_hold_the_results_numbers() -> None:
+    results, beside = large()
+    figures = figures_in(html_text(results, title="t", beside=beside))
+    markers = [t for t in figures["size"]["data"] if t["mode"] == "markers"]
+    points = {(x, y) for trace in markers for x, y in zip(trace["x"], trace["y"], strict=True)}
+    assert points == {((c.bytes or 0) / 2**30, c.kld_mean) for c in results.candidates}
+    (matrix,) = figures["verdicts"]["data"]
+    names = matrix["y"]
+    assert len(names) == 13
+    for i in range(13):
+        for j in range(13):
+            value, mirrored = matrix["z"][i][j], matrix["z"][j][i]
+            assert value == (None if mirrored is None else -mirrored)
+    (router,) = figures["router"]["data"]
+    assert [len(row) for row in router["z"]] == [40] * 13
+    (coverage,) = figures["coverage"]["data"]
+    assert coverage["customdata"] == [row["tokens"] for row in beside.coverage["layers"]]  # type: ignore[index]
+    (types,) = figures["types0"]["data"]
+    assert {value for row in types["z"] for value in row} == {8 * 210 / 256}
+
+
+def test_what_was_not_measured_is_not_shown() -> None:
+    results = evaluation(2)
+    bare = [
+        replace(c, kld_by_confidence=(), router_agreement=(), tasks=(), speed=(), chunks=None)
+        for c in results.candidates
+    ]
+    text = html_text(replace(results, candidates=tuple(bare), comparisons=()), title="t")
+    assert list(figures_in(text)) == ["size"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_draws_every_figure(tmp_path: Path, dark: bool) -> None:
+    assert BROWSER is not None
+    results, beside = large()
+    page = tmp_path / "report.html"
+    page.write_text(html_text(results, title="t", beside=beside), "utf-8")
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000"]
+    options += [f"--user-data-dir={tmp_path / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    options += ["--blink-settings=preferredColorScheme=0"] if dark else []
+    shown = subprocess.run(
+        [BROWSER, *options, "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert shown.returncode == 0, shown.stderr[-1000:]
+    assert 'data-ready="yes"' in shown.stdout, shown.stderr[-1000:]
+    assert f'data-theme="{"dark" if dark else "light"}"' in shown.stdout
+    for name in [*FIGURES, "coverage", "types0"]:
+        drawn = re.search(rf'id="{name}-plot"(.*?)</section>', shown.stdout, re.S)
+        assert drawn is not None
+        assert 'class="main-svg"' in drawn[1], name
+    # Every model has its name at the axis of the verdicts: none was left out for lack of room.
+    ticks = re.search(r'id="verdicts-plot"(.*?)</section>', shown.stdout, re.S)
+    assert ticks is not None
+    assert len(re.findall(r'class="ytick"', ticks[1])) == 13
+
+
+def test_the_command_writes_it_beside_the_report(tmp_path: Path) -> None:
+    results = tmp_path / "eval.json"
+    evaluation(3).save(results)
+    saved = tmp_path / "model.manifest.json"
+    saved.write_text(json.dumps(manifest(4)))
+    page = tmp_path / "out.html"
+    command = ("report", results, "-o", tmp_path / "r", "--format", "md", "--html", page)
+    done = invoke(*command, "--manifest", saved)
+    assert done.exit_code == 0, done.stderr
+    assert f"wrote    {page}" in done.stdout
+    assert list(figures_in(page.read_text("utf-8"))) == [*FIGURES, "types0"]
+    again = invoke(*command)
+    assert again.exit_code == 1
+    assert "exists" in again.stderr
+    wrong = invoke("report", results, "-o", tmp_path / "x", "--manifest", saved)
+    assert "add --html" in wrong.stderr
