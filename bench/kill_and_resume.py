@@ -9,8 +9,8 @@ tenth more, and started again with `--resume` (eval and tasks resume by themselv
 be the first one's: the same bytes of a GGUF, the same values of a results file. "Repeated" is the
 time of both runs together beyond that of the whole run, start of the program included; it must be
 under a minute. `--long` makes the jobs take minutes, where checkpoints are what saves the work.
-Prints a Markdown table; exits 1 where a result differs or more was repeated. A kill within an atomic
-write leaves its temporary file, which is counted.
+Prints a Markdown table; exits 1 where a result differs or more was repeated. A kill within an
+atomic write leaves its temporary file, which is counted.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ drawn blindly, from a seed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -32,6 +33,7 @@ __all__ = ["BASES", "Case", "Tally", "fuzz", "run_cases"]
 
 BASES = ("model", "encoder", "encoder–decoder", "embedder", "no vocabulary", "recurrent")
 OUTCOMES = ("result", "sentence", "usage", "bad message", "died")
+WRONG = ("bad message", "died")
 TIME_LIMIT_S = 120
 # --- running ------------------------------------------------------------------------------------
 
@@ -102,7 +104,7 @@ class Tally:
 
     def add(self, case: Case) -> None:
         self.counts[case.verb, case.outcome] += 1
-        if case.outcome in ("bad message", "died"):
+        if case.outcome in WRONG:
             self.wrong.append(case)
 
     def table(self) -> str:
@@ -116,10 +118,14 @@ class Tally:
 
 
 def fuzz(
-    seed: int, first: int, count: int, progress: Callable[[Case], None] | None = None
+    seed: int,
+    first: int,
+    count: int,
+    progress: Callable[[Case], None] | None = None,
+    tally: Tally | None = None,
 ) -> Tally:
-    """Run the cases in workers, a new one after each death."""
-    tally = Tally()
+    """Run the cases in workers, a new one after each death; tally is added to as they come."""
+    tally = tally or Tally()
     end = first + count
     while first < end:
         last = None
@@ -173,11 +179,16 @@ def main() -> None:
         _work(options.seed, options.first, options.cases)
         return
 
+    tally = Tally()
+
     def show(case: Case) -> None:
+        if case.outcome in WRONG:
+            print(case, file=sys.stderr)
         if case.number % 500 == 499:
             print(f"{case.number + 1 - options.first:,} cases", file=sys.stderr)
 
-    tally = fuzz(options.seed, options.first, options.cases, show)
+    with contextlib.suppress(KeyboardInterrupt):  # what was done until then
+        fuzz(options.seed, options.first, options.cases, show, tally)
     print(tally.table())
     for case in tally.wrong:
         print(f"\n{case.number}: {case.verb} on {case.base} ({case.mutations}): {case.outcome}")
