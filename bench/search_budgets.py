@@ -44,7 +44,7 @@ def main() -> None:
         found, cost = search(arguments, Path(folder))
         rows = compare(arguments, found)
     document = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", *(without_folder(word) for word in sys.argv)]),
         "cpu": cpu_name(),
         "held_out": {"file": Path(arguments.held_out).name, "chunks": arguments.chunks, "ctx": CTX},
         "cost": {**cost, **found["report"]["costs"]},
@@ -55,6 +55,10 @@ def main() -> None:
     show(document)
     if arguments.output:
         Path(arguments.output).write_text(json.dumps(document, indent=1) + "\n")
+
+
+def without_folder(word: str) -> str:
+    return Path(word).name if word.startswith("/") else word
 
 
 def parsed() -> argparse.Namespace:

@@ -27,7 +27,7 @@ __all__ = ["CALIBRATOR", "SpeedGoal", "SurfacePoint", "speed_goal", "surface"]
 CALIBRATOR = "Q4_K_M"
 """The fixed recipe whose speed is measured where the goal names none."""
 
-LEVELS = 5
+LEVELS = 8
 """Speeds of each size on the surface."""
 
 
