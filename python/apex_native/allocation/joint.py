@@ -4,7 +4,8 @@ KLD = c_q Q + c_s sqrt(sum S^2) (form "root") or c_q Q + c_s sum S (form "sum"),
 each kind of unit that says how much more, or less, it costs among others that are quantized than
 alone. Single KLDs do not add up, by factors that differ between models and go both ways; a factor
 stays near 1 unless joint measurements move it. Which form orders wholes better differs, too
-(bench/search_surrogates.py compares them and others): a search measures solutions of both.
+(bench/search_surrogates.py compares them and others): a search measures solutions of both and of
+the plain sum.
 """
 
 from __future__ import annotations
