@@ -44,7 +44,7 @@ ORDER = [
         "publish",
     ),
     # what is made of all of them
-    *("api", "demo_text", "demo", "demo_run", "self_test", "cli", "__main__"),
+    *("api", "demo_text", "demo", "sweeps", "demo_run", "self_test", "cli", "__main__"),
 ]
 """A module imports only from its left."""
 
@@ -72,6 +72,7 @@ MAY_IMPORT_NUMPY = {
     "quantization",
     "evaluation",
     "allocation",
+    "sweeps",
     "demo",
     "self_test",
 }

@@ -38,7 +38,7 @@ def test_dir_shows_what_is_lazy_and_no_helpers() -> None:
     assert set(apex_native.__all__) <= public
     assert public - set(apex_native.__all__) == {
         *("allocation", "classification", "corpus", "engine", "evaluation", "imatrix", "plan"),
-        *("quantization", "reports", "results", "types"),
+        *("quantization", "reports", "results", "sweeps", "types"),
     }
     assert {"importlib", "annotations", "Any", "TYPE_CHECKING", "api"}.isdisjoint(shown)
 

@@ -78,6 +78,7 @@ if TYPE_CHECKING:
         merge_imatrices,
         save_imatrix,
     )
+    from apex_native.sweeps import sweep
 
 __version__ = "0.1.0"
 
@@ -148,6 +149,7 @@ __all__ = [
     "save_imatrix",
     "search",
     "speed_grid",
+    "sweep",
     "tier_names",
 ]
 
@@ -166,12 +168,13 @@ _LAZY = {
         *("CalibrationText", "Imatrix", "calibrate", "collect_imatrix"),
         *("load_imatrix", "merge_imatrices", "save_imatrix"),
     ),
+    "apex_native.sweeps": ("sweep",),
 }
 _MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
 
 _STAGES = (
     *("allocation", "classification", "plan", "corpus", "engine", "imatrix"),
-    *("quantization", "evaluation", "results", "reports", "types"),
+    *("quantization", "evaluation", "results", "reports", "sweeps", "types"),
 )
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "cpu_name",
     "free_memory",
     "gpu_names",
+    "own_memory",
     "usable_threads",
 ]
 
@@ -58,6 +59,13 @@ def free_memory() -> int | None:
     """Bytes that can be had without swapping; None where the system does not tell."""
     kib = _fields(_read(Path("/proc/meminfo"))).get("MemAvailable", "").split()
     return int(kib[0]) * 1024 if kib else None
+
+
+def own_memory() -> int:
+    """Bytes this process holds now, files it maps left out; 0 where the system does not tell."""
+    fields = _fields(_read(Path("/proc/self/status")))
+    kib = [fields.get(key, "").split() for key in ("RssAnon", "RssShmem")]
+    return 1024 * sum(int(value[0]) for value in kib if value)
 
 
 def cache_bytes() -> int | None:

@@ -25,6 +25,7 @@ from apex_native.cli import (
     report,
     search,
     strategies,
+    sweep,
 )
 from apex_native.cli.command import Command
 from apex_native.cli.errors import CtrlCError, is_debug
@@ -136,6 +137,7 @@ for _verb in (
     strategies,
     builtins,
     evaluate,
+    sweep,
     bench,
     report,
     publish,

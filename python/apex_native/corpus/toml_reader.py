@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from apex_native.errors import CorpusError
+from apex_native.errors import ApexError, CorpusError
 
 __all__ = ["TomlReader"]
 
@@ -14,19 +14,26 @@ __all__ = ["TomlReader"]
 class TomlReader:
     """One table. Take the keys there may be, then call `done`, which refuses the others."""
 
-    def __init__(self, table: Mapping[str, Any], origin: str, where: str = "") -> None:
-        """Read table; origin and where say in errors which one it is."""
+    def __init__(
+        self,
+        table: Mapping[str, Any],
+        origin: str,
+        where: str = "",
+        error: type[ApexError] = CorpusError,
+    ) -> None:
+        """Read table; origin and where say in errors, of that class, which one it is."""
         self._table = table
         self._origin = origin
         self._where = where
+        self._error = error
         self._taken: set[str] = set()
 
     def __contains__(self, key: str) -> bool:
         return key in self._table
 
-    def error(self, key: str, what: str) -> CorpusError:
+    def error(self, key: str, what: str) -> ApexError:
         """An error about a key, to be raised."""
-        return CorpusError(f"{self._origin}: {self._path(key)} {what}")
+        return self._error(f"{self._origin}: {self._path(key)} {what}")
 
     def text(self, key: str, default: str | None = None, *, among: Sequence[str] = ()) -> str:
         """A string, one of a choice if there is one."""
@@ -51,6 +58,14 @@ class TomlReader:
             raise self.error(key, f"must be a whole number from {least} on, found {value!r}")
         return value
 
+    def integers(self, key: str, *, least: int) -> tuple[int, ...]:
+        """A list of whole numbers that are not below least; not empty."""
+        value = self._take(key, None)
+        given = value if isinstance(value, list) else [value]
+        if not given or not all(type(item) is int and item >= least for item in given):
+            raise self.error(key, f"must be whole numbers from {least} on, found {value!r}")
+        return tuple(given)
+
     def number(self, key: str, default: float | None = None, *, least: float, most: float) -> float:
         """A number between least and most."""
         value = self._take(key, default)
@@ -71,6 +86,12 @@ class TomlReader:
             raise self.error(key, "must not be empty")
         return tuple(value)
 
+    def choices(self, key: str, default: Sequence[str] | None = None) -> tuple[str, ...]:
+        """One string, or a list of them: what a grid goes through."""
+        if isinstance(self._table.get(key), str):
+            return (self.text(key),)
+        return self.texts(key, default)
+
     def tables(self, key: str) -> Iterator[tuple[str, TomlReader]]:
         """The tables in a table, by name."""
         value = self._take(key, None)
@@ -79,7 +100,7 @@ class TomlReader:
         for name, table in value.items():
             if not isinstance(table, dict):
                 raise self.error(f"{key}.{name}", f"must be a table, found {table!r}")
-            yield name, TomlReader(table, self._origin, self._path(f"{key}.{name}"))
+            yield name, TomlReader(table, self._origin, self._path(f"{key}.{name}"), self._error)
 
     def table_list(self, key: str) -> list[TomlReader]:
         """A list of tables, at least one."""
@@ -89,7 +110,9 @@ class TomlReader:
         if not value:
             raise self.error(key, "must not be empty")
         path = self._path(key)
-        return [TomlReader(t, self._origin, f"{path}[{i}]") for i, t in enumerate(value)]
+        return [
+            TomlReader(t, self._origin, f"{path}[{i}]", self._error) for i, t in enumerate(value)
+        ]
 
     def done(self) -> None:
         """Refuse keys that nobody asked for, with the nearest known one."""

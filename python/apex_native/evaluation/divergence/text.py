@@ -56,19 +56,27 @@ def read_text(path: str | os.PathLike[str]) -> Text:
 
 
 def chunk_text(
-    text: Text, model: Model, *, ctx: int, n_chunks: int | None, parse_special: bool
+    text: Text,
+    model: Model,
+    *,
+    ctx: int,
+    n_chunks: int | None,
+    parse_special: bool,
+    n_ctx_train: int | None = None,
 ) -> Chunks:
     """Tokenize once, with the tokens the model wants around a text, and cut; the rest is dropped.
 
-    Raises DataError where the text is too short, ValueError for a ctx or n_chunks out of range.
+    n_ctx_train: for a model loaded with vocab_only, which does not know its own. Raises DataError
+    where the text is too short, ValueError for a ctx or n_chunks out of range.
     """
     if ctx < MIN_CONTEXT:
         raise ValueError(f"ctx: expected at least {MIN_CONTEXT} tokens, found {ctx}")
     if n_chunks is not None and n_chunks < 1:
         raise ValueError(f"chunks: expected at least 1, found {n_chunks}")
-    if ctx > model.n_ctx_train:
+    longest = model.n_ctx_train if n_ctx_train is None else n_ctx_train
+    if ctx > longest:
         raise DataError(
-            f"a context of {ctx} tokens is longer than the {model.n_ctx_train} that {model.path} "
+            f"a context of {ctx} tokens is longer than the {longest} that {model.path} "
             "was made for; choose a smaller `ctx`"
         )
     tokens = model.tokenize(text.content, add_special=True, parse_special=parse_special)

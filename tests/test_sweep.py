@@ -1,0 +1,434 @@
+"""Sweeps in one process: equal to evaluations, known jobs are free, nothing gets lost."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import apex_native as apex
+import tolerances
+from apex_native.engine import Placement
+from apex_native.errors import ApexError, Cancelled, DataError, OutputError, PlanError
+from apex_native.evaluation import ModelUnderTest, PlannedModel
+from apex_native.evaluation.tasks import TaskKind, TaskSpec
+from apex_native.imatrix import load_imatrix
+from apex_native.sweeps import SweepOutcome, SweepProgress, SweepStore, read_definition
+from apex_native.sweeps.candidates import choices_of
+from apex_native.sweeps.jobs import (
+    Block,
+    Candidate,
+    Conditions,
+    MatrixJob,
+    NoiseJob,
+    ScoreJob,
+    SharedFile,
+    TaskJob,
+    job_key,
+)
+from apex_native.sweeps.local_files import LocalFiles, read_piece, shared_file, shared_model
+from apex_native.sweeps.queue import JobQueue
+from sweep_tools import as_toml, comparable, write_inputs
+from task_files import WRITERS
+
+ONE = Placement(n_threads=1)
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture
+def definition(inputs: dict[str, Any]) -> dict[str, Any]:
+    return copy.deepcopy(inputs)
+
+
+@pytest.fixture(scope="module")
+def swept(inputs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> SweepOutcome:
+    folder = tmp_path_factory.mktemp("swept") / "out"
+    return apex.sweep(inputs, folder, placement=ONE, report=False)
+
+
+# --- results ------------------------------------------------------------------------------------
+
+
+def test_blocks_give_the_results_of_a_whole_evaluation(
+    definition: dict[str, Any], swept: SweepOutcome
+) -> None:
+    reference = definition["reference"]
+    with apex.open_gguf(reference) as source:
+        models = [
+            PlannedModel(reference, apex.make_plan(source, ftype=ftype), name=ftype)
+            for ftype in ("Q8_0", "Q4_0")
+        ]
+    whole = apex.evaluate(
+        reference,
+        [ModelUnderTest(model, label=model.name) for model in models],
+        definition["texts"][0]["file"],
+        ctx=256,
+        chunks=6,
+        noise_chunks=2,
+        n_ubatch=512,
+        two_pass=True,
+        n_threads=1,
+    ).results
+    assert comparable(swept.results["text.txt"]) == comparable(whole)
+    assert whole.candidates[1].kld_mean is not None
+    assert whole.candidates[1].kld_mean > 0
+
+
+def test_a_matrix_of_blocks_is_the_matrix_of_the_text(
+    definition: dict[str, Any], tmp_path: Path
+) -> None:
+    text = str(Path(definition["reference"]).with_name("calibration.txt"))
+    definition["matrices"] = {
+        "m": {"text": text, "ctx": 256, "batch": 512, "chunks": 5, "block": 2}
+    }
+    definition["candidates"] = [
+        {"ftype": "Q4_0", "matrix": ["none", "m"], "prior": ["auto", "none"]}
+    ]
+    found = apex.sweep(definition, tmp_path / "out", placement=ONE, report=False)
+    names = [row.name for row in found.results["text.txt"].candidates]
+    assert names == ["Q4_0 no matrix", "Q4_0 m prior auto", "Q4_0 m prior none"]
+    assert len({row.kld_mean for row in found.results["text.txt"].candidates}) == 3
+
+    ours = load_imatrix(tmp_path / "out" / "matrices" / "m.imatrix.gguf")
+    whole = apex.calibrate(
+        definition["reference"], text, ctx=256, batch=512, max_chunks=5, placement=ONE
+    )
+    assert {**ours.settings} == {**whole.settings}
+    assert (ours.chunk_count, ours.datasets) == (whole.chunk_count, whole.datasets)
+    assert list(ours.entries) == list(whole.entries)
+    for name, entry in whole.entries.items():
+        assert (ours.entries[name].counts == entry.counts).all()
+        np.testing.assert_allclose(
+            ours.entries[name].sums, entry.sums, rtol=tolerances.SUMS_OF_BLOCKS
+        )
+    again = apex.sweep(definition, tmp_path / "out", placement=ONE, report=False, resume=True)
+    assert (again.n_done, again.n_known) == (0, found.n_done)
+
+
+def test_tasks_are_those_of_an_evaluation(definition: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "hellaswag.txt"
+    path.write_bytes(WRITERS[TaskKind.HELLASWAG](8))
+    definition["tasks"] = [{"kind": "hellaswag", "file": str(path), "n_tasks": 5}]
+    del definition["texts"]
+    found = apex.sweep(definition, tmp_path / "out", placement=ONE, report=False).results[""]
+    reference = definition["reference"]
+    with apex.open_gguf(reference) as source:
+        plan = apex.make_plan(source, ftype="Q4_0")
+    whole = apex.evaluate(
+        reference,
+        [PlannedModel(reference, plan, name="Q4_0")],
+        tasks=[TaskSpec(TaskKind.HELLASWAG, str(path), "hellaswag")],
+        n_tasks=5,
+        n_threads=1,
+    ).results
+    assert found.reference is not None
+    assert whole.reference is not None
+    ours = {row.name: row.tasks[0] for row in (found.reference, *found.candidates)}
+    for row in (whole.reference, *whole.candidates):
+        assert replace(ours[row.name], comparisons=()) == replace(row.tasks[0], comparisons=())
+
+
+def test_report_and_results_are_written(definition: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "grid.toml"
+    definition["candidates"] = [{"ftype": "Q4_0", "cache": ["f16", "f32/bf16"]}]
+    path.write_text(as_toml(definition))
+    snapshots: list[SweepProgress] = []
+    found = apex.sweep(path, tmp_path / "out", placement=ONE, progress=snapshots.append)
+    assert {"results.json", "report.md", "report.csv"} <= {file.name for file in found.files}
+    assert [(row.name, row.type_k, row.type_v) for row in found.results["text.txt"].candidates] == [
+        ("Q4_0", None, None),
+        ("Q4_0 (cache f32/bf16)", "f32", "bf16"),
+    ]
+    assert snapshots[-1].share == 1
+    assert [row.kld for row in snapshots[-1].best] == pytest.approx(
+        sorted(row.kld_mean for row in found.results["text.txt"].candidates)
+    )
+
+
+# --- known jobs ---------------------------------------------------------------------------------
+
+
+def test_what_is_known_is_free(definition: dict[str, Any], tmp_path: Path) -> None:
+    definition["candidates"] = [{"ftype": "Q8_0"}]
+    store = tmp_path / "shared.sqlite"
+    first = apex.sweep(definition, tmp_path / "a", store=store, placement=ONE, report=False)
+    definition["candidates"] = [{"ftype": ["Q8_0", "Q4_0"], "name": "renamed"}]
+    more = apex.sweep(definition, tmp_path / "b", store=store, placement=ONE, report=False)
+    assert (first.n_known, first.n_done) == (0, 4)
+    assert (more.n_known, more.n_done) == (4, 3)
+    known, again = first.results["text.txt"].candidates[0], more.results["text.txt"].candidates[0]
+    assert replace(again, name=known.name) == known
+
+
+def test_a_sweep_is_not_overwritten(definition: dict[str, Any], tmp_path: Path) -> None:
+    definition["candidates"] = [{"ftype": "Q8_0"}]
+    run = {"placement": ONE, "report": False}
+    first = apex.sweep(definition, tmp_path, **run)
+    with pytest.raises(OutputError, match="resume=True"):
+        apex.sweep(definition, tmp_path, **run)
+    assert apex.sweep(definition, tmp_path, resume=True, **run).n_done == 0
+    assert apex.sweep(definition, tmp_path, force=True, **run).n_done == first.n_done
+
+
+BLOCK = Block.of("text", 0, np.arange(8, dtype=np.int32), 4, 512)
+FILE = SharedFile("a.gguf", 1, "f" * 64)
+CANDIDATE = Candidate("a", plan="{}", matrix=FILE)
+CONDITIONS = Conditions("1", "abc", "gcc", "CPU", "r" * 64)
+JOBS = [
+    ScoreJob(CANDIDATE, BLOCK),
+    NoiseJob(BLOCK, 32),
+    MatrixJob(BLOCK, 512),
+    TaskJob(CANDIDATE, "t", "hellaswag", FILE),
+]
+OTHER = Block.of("text", 0, np.arange(1, 9, dtype=np.int32), 4, 512)
+CHANGES = [
+    replace(JOBS[0], block=OTHER),
+    replace(JOBS[0], block=replace(BLOCK, ctx=8)),
+    replace(JOBS[0], block=replace(BLOCK, n_ubatch=256)),
+    replace(JOBS[0], router=False),
+    replace(JOBS[0], candidate=replace(CANDIDATE, plan="{ }")),
+    replace(JOBS[0], candidate=replace(CANDIDATE, matrix=replace(FILE, digest="e" * 64))),
+    replace(JOBS[0], candidate=replace(CANDIDATE, matrix=None)),
+    replace(JOBS[0], candidate=replace(CANDIDATE, file=FILE)),
+    replace(JOBS[0], candidate=replace(CANDIDATE, type_k="q8_0")),
+    replace(JOBS[0], candidate=replace(CANDIDATE, type_v="q8_0")),
+    replace(JOBS[1], n_positions=16),
+    replace(JOBS[2], batch=1024),
+    replace(JOBS[3], n_tasks=None),
+    replace(JOBS[3], file=replace(FILE, digest="e" * 64)),
+    replace(JOBS[3], candidate=None),
+]
+
+
+def test_a_key_says_all_that_matters_and_nothing_else() -> None:
+    keys = [job_key(job, CONDITIONS) for job in (*JOBS, *CHANGES)]
+    keys += [
+        job_key(JOBS[0], replace(CONDITIONS, **{field.name: "another"}))
+        for field in fields(Conditions)
+    ]
+    assert len(set(keys)) == len(keys)
+    renamed = ScoreJob(replace(CANDIDATE, name="b"), replace(BLOCK, text="other", index=3))
+    assert job_key(renamed, CONDITIONS) == keys[0]
+
+
+def test_a_store_in_use_is_refused(tmp_path: Path) -> None:
+    with SweepStore(tmp_path / "s.sqlite"), pytest.raises(DataError, match="another sweep"):
+        SweepStore(tmp_path / "s.sqlite")
+    (tmp_path / "no.sqlite").write_text("text " * 1000)
+    with pytest.raises(DataError, match="no store"):
+        SweepStore(tmp_path / "no.sqlite")
+
+
+def test_workers_keep_to_a_model_and_help_at_the_end() -> None:
+    candidates = [Candidate(name, plan=name) for name in "ab"]
+    blocks = [replace(BLOCK, index=i) for i in range(3)]
+    queue = JobQueue(ScoreJob(candidate, block) for candidate in candidates for block in blocks)
+    taken = [(worker, queue.next(worker)) for worker in (0, 1, 0, 0, 0, 1)]
+    assert [job.candidate.name for _, job in taken if isinstance(job, ScoreJob)] == [*"abaabb"]
+    assert queue.next(0) is None
+    assert not queue
+
+
+# --- stops and failures -------------------------------------------------------------------------
+
+
+def test_a_cancelled_sweep_goes_on(
+    definition: dict[str, Any], swept: SweepOutcome, tmp_path: Path
+) -> None:
+    stop = threading.Event()
+
+    def watch(progress: SweepProgress) -> None:
+        if progress.n_done >= 2:
+            stop.set()
+
+    run: dict[str, Any] = {"placement": ONE, "report": False}
+    with pytest.raises(Cancelled) as stopped:
+        apex.sweep(definition, tmp_path, progress=watch, cancel=stop, **run)
+    assert "resume=True" in stopped.value.__notes__[0]
+    found = apex.sweep(definition, tmp_path, resume=True, **run)
+    assert (found.n_known, found.n_done) == (2, 5)
+    assert comparable(found.results["text.txt"]) == comparable(swept.results["text.txt"])
+
+
+KILLED = """
+import os, signal, sys
+import apex_native as apex
+from apex_native.engine import Placement
+from apex_native.sweeps.worker import Worker
+
+run = Worker.run
+
+def killed(self, job):
+    if "Q4_0" in job.label and "block 1" in job.label:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run(self, job)
+
+Worker.run = killed
+found = apex.sweep(sys.argv[1], sys.argv[2], resume=True, report=False,
+                   placement=Placement(n_threads=1))
+for failure in found.failures:
+    print(failure.label, "|", failure.reason, "|", [*found.results["text.txt"].candidates][0].name)
+"""
+
+
+def test_a_job_that_ends_the_process_twice_is_reported(
+    definition: dict[str, Any], swept: SweepOutcome, tmp_path: Path
+) -> None:
+    path = tmp_path / "sweep.toml"
+    path.write_text(as_toml(definition))
+
+    def again() -> subprocess.CompletedProcess[str]:
+        code = [sys.executable, "-c", KILLED, str(path), str(tmp_path / "out")]
+        return subprocess.run(code, capture_output=True, text=True, check=False, timeout=120)
+
+    for _ in range(2):
+        assert again().returncode == -signal.SIGKILL
+    third = again()
+    assert third.returncode == 0, third.stderr
+    assert third.stdout == (
+        "Q4_0 on block 1 of text.txt | the process ended 2 times during this job | Q8_0\n"
+    )
+    found = apex.sweep(path, tmp_path / "out", resume=True, placement=ONE, report=False)
+    assert (found.n_known, found.n_done, found.failures) == (6, 1, ())
+    assert comparable(found.results["text.txt"]) == comparable(swept.results["text.txt"])
+
+
+def test_a_candidate_that_cannot_be_computed_is_reported(
+    definition: dict[str, Any], tmp_path: Path
+) -> None:
+    definition["candidates"] = [
+        {"ftype": "Q8_0", "cache": ["f16", "q8_0"]},  # a head of 16 is no block of 32
+        {"tier": "i-quality"},
+    ]
+    found = apex.sweep(definition, tmp_path / "out", placement=ONE, report=False)
+    assert [row.name for row in found.results["text.txt"].candidates] == ["Q8_0"]
+    assert {failure.candidate for failure in found.failures} == {"Q8_0 (cache q8_0/q8_0)"}
+    assert "q8_0" in found.failures[0].reason.lower()
+    assert "needs an importance matrix" in found.skipped["i-quality"]
+    definition["candidates"] = [{"tier": "i-quality"}]
+    with pytest.raises(PlanError, match="no candidate can be made; i-quality"):
+        apex.sweep(definition, tmp_path / "none", placement=ONE, report=False)
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(Path(definition["reference"]).read_bytes()[:-4096])
+    definition["candidates"] = [{"file": str(cut)}]
+    with pytest.raises(ApexError, match="truncated"):
+        apex.sweep(definition, tmp_path / "cut", placement=ONE, report=False)
+
+
+def test_without_ray_there_is_a_sentence(definition: dict[str, Any], tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['ray'] = None\n"
+        "import apex_native as apex\n"
+        "apex.sweep(sys.argv[1], sys.argv[2], ray=True)"
+    )
+    path = tmp_path / "sweep.toml"
+    path.write_text(as_toml(definition))
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path), str(tmp_path / "out")],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert "pip install 'apex-native[sweep]'" in done.stderr
+
+
+# --- definitions --------------------------------------------------------------------------------
+
+GOOD: dict[str, Any] = {
+    "reference": "a.gguf",
+    "texts": [{"file": "t.txt"}],
+    "candidates": [{"tier": "quality"}],
+}
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"reference": 3}, "reference must be a text"),
+    ({"texts": []}, "texts must not be empty"),
+    ({"texts": [{"file": "t.txt"}, {"file": "u/t.txt"}]}, "two named 't.txt'"),
+    ({"texts": [{"file": "t.txt", "ctx": 1}]}, r"texts\[0\].ctx must be a whole number from 4 on"),
+    ({"candidates": [{}]}, "tier or ftype or plan or file must be given"),
+    ({"candidates": [{"tier": "a", "ftype": "b"}]}, "found 2"),
+    ({"candidates": [{"tier": "a", "tire": 1}]}, "did you mean 'tier'"),
+    ({"candidates": [{"tier": "a", "matrix": "m"}]}, "names 'm', which is none of none"),
+    ({"candidates": [{"tier": "a", "cache": "q9"}]}, "a KV cache cannot have type q9"),
+    ({"matrices": {"m": {}}}, "file or text must be given"),
+    ({"matrices": {"none": {"text": "diverse"}}}, "stands for no matrix"),
+    ({"matrices": {"m": {"text": "diverse", "seeds": ["a"]}}}, "must be whole numbers"),
+    ({"matrix": 1}, "is no known key"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD)
+def test_a_definition_says_what_is_wrong_where(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_definition({**GOOD, **change})
+    read_definition(GOOD)
+
+
+def test_a_grid_is_every_combination() -> None:
+    grid = {
+        "tier": ["quality", "mini"],
+        "matrix": ["none", "m"],
+        "prior": ["auto", "none"],
+        "cache": ["f16", "q8_0"],
+    }
+    data = {
+        **GOOD,
+        "matrices": {"m": {"text": "diverse", "seeds": [1, 2]}},
+        "candidates": [grid, {"ftype": "Q4_K_M", "name": "mix"}],
+    }
+    names = [choice.name for choice in choices_of(read_definition(data))]
+    # Without a matrix there is no prior to choose: (1 + 2 seeds x 2 priors) x 2 caches x 2 tiers.
+    assert len(names) == 21
+    assert names[-1] == "mix"
+    assert "mini m-2 prior none (cache q8_0/q8_0)" in names
+    twice = {**GOOD, "candidates": [{"tier": "quality"}, {"tier": ["mini", "quality"]}]}
+    with pytest.raises(DataError, match="two candidates are named 'quality'"):
+        choices_of(read_definition(twice))
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def test_a_file_is_copied_where_it_is_not_shared(inputs: dict[str, Any], tmp_path: Path) -> None:
+    here = Path(inputs["reference"])
+    model = replace(shared_model(here), path="/nowhere/model.gguf")
+    asked: list[int] = []
+
+    def fetch(path: str, offset: int, n_bytes: int) -> bytes:
+        assert path == model.path
+        asked.append(n_bytes)
+        return read_piece(str(here), offset, n_bytes)
+
+    files = LocalFiles(tmp_path / "cache", fetch)
+    copy_here = files.path(model)
+    assert copy_here.read_bytes() == here.read_bytes()
+    assert sum(asked) == here.stat().st_size
+    assert LocalFiles(tmp_path / "cache").path(model) == copy_here
+    with pytest.raises(DataError, match="is not here"):
+        LocalFiles(tmp_path / "empty").path(model)
+
+
+def test_another_file_at_the_path_is_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "task.txt"
+    path.write_text("first")
+    file = shared_file(path)
+    path.write_text("other")
+    with pytest.raises(DataError, match="something else"):
+        LocalFiles(tmp_path / "cache").path(file)
+    with pytest.raises(DataError, match="changed while it was copied"):
+        LocalFiles(tmp_path / "cache", read_piece).path(file)
+    assert os.listdir(tmp_path / "cache") == []  # noqa: PTH208
+    huge = replace(file, path="/nowhere", nbytes=1 << 62)
+    with pytest.raises(OutputError, match="bytes free"):
+        LocalFiles(tmp_path / "cache", read_piece).path(huge)
