@@ -10,11 +10,12 @@ Without Ray they run in this process, with it on one machine or many.
 from __future__ import annotations
 
 from apex_native.sweeps.call import sweep
+from apex_native.sweeps.cluster import Cluster
 from apex_native.sweeps.definition import SweepDefinition, load_definition, read_definition
 from apex_native.sweeps.ledger import Failure
 from apex_native.sweeps.progress import Standing, SweepProgress
+from apex_native.sweeps.run import SweepOutcome
 from apex_native.sweeps.store import SweepStore
-from apex_native.sweeps.sweep import Cluster, SweepOutcome
 
 __all__ = [
     "Cluster",

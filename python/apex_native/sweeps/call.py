@@ -10,10 +10,11 @@ from typing import Any
 
 from apex_native.argument_kinds import require_kind
 from apex_native.engine import Placement
+from apex_native.sweeps.cluster import Cluster
 from apex_native.sweeps.definition import SweepDefinition, load_definition, read_definition
 from apex_native.sweeps.output import SweepFolder
 from apex_native.sweeps.progress import ShowSweep
-from apex_native.sweeps.sweep import Cluster, SweepOutcome, run_sweep
+from apex_native.sweeps.run import SweepOutcome, run_sweep
 
 __all__ = ["sweep"]
 

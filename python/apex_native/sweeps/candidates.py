@@ -10,6 +10,7 @@ from pathlib import Path
 
 from apex_native.api import make_plan
 from apex_native.errors import DataError, ImatrixError, PlanError
+from apex_native.evaluation import ModelFile
 from apex_native.gguf import GgufFile
 from apex_native.imatrix import Imatrix, load_imatrix
 from apex_native.plan import Plan
@@ -116,6 +117,7 @@ def _planned(
 ) -> Candidate | str:
     """The candidate without a cache, or why it cannot be."""
     if choice.grid.base == "file":
+        ModelFile.describe(choice.value)  # says what an incomplete file lacks
         file = shared_model(choice.value)
         sizes[choice.name] = file.nbytes
         return Candidate(choice.name, file=file)

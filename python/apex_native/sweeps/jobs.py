@@ -41,6 +41,7 @@ class Conditions:
     llama_cpp_commit: str
     compiler: str
     device: str
+    placement: str
     reference: str
 
 

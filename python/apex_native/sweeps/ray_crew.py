@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from apex_native.errors import DataError, OutputError
 from apex_native.interrupt import POLL_S, check_cancelled
+from apex_native.sweeps.cluster import Cluster
 from apex_native.sweeps.crew import describe_error
 from apex_native.sweeps.jobs import Job
 from apex_native.sweeps.ledger import MAX_KILLS, Ledger
@@ -22,9 +23,6 @@ from apex_native.sweeps.queue import JobQueue
 from apex_native.sweeps.ray_setup import connected, plan_workers
 from apex_native.sweeps.ray_worker import FileServer, RayWorker
 from apex_native.sweeps.worker import WorkerFacts, WorkerSettings, worker_facts
-
-if TYPE_CHECKING:
-    from apex_native.sweeps.sweep import Cluster
 
 __all__ = ["RayCrew"]
 

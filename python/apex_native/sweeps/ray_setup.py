@@ -85,8 +85,8 @@ def _connect(ray: Any, address: str | None) -> None:
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             reason = " ".join(str(error).split())
             raise DataError(
-                f"no Ray cluster at '{address}': {reason:.200}; start one with "
-                "`ray start --head`, or leave the address out to start workers here"
+                f"no Ray cluster at '{address}': {reason:.200}; start its head "
+                "node first, or leave the address out to start workers here"
             ) from error
         return
     if "RAY_AUTH_MODE" not in os.environ:

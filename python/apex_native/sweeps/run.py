@@ -20,6 +20,7 @@ from apex_native.interrupt import cancellable
 from apex_native.requirements import Work, require_able
 from apex_native.results import Results
 from apex_native.sweeps.candidates import CandidateSet, choices_of, make_candidates
+from apex_native.sweeps.cluster import Cluster
 from apex_native.sweeps.crew import Crew, EmbeddedCrew
 from apex_native.sweeps.definition import SweepDefinition
 from apex_native.sweeps.gather import Gatherer
@@ -42,19 +43,7 @@ from apex_native.sweeps.store import Entry, SweepStore
 from apex_native.sweeps.texts import MatrixText, cut_matrix_text, cut_text
 from apex_native.sweeps.worker import WorkerSettings
 
-__all__ = ["Cluster", "SweepOutcome", "run_sweep"]
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """Workers of Ray: address of a running cluster, None to start one on this machine.
-
-    workers: how many, default one a GPU, or one a machine without GPUs. The placement's n_threads
-    are each worker's; default an equal share of its machine.
-    """
-
-    address: str | None = None
-    workers: int | None = None
+__all__ = ["SweepOutcome", "run_sweep"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +93,8 @@ class _Sweep:
         self.definition, self.folder = definition, folder
         self.placement, self.cluster, self.progress = placement, cluster, progress
         self.begin = time.monotonic()
-        self.reference = shared_model(definition.reference)
         self.tested = ModelUnderTest(definition.reference)
+        self.reference = shared_model(definition.reference)
         self.choices = choices_of(definition)
         self.task_files = {task.name: shared_file(task.path) for task in definition.tasks}
         self._require_able()
@@ -136,7 +125,7 @@ class _Sweep:
             facts = self.crew.facts
             self.conditions = Conditions(
                 facts.version, facts.llama_cpp_commit, facts.compiler, facts.device,
-                self.reference.digest,
+                _placed(self.placement), self.reference.digest,
             )  # fmt: skip
             try:
                 return self._carry_out(with_report)
@@ -282,6 +271,12 @@ class _Sweep:
             yield self.folder.results(label)
             if with_report:
                 yield from report(results, self.folder.report(label), force=True).files
+
+
+def _placed(placement: Placement) -> str:
+    """What of it moves numbers, in their last digits at least."""
+    layers = placement.n_gpu_layers if placement.on_gpu else 0
+    return f"flash_attn {placement.flash_attn}, repack {placement.repack}, GPU layers {layers}"
 
 
 def _start(
