@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import signal
 import subprocess
 import sys
@@ -16,16 +17,19 @@ import pytest
 
 import apex_native as apex
 import tolerances
+from apex_native.allocation import ProbeStore
 from apex_native.engine import Placement
 from apex_native.errors import ApexError, Cancelled, OutputError, PlanError
 from apex_native.evaluation import ModelUnderTest, PlannedModel
 from apex_native.evaluation.tasks import TaskKind, TaskSpec
 from apex_native.imatrix import load_imatrix
 from apex_native.sweeps import SweepOutcome, SweepProgress
+from apex_native.types import GgmlType
 from sweep_tools import as_toml, comparable, write_inputs
 from task_files import WRITERS
 
 ONE = Placement(n_threads=1)
+KINDS = ("attention", "down", "gate_up")
 TESTS = Path(__file__).parent
 
 
@@ -142,6 +146,36 @@ def test_report_and_results_are_written(definition: dict[str, Any], tmp_path: Pa
     assert [row.kld for row in snapshots[-1].best] == pytest.approx(
         sorted(row.kld_mean for row in found.results["text.txt"].candidates)
     )
+
+
+def test_probes_are_what_a_search_measures(definition: dict[str, Any], tmp_path: Path) -> None:
+    del definition["candidates"]
+    definition["probes"] = [{"types": ["Q8_0", "Q4_0"]}]
+    found = apex.sweep(definition, tmp_path / "out", placement=ONE)
+    rows = list(csv.DictReader((tmp_path / "out" / "probes.csv").read_text().splitlines()))
+    units = ["embedding", *(f"{i}.{kind}" for i in (0, 1) for kind in KINDS), "output"]
+    assert [row["unit"] for row in rows] == [unit for unit in units for _ in range(2)]
+    assert found.n_done == 3 * len(rows)
+    assert (found.failures, found.results) == ((), {})
+
+    reference = definition["reference"]
+    with apex.open_gguf(reference) as source:
+        changed = {"blk.1.ffn_down_exps.weight": GgmlType.Q4_0}
+        plan = apex.make_plan(source, types=changed, reason="one unit")
+    whole = apex.evaluate(
+        reference,
+        [PlannedModel(reference, plan)],
+        definition["texts"][0]["file"],
+        ctx=256,
+        chunks=6,
+        noise_chunks=0,
+        n_threads=1,
+    ).results.candidates[0]
+    (own,) = [row for row in rows if (row["unit"], row["type"]) == ("1.down", "Q4_0")]
+    assert whole.kld_mean is not None
+    assert float(own["kld"]) == pytest.approx(whole.kld_mean, abs=tolerances.TWO_PASS_KLD_ATOL)
+    with ProbeStore(tmp_path / "out") as store:
+        assert len(store) == 6 * len(rows)
 
 
 # --- known jobs ---------------------------------------------------------------------------------

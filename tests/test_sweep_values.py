@@ -19,6 +19,7 @@ from apex_native.sweeps.jobs import (
     Conditions,
     MatrixJob,
     NoiseJob,
+    ProbeJob,
     ScoreJob,
     SharedFile,
     TaskJob,
@@ -37,6 +38,7 @@ JOBS = [
     NoiseJob(BLOCK, 32),
     MatrixJob(BLOCK, 512),
     TaskJob(CANDIDATE, "t", "hellaswag", FILE),
+    ProbeJob("1.down Q4_0", (("a", "Q4_0"),), None, BLOCK),
 ]
 OTHER = Block.of("text", 0, np.arange(1, 9, dtype=np.int32), 4, 512)
 CHANGES = [
@@ -55,6 +57,8 @@ CHANGES = [
     replace(JOBS[3], n_tasks=None),
     replace(JOBS[3], file=replace(FILE, digest="e" * 64)),
     replace(JOBS[3], candidate=None),
+    replace(JOBS[4], types=(("a", "Q8_0"),)),
+    replace(JOBS[4], matrix=FILE),
 ]
 
 
@@ -99,6 +103,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"texts": []}, "texts must not be empty"),
     ({"texts": [{"file": "t.txt"}, {"file": "u/t.txt"}]}, "two named 't.txt'"),
     ({"texts": [{"file": "t.txt", "ctx": 1}]}, r"texts\[0\].ctx must be a whole number from 4 on"),
+    ({"candidates": []}, "candidates must not be empty"),
+    ({"probes": [{"types": "Q9"}]}, r"probes\[0\].types"),
+    ({"probes": [{"types": "Q4_0", "matrix": "m"}]}, "none of none"),
     ({"candidates": [{}]}, "tier or ftype or plan or file must be given"),
     ({"candidates": [{"tier": "a", "ftype": "b"}]}, "found 2"),
     ({"candidates": [{"tier": "a", "tire": 1}]}, "did you mean 'tier'"),

@@ -102,7 +102,7 @@ def make_candidates(
         sizes[choice.name] = sizes[found.name]
         type_k, type_v = choice.cache
         made.append(Candidate(choice.name, found.plan, found.matrix, found.file, type_k, type_v))
-    if not made:
+    if choices and not made:
         name, reason = next(iter(skipped.items()))
         raise PlanError(f"no candidate can be made; {name}: {reason}")
     return CandidateSet(tuple(made), sizes, skipped)

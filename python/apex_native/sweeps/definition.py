@@ -34,8 +34,9 @@ from apex_native.errors import DataError
 from apex_native.evaluation.model_under_test import cache_type
 from apex_native.evaluation.tasks import TaskKind
 from apex_native.imatrix.collect import DEFAULT_BATCH, DEFAULT_CONTEXT
+from apex_native.types import GgmlType
 
-__all__ = ["CandidateGrid", "MatrixDefinition", "SweepDefinition", "TaskDefinition",
+__all__ = ["CandidateGrid", "MatrixDefinition", "ProbeGrid", "SweepDefinition", "TaskDefinition",
            "TextDefinition", "load_definition", "read_definition"]  # fmt: skip
 
 BLOCK_CHUNKS = 16
@@ -104,11 +105,20 @@ class CandidateGrid:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeGrid:
+    """Every kind of tensor of every layer alone in each of the types."""
+
+    types: tuple[GgmlType, ...]
+    matrix: str = NO_MATRIX
+
+
+@dataclass(frozen=True, slots=True)
 class SweepDefinition:
     """All of it."""
 
     reference: Path
-    candidates: tuple[CandidateGrid, ...]
+    candidates: tuple[CandidateGrid, ...] = ()
+    probes: tuple[ProbeGrid, ...] = ()
     texts: tuple[TextDefinition, ...] = ()
     tasks: tuple[TaskDefinition, ...] = ()
     matrices: Mapping[str, tuple[MatrixDefinition, ...]] = field(default_factory=dict)
@@ -138,13 +148,18 @@ def read_definition(
     matrices = {name: _matrices(name, table, folder) for name, table in named}
     if NO_MATRIX in matrices:
         raise reader.error("matrices", f"has one named '{NO_MATRIX}', which stands for no matrix")
-    candidates = tuple(_grid(r, folder, matrices) for r in reader.table_list("candidates"))
+    candidates = tuple(_grid(r, folder, matrices) for r in _tables(reader, "candidates"))
+    probes = tuple(_probes(r, matrices) for r in _tables(reader, "probes"))
+    if not candidates and not probes:
+        raise reader.error("candidates", "is missing, and so is probes; give at least one")
+    if probes and not texts:
+        raise reader.error("texts", "is missing, and probes are measured on one")
     if not texts and not tasks:
         raise reader.error("texts", "is missing, and so is tasks; give at least one to measure on")
     reader.done()
     for key, named_items in (("texts", texts), ("tasks", tasks)):
         _require_unique(reader, key, [item.name for item in named_items])
-    return SweepDefinition(reference, candidates, texts, tasks, matrices)
+    return SweepDefinition(reference, candidates, probes, texts, tasks, matrices)
 
 
 def _tables(reader: TomlReader, key: str) -> list[TomlReader]:
@@ -237,6 +252,20 @@ def _grid(
     )
     reader.done()
     return grid
+
+
+def _probes(reader: TomlReader, matrices: Mapping[str, tuple[MatrixDefinition, ...]]) -> ProbeGrid:
+    try:
+        types = tuple(GgmlType.parse(name) for name in reader.choices("types"))
+    except ValueError as error:
+        raise reader.error("types", str(error)) from None
+    matrix = reader.text("matrix", NO_MATRIX)
+    names = [m.name for some in matrices.values() for m in some]
+    if matrix not in (NO_MATRIX, *names):
+        known = ", ".join((NO_MATRIX, *names))
+        raise reader.error("matrix", f"names '{matrix}', which is none of {known}")
+    reader.done()
+    return ProbeGrid(types, matrix)
 
 
 def _cache(reader: TomlReader, text: str) -> tuple[str, str]:

@@ -23,6 +23,7 @@ __all__ = [
     "Job",
     "MatrixJob",
     "NoiseJob",
+    "ProbeJob",
     "ScoreJob",
     "SharedFile",
     "TaskJob",
@@ -246,7 +247,39 @@ class MatrixJob:
         return float(self.block.n_chunks)
 
 
-Job = ScoreJob | NoiseJob | TaskJob | MatrixJob
+@dataclass(frozen=True, slots=True)
+class ProbeJob:
+    """The reference with some tensors in other types (name, type), on a block: sums of a chunk."""
+
+    name: str
+    types: tuple[tuple[str, str], ...]
+    matrix: SharedFile | None
+    block: Block
+    kind: ClassVar[str] = "probe"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What numbers depend on."""
+        matrix = None if self.matrix is None else self.matrix.digest
+        return {**self.block.identity, "types": sorted(self.types), "matrix": matrix}
+
+    @property
+    def subject(self) -> str:
+        """See `ScoreJob`."""
+        return f"probes {'' if self.matrix is None else self.matrix.digest}"
+
+    @property
+    def label(self) -> str:
+        """In words."""
+        return f"probe {self.name} on block {self.block.index} of {self.block.text}"
+
+    @property
+    def weight(self) -> float:
+        """About how much work it is, in chunks: it starts at the layer it changes."""
+        return self.block.n_chunks / 2
+
+
+Job = ScoreJob | NoiseJob | TaskJob | MatrixJob | ProbeJob
 
 
 def job_key(job: Job, conditions: Conditions) -> str:

@@ -38,6 +38,7 @@ from apex_native.sweeps.local_files import shared_file, shared_model
 from apex_native.sweeps.matrices import save_matrix
 from apex_native.sweeps.output import SweepFolder
 from apex_native.sweeps.payloads import unpack_sums
+from apex_native.sweeps.probes import make_probe_jobs, write_probes
 from apex_native.sweeps.progress import ShowSweep
 from apex_native.sweeps.store import Entry, SweepStore
 from apex_native.sweeps.texts import MatrixText, cut_matrix_text, cut_text
@@ -153,9 +154,11 @@ class _Sweep:
         matrices = self._matrices()
         with open_gguf(self.definition.reference) as source:
             made = make_candidates(source, self.choices, matrices)
+            blocks = [block for text in self.texts for block in text.blocks]
+            self.probes = make_probe_jobs(source, self.definition.probes, blocks, matrices)
         jobs = self._jobs(made)
         ledger = self._ledger(jobs, made.nbytes)
-        largest = max(made.nbytes[candidate.name] for candidate in made.candidates)
+        largest = max((made.nbytes[candidate.name] for candidate in made.candidates), default=0)
         todo = ledger.open_jobs(jobs)
         if todo:
             self.crew.run(todo, replace(self.settings, largest_candidate=largest), ledger)
@@ -226,14 +229,16 @@ class _Sweep:
     # --- candidates -----------------------------------------------------------------------------
 
     def _jobs(self, made: CandidateSet) -> list[Job]:
-        jobs: list[Job] = [text.noise for text in self.texts if text.noise is not None]
-        jobs += self._task_jobs(None)
+        jobs: list[Job] = []
+        if made.candidates:
+            jobs += [text.noise for text in self.texts if text.noise is not None]
+            jobs += self._task_jobs(None)
         for candidate in made.candidates:
             for text in self.texts:
                 router = text.definition.router
                 jobs += [ScoreJob(candidate, block, router) for block in text.blocks]
             jobs += self._task_jobs(candidate)
-        return jobs
+        return [*jobs, *self.probes]
 
     def _task_jobs(self, candidate: Candidate | None) -> list[TaskJob]:
         return [
@@ -262,7 +267,8 @@ class _Sweep:
                 by_text[name] = found
         if not self.texts and tasks is not None:
             by_text[""] = tasks
-        return by_text, tuple(self._written(by_text, with_report))
+        probes = write_probes(self.probes, find, self.folder.path)
+        return by_text, (*self._written(by_text, with_report), *probes)
 
     def _written(self, by_text: Mapping[str, Results], with_report: bool) -> Iterator[Path]:
         for name, results in by_text.items():

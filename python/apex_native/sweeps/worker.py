@@ -36,6 +36,7 @@ from apex_native.sweeps.jobs import (
     Job,
     MatrixJob,
     NoiseJob,
+    ProbeJob,
     ScoreJob,
     SharedFile,
     TaskJob,
@@ -48,6 +49,7 @@ from apex_native.sweeps.payloads import (
     pack_sums,
     pack_task,
 )
+from apex_native.sweeps.probes import OpenProbes
 from apex_native.sweeps.reference_states import ReferenceStates
 
 __all__ = ["Outcome", "Worker", "WorkerFacts", "WorkerSettings", "worker_facts"]
@@ -120,6 +122,7 @@ class Worker:
         self._name = f"{os.uname().nodename}:{os.getpid()}"
         self._references: ReferenceStates | None = None
         self._candidate: _OpenCandidate | None = None
+        self._probes: tuple[tuple[SharedFile | None, int], OpenProbes] | None = None
 
     def run(self, job: Job) -> Outcome:
         """Do it; errors are those of the stages: ModelError, GgufError, OutputError, ..."""
@@ -130,6 +133,8 @@ class Worker:
             payload = self._noise(job)
         elif isinstance(job, TaskJob):
             payload = self._ask(job)
+        elif isinstance(job, ProbeJob):
+            payload = self._probe(job)
         else:
             payload = self._collect(job)
         return Outcome(payload, time.monotonic() - begin, own_memory(), self._name)
@@ -137,6 +142,7 @@ class Worker:
     def close(self) -> None:
         """Free the models."""
         self._close_candidate()
+        self._close_probes()
         if self._references is not None:
             self._references.close()
 
@@ -184,6 +190,25 @@ class Worker:
         score = score_task(opened.model, task.file, task.selection, options=options)
         return pack_task(score, self._facts(opened))
 
+    def _probe(self, job: ProbeJob) -> bytes:
+        """In a reference of its own, which ggml did not rearrange."""
+        self._close_candidate()
+        if self._references is not None:
+            self._references.make_room()
+        key = (job.matrix, job.block.ctx)
+        if self._probes is None or self._probes[0] != key:
+            self._close_probes()
+            path = self._files.path(self._settings.reference)
+            matrix = None if job.matrix is None else self._files.path(job.matrix)
+            opened = OpenProbes(path, matrix, job.block.ctx, self._settings.placement)
+            self._probes = (key, opened)
+        return self._probes[1].run(job)
+
+    def _close_probes(self) -> None:
+        if self._probes is not None:
+            self._probes[1].close()
+            self._probes = None
+
     def _collect(self, job: MatrixJob) -> bytes:
         """Inputs are counted with the MTP block loaded, which the reference of scores is not."""
         self._close_candidate()
@@ -211,6 +236,7 @@ class Worker:
         return facts
 
     def _open(self, candidate: Candidate) -> _OpenCandidate:
+        self._close_probes()
         if self._candidate is None or self._candidate.weights != candidate.weights:
             self._close_candidate()
             if self._references is not None:
