@@ -34,15 +34,19 @@ inline float quadratic(const float* metric, const float* x) {
 class SignSearch {
   public:
     SignSearch(const float* metric, const float* target, float scale, const float* magnitudes)
-        : metric_(metric), scale_(scale), magnitudes_(magnitudes) {
+        : metric_(metric) {
         for (int i = 0; i < kGroup; ++i) {
-            if (target[i] * scale < 0) signs_ |= 1 << i;
-            error_[i] = target[i] - scale * signed_level(i);
-        }
-        for (int i = 0; i < kGroup; ++i) {
+            const bool minus = target[i] * scale < 0;
+            if (minus) signs_ |= 1 << i;
+            levels_[i] = minus ? -magnitudes[i] : magnitudes[i];
+            error_[i] = target[i] - scale * levels_[i];
+            steps_[i] = 2.0f * scale * levels_[i];
             slope_[i] = 0;
-            for (int j = 0; j < kGroup; ++j) slope_[i] += metric[i * kGroup + j] * error_[j];
         }
+        for (int j = 0; j < kGroup; ++j) {  // the metric is symmetric
+            for (int i = 0; i < kGroup; ++i) slope_[i] += metric[j * kGroup + i] * error_[j];
+        }
+        find_gains();
     }
 
     float run(bool even) {
@@ -52,7 +56,7 @@ class SignSearch {
         } else {
             for (int turn = 0; turn < 4; ++turn) {
                 const int i = cheapest();
-                if (gain(i) >= -1e-12f) break;
+                if (gains_[i] >= -1e-12f) break;
                 flip(i);
             }
         }
@@ -62,27 +66,33 @@ class SignSearch {
     }
 
     int signs() const { return signs_; }
-    float signed_level(int i) const { return (signs_ >> i & 1) ? -magnitudes_[i] : magnitudes_[i]; }
+    float signed_level(int i) const { return levels_[i]; }
 
   private:
     bool is_odd() const { return __builtin_popcount(static_cast<unsigned>(signs_)) & 1; }
-    float step(int i) const { return 2.0f * scale_ * signed_level(i); }
-    float gain(int i) const {
-        const float x = step(i);
-        return 2.0f * x * slope_[i] + x * x * metric_[i * (kGroup + 1)];
+
+    // Of each sign: what flipping it adds to the cost.
+    void find_gains() {
+        for (int i = 0; i < kGroup; ++i) {
+            const float x = steps_[i];
+            gains_[i] = 2.0f * x * slope_[i] + x * x * metric_[i * (kGroup + 1)];
+        }
     }
     int cheapest() const {
         int best = 0;
         for (int i = 1; i < kGroup; ++i) {
-            if (gain(i) < gain(best)) best = i;
+            if (gains_[i] < gains_[best]) best = i;
         }
         return best;
     }
     void flip(int i) {
-        const float x = step(i);
+        const float x = steps_[i];
         signs_ ^= 1 << i;
+        levels_[i] = -levels_[i];
+        steps_[i] = -x;
         error_[i] += x;
-        for (int j = 0; j < kGroup; ++j) slope_[j] += metric_[j * kGroup + i] * x;
+        for (int j = 0; j < kGroup; ++j) slope_[j] += metric_[i * kGroup + j] * x;
+        find_gains();
     }
     bool flip_a_pair() {
         int first = -1, second = -1;
@@ -90,7 +100,7 @@ class SignSearch {
         for (int i = 0; i < kGroup; ++i) {
             for (int j = i + 1; j < kGroup; ++j) {
                 const float both =
-                    gain(i) + gain(j) + 2.0f * metric_[i * kGroup + j] * step(i) * step(j);
+                    gains_[i] + gains_[j] + 2.0f * metric_[i * kGroup + j] * steps_[i] * steps_[j];
                 if (both >= least) continue;
                 least = both;
                 first = i;
@@ -104,11 +114,12 @@ class SignSearch {
     }
 
     const float* metric_;
-    float scale_;
-    const float* magnitudes_;
     int signs_ = 0;
+    float levels_[kGroup];  // with signs
+    float steps_[kGroup];   // what flipping one adds to its error
     float error_[kGroup];
     float slope_[kGroup];
+    float gains_[kGroup];
 };
 
 // The points with the least sum of squares on the metric's diagonal, best first.

@@ -172,7 +172,8 @@ std::string quantize(const QuantizeTask& pattern, const Moments& moments, int n_
     while (!quantizer.finished()) quantizer.wait(60000);
     const OutputErrors errors = converter.errors();
     require(errors.n_kept >= 1 && errors.n_kept < errors.n_slices, "one expert keeps ggml's bytes");
-    require(errors.error <= errors.ggml_error * 1.000001, "no more error than ggml's bytes");
+    require(std::isfinite(errors.error) && errors.held_out_error <= errors.held_out_ggml_error,
+            "no more error than ggml's bytes where inputs could be held out");
     return output.content();
 }
 
