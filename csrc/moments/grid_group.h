@@ -10,7 +10,8 @@
 namespace apex::feedback::APEX_FEEDBACK_ISA {
 
 constexpr int kGroup = 8;
-constexpr int kCandidates = 10;  // points that are looked at closely, of a group; half of a half
+constexpr int kCandidates = 4;      // points that are looked at closely, where they have 8 levels
+constexpr int kHalfCandidates = 3;  // of 4 levels: for each half of a group
 constexpr int kMaxPoints = 1024;
 
 // The group's own metric: (target - found) metric (target - found)^T is what is minimised.
@@ -244,8 +245,8 @@ inline float nearest_group(const GridFormat& format, const float* metric, const 
         }
         return best;
     }
-    const Candidates left(format, metric, target, scale, 0, kCandidates / 2);
-    const Candidates right(format, metric, target, scale, 4, kCandidates / 2);
+    const Candidates left(format, metric, target, scale, 0, kHalfCandidates);
+    const Candidates right(format, metric, target, scale, 4, kHalfCandidates);
     for (int i = 0; i < left.size(); ++i) {
         for (int j = 0; j < right.size(); ++j) {
             consider(format, metric, target, scale, left[i], right[j], best, found);

@@ -194,6 +194,8 @@ void check_experts(ggml_type type, const Moments& moments, std::mt19937& random)
         std::make_shared<const MappedFile>(concat("/proc/self/fd/", model.descriptor()));
     task.source.ranges.push_back({file, 0, task.source.rows.n_rows(), nullptr});
     task.target_type = type;
+    const std::vector<float> importance(moments.counts.size() * kColumns, 1.0f);
+    task.imatrix = importance.data();
     require(quantize(task, moments, 1) == quantize(task, moments, 3),
             concat(ggml_type_name(type), ": 1 and 3 threads write the same"));
 }
