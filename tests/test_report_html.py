@@ -16,6 +16,8 @@ from apex_native.reports.html import Beside, html_text
 from cli_tools import invoke
 from results_data import evaluation
 
+pytest.importorskip("plotly", reason="its script is in the page")
+
 LIMIT = 5_000_000
 FIGURES = ["size", "confidence", "position", "router", "verdicts", "tasks", "speed"]
 BROWSER = next(

@@ -1,0 +1,73 @@
+"""Quantized files in a runtime that is not ours, asked through its OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import apex_native as apex
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="xllamacpp is a test requirement on Linux"),
+]
+
+PROMPT = "def add(a, b):\n    return"
+N_TOKENS = 6
+
+# Its own process: it has a llama.cpp of its own, newer than ours.
+SERVER = """
+import sys, xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path = sys.argv[1]
+params.n_ctx, params.n_parallel, params.cpuparams.n_threads = 256, 1, 2
+params.warmup, params.n_gpu_layers = False, 0
+params.hostnames, params.port = ["127.0.0.1"], 0
+server = xllamacpp.Server(params)
+print(server.listening_address, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module", params=["i-balanced", "mini"])
+def quantized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runtime") / f"{request.param}.gguf"
+    matrix = apex.load_imatrix(apex.demo_imatrix())
+    plan = apex.make_plan(apex.demo_model(), tier=request.param, imatrix=matrix)
+    apex.quantize(apex.demo_model(), plan, path, imatrix=matrix)
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(quantized: Path) -> Iterator[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(quantized)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.communicate("")
+
+
+def test_the_server_says_what_our_own_computation_says(quantized: Path, server: str) -> None:
+    openai = pytest.importorskip("openai")
+    with openai.OpenAI(base_url=f"{server}/v1", api_key="none", timeout=120) as client:
+        answer = client.completions.create(
+            model="any", prompt=PROMPT, max_tokens=N_TOKENS, temperature=0, logprobs=1
+        )
+        talk = client.chat.completions.create(
+            model="any", messages=[{"role": "user", "content": "Hello"}], max_tokens=4
+        )
+    with apex.load_model(quantized, n_threads=2) as model:
+        prompt = model.tokenize(PROMPT, add_special=True, parse_special=False)
+        ours = model.generate(prompt, n_predict=N_TOKENS, temperature=0)
+        assert answer.choices[0].text == model.detokenize(ours)
+    assert answer.usage.prompt_tokens == len(prompt)
+    assert talk.choices[0].message.role == "assistant"
+    assert talk.usage.completion_tokens > 0
