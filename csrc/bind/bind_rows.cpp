@@ -1,8 +1,8 @@
 #include "bind/arrays.h"
 #include "bind/types.h"
+#include "core/checks.h"
 #include "core/convert_rows.h"
 #include "core/quantize_rows.h"
-#include "core/row_error.h"
 
 namespace apex::bind {
 namespace {
@@ -23,24 +23,14 @@ ByteArray quantize(const FloatArray& weights, ggml_type type,
     const float* matrix = imatrix ? imatrix->data() : nullptr;
     uint8_t* dst = result.mutable_data();
     const py::gil_scoped_release unlocked;
-    if (!all_finite(src, n_rows * n_per_row)) {
-        fail<QuantizeError>("weights: expected finite values, found NaN or Inf");
-    }
+    check_finite("weights", src, n_rows * n_per_row);
     const auto quantize_with = own_kernel ? quantize_rows : quantize_rows_by_ggml;
     quantize_with(type, src, dst, n_rows, n_per_row, matrix);
     return result;
 }
 
 FloatArray dequantize(const ByteArray& stored, ggml_type type, int64_t n_per_row) {
-    if (!is_readable_source(type)) {
-        fail<InvalidArgument>(ggml_type_name(type), " holds no weights that can be read");
-    }
-    const auto row_size = static_cast<int64_t>(row_bytes(type, n_per_row));
-    if (stored.size() == 0 || stored.size() % row_size != 0) {
-        fail<InvalidArgument>("stored: expected a multiple of ", row_size, " bytes, found ",
-                              stored.size());
-    }
-    const int64_t n_rows = stored.size() / row_size;
+    const int64_t n_rows = check_stored(type, stored.size(), n_per_row);
     FloatArray result({n_rows, n_per_row});
     const uint8_t* src = stored.data();
     float* dst = result.mutable_data();

@@ -17,7 +17,7 @@ py::list score(const FloatArray& reference, const FloatArray& candidates, int32_
     const int64_t n_vocab = reference.size();
     const auto n_candidates = static_cast<size_t>(candidates.shape(0));
     require_size(candidates, candidates.shape(0) * n_vocab, "candidates");
-    if (target < 0 || target >= n_vocab) fail<InvalidArgument>("target ", target, " is no token");
+    check_target(target, n_vocab);
     std::vector<const float*> rows;
     for (size_t i = 0; i < n_candidates; ++i) {
         rows.push_back(candidates.data() + static_cast<int64_t>(i) * n_vocab);
@@ -38,9 +38,7 @@ py::list score(const FloatArray& reference, const FloatArray& candidates, int32_
 }
 
 py::tuple score_alone(const FloatArray& logits, int32_t target) {
-    if (target < 0 || target >= logits.size()) {
-        fail<InvalidArgument>("target ", target, " is no token");
-    }
+    check_target(target, logits.size());
     return to_tuple(score_row(logits.data(), logits.size(), target));
 }
 

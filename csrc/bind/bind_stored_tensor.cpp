@@ -1,6 +1,6 @@
 #include "bind/arrays.h"
 #include "bind/types.h"
-#include "core/error.h"
+#include "core/checks.h"
 #include "core/row_source.h"
 
 namespace apex::bind {
@@ -23,23 +23,6 @@ RowRange to_range(const py::handle& item) {
     return range;
 }
 
-// numpy order: slices (experts) first, the row last.
-TensorRows rows_of_shape(const std::string& name, const std::vector<int64_t>& shape) {
-    TensorRows rows{1, 1, 1};
-    int64_t n_weights = 1;
-    for (size_t i = 0; i < shape.size(); ++i) {
-        if (shape[i] < 1 || shape[i] > INT64_MAX / 8 / n_weights) {
-            fail<InvalidArgument>("tensor '", name, "': dimension ", i, " is ", shape[i]);
-        }
-        n_weights *= shape[i];
-        const size_t from_end = shape.size() - i;
-        if (from_end == 1) rows.n_per_row = shape[i];
-        if (from_end == 2) rows.rows_per_slice = shape[i];
-        if (from_end >= 3) rows.n_slices *= shape[i];
-    }
-    return rows;
-}
-
 StoredTensor make_tensor(std::string name, ggml_type type, const std::vector<int64_t>& shape,
                          const py::list& ranges) {
     StoredTensor tensor;
@@ -52,10 +35,7 @@ StoredTensor make_tensor(std::string name, ggml_type type, const std::vector<int
 }
 
 ByteArray rows_of(const StoredTensor& tensor, int64_t first, int64_t n_rows) {
-    if (first < 0 || n_rows < 0 || first > tensor.rows.n_rows() - n_rows) {
-        fail<InvalidArgument>("tensor '", tensor.name, "' has ", tensor.rows.n_rows(),
-                              " rows, asked for ", n_rows, " from ", first);
-    }
+    check_rows(tensor, first, n_rows);
     const size_t row_size = row_bytes(tensor.type, tensor.rows.n_per_row);
     ByteArray bytes(static_cast<py::ssize_t>(static_cast<size_t>(n_rows) * row_size));
     uint8_t* out = bytes.mutable_data();

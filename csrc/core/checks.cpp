@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/row_error.h"
 
 namespace apex {
 
@@ -65,6 +66,24 @@ void check_conversion(const std::string& tensor, ggml_type source, ggml_type tar
         fail<ImatrixError>("tensor '", tensor, "': type ", ggml_type_name(target),
                            " needs an importance matrix and there is none for this tensor");
     }
+}
+
+void check_finite(const char* what, const float* weights, int64_t n) {
+    if (!all_finite(weights, n)) {
+        fail<QuantizeError>(what, ": expected finite values, found NaN or Inf");
+    }
+}
+
+int64_t check_stored(ggml_type type, int64_t n_bytes, int64_t n_per_row) {
+    if (!is_readable_source(type)) {
+        fail<InvalidArgument>(ggml_type_name(type), " holds no weights that can be read");
+    }
+    const auto row_size = static_cast<int64_t>(row_bytes(type, n_per_row));
+    if (n_bytes == 0 || n_bytes % row_size != 0) {
+        fail<InvalidArgument>("stored: expected a multiple of ", row_size, " bytes, found ",
+                              n_bytes);
+    }
+    return n_bytes / row_size;
 }
 
 void check_imatrix(const std::string& tensor, const float* values, int64_t n_per_row,

@@ -30,6 +30,13 @@ bool kernel_requires_imatrix(ggml_type type);
 void check_conversion(const std::string& tensor, ggml_type source, ggml_type target,
                       int64_t n_per_row, bool has_imatrix);
 
+// Throws QuantizeError unless all weights are finite.
+void check_finite(const char* what, const float* weights, int64_t n);
+
+// How many rows of n_per_row weights so many stored bytes are. Throws InvalidArgument where the
+// type holds no weights that can be read, or where they are no whole rows.
+int64_t check_stored(ggml_type type, int64_t n_bytes, int64_t n_per_row);
+
 // Throws ImatrixError unless all values are finite and not negative: ggml's grid search asserts
 // on the NaNs that others lead to.
 void check_imatrix(const std::string& tensor, const float* values, int64_t n_per_row,

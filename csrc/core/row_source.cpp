@@ -48,6 +48,29 @@ std::string expert_text(const StoredTensor& tensor, const RowUnit& unit) {
 
 }  // namespace
 
+TensorRows rows_of_shape(const std::string& tensor, const std::vector<int64_t>& shape) {
+    TensorRows rows{1, 1, 1};
+    int64_t n_weights = 1;
+    for (size_t i = 0; i < shape.size(); ++i) {
+        if (shape[i] < 1 || shape[i] > INT64_MAX / 8 / n_weights) {
+            fail<InvalidArgument>("tensor '", tensor, "': dimension ", i, " is ", shape[i]);
+        }
+        n_weights *= shape[i];
+        const size_t from_end = shape.size() - i;
+        if (from_end == 1) rows.n_per_row = shape[i];
+        if (from_end == 2) rows.rows_per_slice = shape[i];
+        if (from_end >= 3) rows.n_slices *= shape[i];
+    }
+    return rows;
+}
+
+void check_rows(const StoredTensor& tensor, int64_t first, int64_t n_rows) {
+    if (first < 0 || n_rows < 0 || first > tensor.rows.n_rows() - n_rows) {
+        fail<InvalidArgument>("tensor '", tensor.name, "' has ", tensor.rows.n_rows(),
+                              " rows, asked for ", n_rows, " from ", first);
+    }
+}
+
 size_t unit_bytes(const StoredTensor& tensor, const RowUnit& unit) {
     return static_cast<size_t>(unit.n_rows) * row_bytes(tensor.type, tensor.rows.n_per_row);
 }

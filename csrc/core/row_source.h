@@ -28,12 +28,19 @@ struct StoredTensor {
     std::vector<RowRange> ranges;  // all rows of the tensor, one range after the other
 };
 
+// A shape in numpy's order: slices (experts) first, the row last. Throws InvalidArgument where a
+// dimension is none or the tensor has more weights than can be counted in bytes.
+TensorRows rows_of_shape(const std::string& tensor, const std::vector<int64_t>& shape);
+
 // Throws InvalidArgument unless the ranges are exactly the tensor's rows, GgufError where one ends
 // behind its file.
 void check_ranges(const StoredTensor& tensor);
 
 // Stored bytes of a unit.
 size_t unit_bytes(const StoredTensor& tensor, const RowUnit& unit);
+
+// Throws InvalidArgument unless the tensor has n_rows rows from first on.
+void check_rows(const StoredTensor& tensor, int64_t first, int64_t n_rows);
 
 // n_rows rows from first on go to bytes, which has room for them.
 void read_rows(const StoredTensor& tensor, int64_t first, int64_t n_rows, uint8_t* bytes);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/error.h"
 #include "kernels/softmax.h"
 #include "scoring/softmax_score.h"
 
@@ -152,6 +153,10 @@ double sum_exp(const float* row, double max, int64_t n_vocab) {
 }
 
 }  // namespace
+
+void check_target(int32_t target, int64_t n_vocab) {
+    if (target < 0 || target >= n_vocab) fail<InvalidArgument>("target ", target, " is no token");
+}
 
 void score_rows(const float* reference, const float* const* candidates, size_t n_candidates,
                 int64_t n_vocab, int32_t target, SoftmaxScore* reference_score,

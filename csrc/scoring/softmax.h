@@ -31,6 +31,9 @@ void score_rows_coded(const float* log_probabilities, const float* const* candid
                       SoftmaxScore* reference_score, SoftmaxScore* candidate_scores,
                       SoftmaxScratch& scratch);
 
+// Throws InvalidArgument unless the vocabulary has this token.
+void check_target(int32_t target, int64_t n_vocab);
+
 // One row alone: everything but kld.
 SoftmaxScore score_row(const float* logits, int64_t n_vocab, int32_t target);
 
