@@ -18,12 +18,13 @@
 #             a whole evaluation and collection
 #
 # and, where it is asked for: real_size, every verb at the size of Qwen3.5-35B-A3B beside llama-bench
-# and llama-imatrix (real_size.py; takes 100 GB of memory as a disk).
+# and llama-imatrix (real_size.py; takes 100 GB of memory as a disk); sweep, probes per hour with 1, 2 and
+# 4 GPUs (sweep_workers.py; needs Ray and as many GPUs).
 #
 # Needs nvcc, compute-sanitizer, python3 with what pyproject.toml lists, pybind11 and pytest, cmake,
 # ninja and a compiler. OUT_FOLDER receives log.txt and JSON lines. A step that fails does not stop the
 # others; the exit code says whether one did. Environment: APEX_CUDA_BUILD, the build folder;
-# APEX_QUANTIZE, arguments of quantize_cuda.py; APEX_REAL_SIZE, of real_size.py; APEX_SANITIZE, of
+# APEX_QUANTIZE, arguments of quantize_cuda.py; APEX_REAL_SIZE, of real_size.py; APEX_SWEEP, of sweep_workers.py; APEX_SANITIZE, of
 # cuda_quantizers;
 # APEX_STEP_SECONDS, the most that one program may take; APEX_COMMIT, where there is no git.
 set -uo pipefail
@@ -79,6 +80,10 @@ step_scoring() {
 step_real_size() {
   # shellcheck disable=SC2086
   run python3 bench/real_size.py --tools "$tools" --json "$out/real_size.jsonl" ${APEX_REAL_SIZE:-}
+}
+step_sweep() {
+  # shellcheck disable=SC2086
+  run python3 bench/sweep_workers.py --gpu-layers -1 ${APEX_SWEEP:-}
 }
 step_kernels() {
   local plot=()

@@ -9,9 +9,9 @@ scored on one block of text. probes: of each worker. threads: of each worker, de
 among the largest number of workers, so that one worker alone has no more than each of several.
 
 s/probe: what a job took in its worker, mean; probes/h: from the end of each worker's first job,
-which loads the reference, to the end of the last. overhead: the driver's time on a job (handing
-out, storing, waiting) over the job's. whole: seconds with starting and loading. All runs must give
-the same results. Prints a table, and a line of JSON last.
+which loads the reference, to the end of the last. overhead: time of workers that is no job's
+(handing out, storing, waiting for the last) over the jobs'. whole: seconds with starting and
+loading. All runs must give the same results. Prints a table, and a line of JSON last.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ def main() -> int:
     )
     counts = [int(text) for text in args.workers.split(",")]
     threads = args.threads or max(1, usable_threads() // max(counts))
-    placement = Placement(n_threads=threads, n_gpu_layers=args.gpu_layers)
+    # A worker of Ray sees one GPU only; this process has to be told.
+    devices = ("CUDA0",) if args.gpu_layers else ()
+    placement = Placement(n_threads=threads, n_gpu_layers=args.gpu_layers, devices=devices)
     device = (gpu_names() or ("no GPU",))[0] if args.gpu_layers else cpu_name()
     print(f"{model}, {device}, {threads} threads a worker", flush=True)
     runs = []
