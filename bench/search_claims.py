@@ -156,20 +156,19 @@ def page(rankings: Sequence[Ranking], options: argparse.Namespace) -> str:
         "",
     ]
     for ranking, size in zip(rankings, sizes, strict=True):
-        lines += [
-            "",
-            f"### At most {size}",
-            "",
-            "| | strategy | KLD | to uniform |",
-            "|---|---|---|---|",
-        ]
-        for place, row in enumerate(ranking.rows, 1):
-            to_uniform = cell(ranking.ratio(row.name, "uniform"))
-            kld = f"{row.kld_mean:.4f} ± {row.kld_se:.4f}"
-            lines.append(f"| {place} | {row.name}: {row.says} | {kld} | {to_uniform} |")
-        if ranking.skipped:
-            lines += ["", f"Does not fit: {', '.join(ranking.skipped)}."]
+        lines += ["", f"### At most {size}", "", *strategies_of(ranking)]
     return "\n".join(lines) + "\n"
+
+
+def strategies_of(ranking: Ranking) -> list[str]:
+    lines = ["| | strategy | KLD | to uniform |", "|---|---|---|---|"]
+    for place, row in enumerate(ranking.rows, 1):
+        to_uniform = cell(ranking.ratio(row.name, "uniform"))
+        kld = f"{row.kld_mean:.4f} ± {row.kld_se:.4f}"
+        lines.append(f"| {place} | {row.name}: {row.says} | {kld} | {to_uniform} |")
+    if ranking.skipped:
+        lines += ["", f"Does not fit: {', '.join(ranking.skipped)}."]
+    return lines
 
 
 if __name__ == "__main__":

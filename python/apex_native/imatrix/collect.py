@@ -115,6 +115,14 @@ def collect_imatrix(
     return _kept(imatrix, path)
 
 
+def _require_model(model: Model) -> None:
+    require_kind(
+        *("model", model, Model),
+        "load it with apex.load_model, or let apex.calibrate take its path",
+    )
+    require_traits(model, Work.CALIBRATION)
+
+
 def plan_collection(
     model: Model,
     text: str | Tokens | Sequence[int],
@@ -146,11 +154,7 @@ def _cut(
     max_chunks: int | None,
 ) -> Tokens:
     """The tokens of whole chunks."""
-    require_kind(
-        *("model", model, Model),
-        "load it with apex.load_model, or let apex.calibrate take its path",
-    )
-    require_traits(model, Work.CALIBRATION)
+    _require_model(model)
     tokens = _tokens(model, text, parse_special)
     n_chunks = _count_chunks(len(tokens), ctx, skip_chunks, max_chunks)
     return tokens[skip_chunks * ctx :][: n_chunks * ctx]
