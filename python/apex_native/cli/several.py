@@ -66,6 +66,7 @@ def quantize_several(
     with open_gguf(file) as whole:
         collects = calibration.calibration is not None
         source = pruned(whole, choices.prune_layers, collects=collects)
+        folder.mkdir(parents=True, exist_ok=True)
         files = _files(source, recipes, run, folder, collects=collects)
         predicted = _dry_run(source, files, run, imatrix_follows=collects)
         if run.dry_run:
@@ -75,8 +76,8 @@ def quantize_several(
             matrix = _collect(out, source, run, calibration, compute, folder)
             recipes = [_with_matrix(recipe, recipes, matrix) for recipe in recipes]
             files = _files(source, recipes, run, folder, collects=False)
-        for entry in files:
-            warn_of_findings(out, entry.plan.findings)
+        every = [finding for entry in files for finding in entry.plan.findings]
+        warn_of_findings(out, list(dict.fromkeys(every)))
         with hessian_source(
             out, source.path, moments, calibration, compute, run.max_memory
         ) as hessian:
@@ -89,7 +90,7 @@ def quantize_several(
 
 def _folder(run: RunChoices) -> Path:
     folder = run.output or Path()
-    if not folder.is_dir():
+    if folder.suffix == ".gguf" or folder.is_file():
         raise typer.BadParameter(
             f"{folder} is no folder; several files are named after their recipes, give a folder",
             param_hint="--output",

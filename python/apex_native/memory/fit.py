@@ -13,7 +13,8 @@ from apex_native.types import GgmlType
 __all__ = ["CUDA_CONTEXT_BYTES", "Fit", "Need", "fit_file", "memory_need", "server_command"]
 
 CUDA_CONTEXT_BYTES = 560 << 20
-"""What CUDA and cuBLAS take of a GPU beside llama.cpp's buffers."""
+"""What CUDA and cuBLAS take of a GPU beside llama.cpp's buffers: a cautious round figure, which
+differs between drivers and cards and was not measured for this table."""
 
 
 @dataclass(frozen=True, slots=True)
