@@ -169,8 +169,8 @@ class _Sweep:
             files,
             tuple(ledger.failures),
             made.skipped,
-            len(jobs) - len(todo),
-            len(todo) - len(ledger.failures),
+            self.n_summed_before + len(jobs) - len(todo),
+            self.n_summed + len(todo) - len(ledger.failures),
             time.monotonic() - self.begin,
         )
 
@@ -199,6 +199,7 @@ class _Sweep:
                     continue
             missing.append(text)
         todo = ledger.open_jobs([job for text in missing for job in text.jobs])
+        self.n_summed, self.n_summed_before = len(todo), len(jobs) - len(todo)
         if todo:
             self.crew.run(todo, self.settings, ledger)
         for text in missing:
