@@ -94,14 +94,11 @@ def collect_imatrix(
         moments=hessian is not None,
     )
     settings = plan.settings(model)
-    if path is not None:
-        if resume and path.exists() and (hessian is None or Path(hessian).exists()):
-            return _finished(path, settings)
-        require_fresh(path, resume=resume, force=force)
-    _require_new(hessian, allowed=force or resume)
+    finished = _finished_before(path, hessian, settings, resume=resume, force=force)
+    if finished is not None:
+        return finished
     with Collection(model, plan, settings) as collection:
-        if hessian is not None:
-            require_room(collection.known_inputs(), Path(hessian))
+        _require_room(collection, hessian)
         if resume:
             collection.resume()
         state = collection.run(progress, cancel)
@@ -160,9 +157,27 @@ def _cut(
     return tokens[skip_chunks * ctx :][: n_chunks * ctx]
 
 
-def _require_new(hessian: str | os.PathLike[str] | None, *, allowed: bool) -> None:
-    if hessian is not None and Path(hessian).exists() and not allowed:
+def _finished_before(
+    path: Path | None,
+    hessian: str | os.PathLike[str] | None,
+    settings: Mapping[str, object],
+    *,
+    resume: bool,
+    force: bool,
+) -> Imatrix | None:
+    """What an earlier run left whole, to be resumed; OutputError where it is in the way."""
+    if path is not None:
+        if resume and path.exists() and (hessian is None or Path(hessian).exists()):
+            return _finished(path, settings)
+        require_fresh(path, resume=resume, force=force)
+    if hessian is not None and Path(hessian).exists() and not (force or resume):
         raise OutputError(f"{hessian} exists; choose another name or pass `force=True`")
+    return None
+
+
+def _require_room(collection: Collection, hessian: str | os.PathLike[str] | None) -> None:
+    if hessian is not None:
+        require_room(collection.known_inputs(), Path(hessian))
 
 
 def _save_moments(
