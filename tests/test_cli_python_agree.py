@@ -72,6 +72,13 @@ CASES = (
     given("prior", ("--tier", "mini", "--prior", "none"), tier="mini", prior="none"),
     given("prior", ("--tier", "mini", "--prior", "7"), tier="mini", prior="7"),
     given("strict", (*TIER, "--strict"), tier="compact", strict=True),
+    given("model_name", (*TIER, "--model-name", "N"), tier="compact", about=apex.About(name="N")),
+    given("base_model", (*TIER, "--base-model", "a/b"), tier="compact",
+          about=apex.About(base_model="a/b")),
+    given("license", (*TIER, "--license", "mit"), tier="compact",
+          about=apex.About(license="mit")),
+    given("quantized_by", (*TIER, "--quantized-by", "me"), tier="compact",
+          about=apex.About(quantized_by="me")),
 )  # fmt: skip
 
 
