@@ -31,6 +31,7 @@ ORDER = [
     *("weights", "gpu_layers", "engine"),
     *(
         "gguf",
+        "conversion",
         "pruning",
         "classification",
         "plan",
@@ -64,6 +65,7 @@ PURE_MAY_IMPORT = {
 """What needs neither numpy nor the native core."""
 
 MAY_IMPORT_NUMPY = {
+    "conversion",
     "corpus",
     "engine",
     "gguf",

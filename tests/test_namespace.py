@@ -37,8 +37,8 @@ def test_dir_shows_what_is_lazy_and_no_helpers() -> None:
     public = {name for name in shown if not name.startswith("__")}
     assert set(apex_native.__all__) <= public
     assert public - set(apex_native.__all__) == {
-        *("allocation", "classification", "corpus", "engine", "evaluation", "imatrix", "plan"),
-        *("quantization", "reports", "results", "sweeps", "types"),
+        *("allocation", "classification", "conversion", "corpus", "engine", "evaluation"),
+        *("imatrix", "plan", "quantization", "reports", "results", "sweeps", "types"),
     }
     assert {"importlib", "annotations", "Any", "TYPE_CHECKING", "api"}.isdisjoint(shown)
 
@@ -50,7 +50,10 @@ def test_names_are_completed() -> None:
     assert [text and text.rstrip("()") for text in found] == [*names, None]
 
 
-STAGES = ("classification", "plan", "corpus", "imatrix", "quantization", "evaluation", "reports")
+STAGES = (
+    *("classification", "conversion", "plan", "corpus", "imatrix"),
+    *("quantization", "evaluation", "reports"),
+)
 
 
 @pytest.mark.parametrize("first", ["", "import apex_native; apex_native.evaluate; "])

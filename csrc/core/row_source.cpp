@@ -42,6 +42,41 @@ void read_reordered(const RowRange& range, int64_t first_row, int64_t n_rows, ui
     }
 }
 
+void read_range(const RowRange& range, int64_t first_row, int64_t n_rows, uint64_t row_size,
+                uint8_t* bytes) {
+    if (range.blocks) {
+        range.blocks->read(first_row, n_rows, bytes);
+    } else if (range.order) {
+        read_reordered(range, first_row, n_rows, row_size, bytes);
+    } else {
+        read_in_order(range, first_row, n_rows, row_size, bytes);
+    }
+}
+
+// How many rows the range needs of what it reads.
+int64_t check_order(const std::string& name, const RowRange& range) {
+    int64_t n_stored = range.n_rows;
+    if (!range.order) return n_stored;
+    if (static_cast<int64_t>(range.order->size()) != range.n_rows) {
+        fail<InvalidArgument>("tensor '", name, "': an order of ", range.order->size(),
+                              " rows for a range of ", range.n_rows);
+    }
+    for (const int32_t row : *range.order) {
+        if (row < 0) fail<InvalidArgument>("tensor '", name, "': no row ", row);
+        n_stored = std::max<int64_t>(n_stored, row + int64_t{1});
+    }
+    return n_stored;
+}
+
+void check_blocks(const std::string& name, const RowRange& range, uint64_t row_size) {
+    if (range.order || range.offset != 0 || range.blocks->n_rows() != range.n_rows ||
+        range.blocks->row_bytes() != row_size) {
+        fail<InvalidArgument>("tensor '", name, "': blocks of ", range.blocks->n_rows(),
+                              " rows of ", range.blocks->row_bytes(), " bytes for ", range.n_rows,
+                              " rows of ", row_size, " in their order");
+    }
+}
+
 std::string expert_text(const StoredTensor& tensor, const RowUnit& unit) {
     return tensor.rows.n_slices > 1 ? concat(", expert ", unit.slice) : "";
 }
@@ -94,8 +129,7 @@ void read_rows(const StoredTensor& tensor, int64_t first, int64_t n_rows, uint8_
         const int64_t to = std::min(last, begin + range.n_rows);
         if (from < to) {
             uint8_t* out = bytes + static_cast<uint64_t>(from - first) * row_size;
-            const auto read = range.order ? read_reordered : read_in_order;
-            read(range, from - begin, to - from, row_size, out);
+            read_range(range, from - begin, to - from, row_size, out);
         }
         begin += range.n_rows;
     }
@@ -107,17 +141,11 @@ void check_ranges(const StoredTensor& tensor) {
     int64_t n_rows = 0;
     for (const RowRange& range : tensor.ranges) {
         n_rows += range.n_rows;
-        int64_t n_stored = range.n_rows;
-        if (range.order) {
-            if (static_cast<int64_t>(range.order->size()) != range.n_rows) {
-                fail<InvalidArgument>("tensor '", tensor.name, "': an order of ",
-                                      range.order->size(), " rows for a range of ", range.n_rows);
-            }
-            for (const int32_t row : *range.order) {
-                if (row < 0) fail<InvalidArgument>("tensor '", tensor.name, "': no row ", row);
-                n_stored = std::max<int64_t>(n_stored, row + int64_t{1});
-            }
+        if (range.blocks) {
+            check_blocks(tensor.name, range, row_size);
+            continue;
         }
+        const int64_t n_stored = check_order(tensor.name, range);
         const uint64_t size = range.file->size();
         const uint64_t room = range.offset <= size ? (size - range.offset) / row_size : 0;
         if (range.n_rows < 0 || static_cast<uint64_t>(n_stored) > room) {

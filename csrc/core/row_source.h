@@ -7,17 +7,20 @@
 #include <vector>
 
 #include "core/mapped_file.h"
+#include "core/row_blocks.h"
 #include "core/row_units.h"
 #include "ggml.h"
 
 namespace apex {
 
-// Rows that lie one after the other in a file, or are taken from there in another order.
+// Rows that lie one after the other in a file, or are taken from there in another order, or are
+// computed when they are read.
 struct RowRange {
-    std::shared_ptr<const MappedFile> file;
-    uint64_t offset = 0;  // of the first stored row in the file
+    std::shared_ptr<const MappedFile> file;  // null: the rows of blocks
+    uint64_t offset = 0;                     // of the first stored row in the file
     int64_t n_rows = 0;
     std::shared_ptr<const std::vector<int32_t>> order;  // row i is stored row order[i]; none: i
+    std::shared_ptr<RowBlocks> blocks;
 };
 
 // A tensor in one piece, as GGUF stores it, or in several, as checkpoints store experts.

@@ -21,13 +21,16 @@ from apex_native.api import (
     bench_kernels,
     check_load,
     classify,
+    convert,
     evaluate,
     make_plan,
     report,
 )
+from apex_native.conversion import CheckpointSource, ConversionOptions, open_checkpoint
 from apex_native.errors import (
     ApexError,
     Cancelled,
+    CheckpointError,
     CorpusError,
     DataError,
     DeviceError,
@@ -87,8 +90,11 @@ __all__ = [
     "ApexError",
     "CalibrationText",
     "Cancelled",
+    "CheckpointError",
+    "CheckpointSource",
     "Classification",
     "ClassifiedTensor",
+    "ConversionOptions",
     "Corpus",
     "CorpusError",
     "DataError",
@@ -132,6 +138,7 @@ __all__ = [
     "check_load",
     "classify",
     "collect_imatrix",
+    "convert",
     "demo_imatrix",
     "demo_model",
     "errors",
@@ -141,6 +148,7 @@ __all__ = [
     "load_recipe",
     "make_plan",
     "merge_imatrices",
+    "open_checkpoint",
     "open_gguf",
     "quantize",
     "quantize_many",
@@ -173,7 +181,7 @@ _LAZY = {
 _MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
 
 _STAGES = (
-    *("allocation", "classification", "plan", "corpus", "engine", "imatrix"),
+    *("allocation", "classification", "conversion", "plan", "corpus", "engine", "imatrix"),
     *("quantization", "evaluation", "results", "reports", "sweeps", "types"),
 )
 

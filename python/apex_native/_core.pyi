@@ -4,7 +4,7 @@
 # nothing is converted. Errors are those of `apex_native.errors`; ValueError where an argument is
 # wrong. Long calls release the GIL and stop by a StopFlag.
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, final
 
 import numpy as np
@@ -59,13 +59,18 @@ class GgufFile:
 class MappedFile:
     def __init__(self, path: str | bytes) -> None: ...
 
+class RowBlocks:
+    def __init__(
+        self, n_rows: int, rows_per_block: int, row_bytes: int, make: Callable[[int], _Bytes]
+    ) -> None: ...
+
 class StoredTensor:
     def __init__(
         self,
         name: str,
         type: int,
         shape: Sequence[int],
-        ranges: Sequence[tuple[MappedFile, int, int, npt.NDArray[np.int32] | None]],
+        ranges: Sequence[tuple[MappedFile | RowBlocks, int, int, npt.NDArray[np.int32] | None]],
     ) -> None: ...
     def read_rows(self, first: int, n_rows: int) -> _Bytes: ...
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "ApexError",
     "Cancelled",
+    "CheckpointError",
     "CorpusError",
     "DataError",
     "DeviceError",
@@ -29,6 +30,10 @@ class ApexError(Exception):
 
 class GgufError(ApexError, ValueError):
     """A GGUF file is damaged, truncated, or not what the call needs."""
+
+
+class CheckpointError(ApexError, ValueError):
+    """A checkpoint's folder lacks something, is damaged, or upstream cannot convert it."""
 
 
 class CorpusError(ApexError, ValueError):

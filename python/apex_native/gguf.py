@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from apex_native._native import core
 from apex_native.errors import GgufError
 from apex_native.types import GgmlType, GgufFacts, TensorInfo
+from apex_native.weights import WeightSource
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["GgufFile", "WeightStatistics", "open_gguf"]
+__all__ = ["GgufFile", "WeightStatistics", "open_gguf", "statistics_of"]
 
 
 class WeightStatistics(NamedTuple):
@@ -137,11 +138,7 @@ class GgufFile:
         self, names: Sequence[str], *, n_threads: int | None = None
     ) -> list[WeightStatistics]:
         """Weight statistics of each named tensor, streamed from disk on all cores."""
-        rows = core.weight_statistics(
-            [self.stored_tensor(name) for name in names],
-            n_threads=n_threads or os.cpu_count() or 1,
-        )
-        return [WeightStatistics(*row) for row in rows]
+        return statistics_of(self, names, n_threads=n_threads)
 
     def fingerprint(self) -> str:
         """sha256 over the header and each shard's size and modification time.
@@ -158,6 +155,16 @@ class GgufFile:
             status = path.stat()
             digest.update(repr((status.st_size, status.st_mtime_ns)).encode())
         return digest.hexdigest()
+
+
+def statistics_of(
+    source: WeightSource, names: Sequence[str], *, n_threads: int | None = None
+) -> list[WeightStatistics]:
+    """Weight statistics of each named tensor of a source, streamed on all cores."""
+    rows = core.weight_statistics(
+        [source.stored_tensor(name) for name in names], n_threads=n_threads or os.cpu_count() or 1
+    )
+    return [WeightStatistics(*row) for row in rows]
 
 
 def open_gguf(path: str | os.PathLike[str]) -> GgufFile:

@@ -2,7 +2,8 @@
 
 The source travels inside a source package on the Python package index (see pin.json), so pip is
 the only client needed. pip checks the hash before it runs anything of the package, the folders
-this project builds are unpacked into a cache, and the next build finds them there.
+this project builds are unpacked into a cache, and the next build finds them there. The converter of
+checkpoints, which is Python, has a folder of its own: it changes without a compiler at work.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import tempfile
 from pathlib import Path
 
 PIN = json.loads((Path(__file__).parent / "pin.json").read_text())
+CONVERTER = PIN.pop("converter")
+PARTS = {"llama.cpp": PIN, "converter": {**PIN, **CONVERTER}}
 STAMP = ".apex-complete"
 BOTH_WAYS_OUT = (
     "the pinned llama.cpp source ({package} {version}) is not in the cache ({cache}) and could not be "
@@ -68,19 +71,22 @@ def download(folder: Path) -> Path:
     return archives[0]
 
 
-def wanted(name: str) -> bool:
-    """Does this path inside the llama.cpp tree belong to what is built?"""
-    return name in PIN["files"] or any(name.startswith(folder + "/") for folder in PIN["folders"])
+def wanted(part: str, name: str) -> bool:
+    """Does this path inside the llama.cpp tree belong to a part of what is built?"""
+    pin = PARTS[part]
+    return name in pin["files"] or any(name.startswith(folder + "/") for folder in pin["folders"])
 
 
-def unpack(archive: Path, target: Path) -> None:
-    """Extract the wanted part of the archive so that target appears complete or not at all."""
+def unpack(archive: Path, part: str, target: Path) -> None:
+    """Extract a part of the archive so that target appears complete or not at all."""
     prefix = f"{archive.name.removesuffix('.tar.gz')}/{PIN['source']}/"
     partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=".unpacking-"))
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
-                if member.name.startswith(prefix) and wanted(member.name.removeprefix(prefix)):
+                if member.name.startswith(prefix) and wanted(
+                    part, member.name.removeprefix(prefix)
+                ):
                     member.name = member.name.removeprefix(prefix)
                     tar.extract(member, partial, filter="data")
         (partial / STAMP).write_text(PIN["sha256"] + "\n")
@@ -93,19 +99,31 @@ def unpack(archive: Path, target: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def folder_of(part: str, cache: Path) -> Path:
+    """Where a part is unpacked.
+
+    What is wanted is part of the name: a build that needs more does not meet an old copy.
+    """
+    key = hashlib.sha256(json.dumps(PARTS[part], sort_keys=True).encode()).hexdigest()[:12]
+    return cache / f"{part}-{PIN['commit']}-{key}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, default=default_cache())
-    cache = parser.parse_args().cache
-    # The list of folders is part of the name: a build that needs more does not meet an old copy.
-    key = hashlib.sha256(json.dumps(PIN, sort_keys=True).encode()).hexdigest()[:12]
-    target = cache / f"llama.cpp-{PIN['commit']}-{key}"
-    if not (target / STAMP).exists():
+    parser.add_argument("--part", choices=sorted(PARTS), default="llama.cpp")
+    arguments = parser.parse_args()
+    cache = arguments.cache
+    targets = {part: folder_of(part, cache) for part in PARTS}
+    missing = {part: t for part, t in targets.items() if not (t / STAMP).exists()}
+    if missing:
         cache.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(target, ignore_errors=True)
         try:
             with tempfile.TemporaryDirectory() as folder:
-                unpack(download(Path(folder)), target)
+                archive = download(Path(folder))
+                for part, target in missing.items():
+                    shutil.rmtree(target, ignore_errors=True)
+                    unpack(archive, part, target)
         except (RuntimeError, OSError) as error:
             reason = error.args[0] if isinstance(error, RuntimeError) else [str(error)]
             print(
@@ -113,7 +131,7 @@ def main() -> int:
                 file=sys.stderr,
             )
             return 1
-    print(target)
+    print(targets[arguments.part])
     return 0
 
 

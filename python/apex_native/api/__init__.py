@@ -6,6 +6,7 @@ Light to import: what needs numpy or the native core is imported when a function
 from __future__ import annotations
 
 from apex_native.api.benchmarks import bench, bench_kernels
+from apex_native.api.converting import convert
 from apex_native.api.evaluating import evaluate
 from apex_native.api.planning import LoadCheck, check_load, classify, make_plan
 from apex_native.api.reporting import report
@@ -16,6 +17,7 @@ __all__ = [
     "bench_kernels",
     "check_load",
     "classify",
+    "convert",
     "evaluate",
     "make_plan",
     "report",

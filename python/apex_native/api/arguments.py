@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Union
 
 from apex_native.argument_kinds import require_kind
-from apex_native.gguf import GgufFile, open_gguf
+from apex_native.conversion import open_source
+from apex_native.gguf import GgufFile
 from apex_native.types import GgmlType
 from apex_native.weights import WeightSource
 
@@ -31,7 +32,7 @@ def opened(argument: str, source: AnySource) -> Iterator[WeightSource]:
     require_kind(
         argument, source, (GgufFile, str, os.PathLike), "give a path, or what apex.open_gguf gave"
     )
-    with open_gguf(source) as file:
+    with open_source(source) as file:
         yield file
 
 

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from apex_native.cli import (
     bench,
     builtins,
+    convert,
     corpus,
     demo,
     doctor,
@@ -128,6 +129,7 @@ def _root(
 
 
 for _verb in (
+    convert,
     inspect,
     plan,
     corpus,

@@ -14,6 +14,7 @@ from apex_native.cli.termination import Terminated
 from apex_native.errors import (
     ApexError,
     Cancelled,
+    CheckpointError,
     CorpusError,
     DataError,
     DeviceError,
@@ -65,6 +66,7 @@ class _Row:
 _TABLE = (
     _Row(Cancelled, EXIT_INTERRUPTED, "go on with --resume"),
     _Row(GgufError, EXIT_FAILURE, "check the path, or download or convert the file again"),
+    _Row(CheckpointError, EXIT_FAILURE, "check the path, or download the checkpoint again"),
     _Row(CorpusError, EXIT_FAILURE, "`apex-native corpus --help` describes recipes and sources"),
     _Row(ImatrixError, EXIT_FAILURE, "collect the matrix again, from this very model"),
     _Row(PlanError, EXIT_FAILURE, "`apex-native plan --help` lists what can be asked for"),

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apex_native.cli.checkpoint_options import CheckpointChoices, SourceArgument, open_model
 from apex_native.cli.options import (
     JsonOption,
-    ModelArgument,
     QuietOption,
     ThreadsOption,
     examples,
+    spread,
 )
 from apex_native.cli.output import Output, exact_size
 from apex_native.cli.tables import Column, Table
 
 if TYPE_CHECKING:
-    from apex_native.gguf import GgufFile
+    from apex_native.conversion import ModelInput
     from apex_native.reports import ModelFacts, RoleStatistics, StoredRow
     from apex_native.types import Classification
 
@@ -42,11 +43,12 @@ def register(app: typer.Typer) -> None:
             "apex-native inspect model-bf16-00001-of-00004.gguf --stats",
             "apex-native inspect model-bf16.gguf --json | jq .total_bytes",
         ),
-    )(inspect)
+    )(spread(inspect))
 
 
 def inspect(
-    file: ModelArgument,
+    file: SourceArgument,
+    checkpoint: CheckpointChoices,
     stats: Annotated[
         bool, typer.Option("--stats", help="Also read all weights: rms, max, kurtosis, outliers.")
     ] = False,
@@ -59,11 +61,10 @@ def inspect(
     A header without data, or a download that is not finished, can be inspected too.
     """
     from apex_native.classification import classify_tensors
-    from apex_native.gguf import open_gguf
     from apex_native.reports import model_facts, stored_rows
 
     out = Output(json_mode=json_mode, quiet=quiet)
-    with open_gguf(file) as source:
+    with open_model(file, checkpoint) as source:
         classification = classify_tensors(source.facts)
         sizes = tuple(path.stat().st_size for path in source.shard_paths)
         facts = model_facts(classification, file_bytes=sizes)
@@ -88,7 +89,7 @@ def inspect(
 
 
 def _statistics(
-    source: GgufFile, classification: Classification, threads: int | None
+    source: ModelInput, classification: Classification, threads: int | None
 ) -> tuple[RoleStatistics, ...]:
     from apex_native.reports import role_statistics
 
@@ -179,7 +180,7 @@ def _statistics_table(statistics: tuple[RoleStatistics, ...]) -> Table:
 
 
 def _document(
-    source: GgufFile,
+    source: ModelInput,
     classification: Classification,
     facts: ModelFacts,
     rows: tuple[StoredRow, ...],

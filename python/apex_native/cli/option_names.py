@@ -11,6 +11,7 @@ __all__ = ["in_options"]
 
 _OPTIONS = {
     "all_experts=True": "--all-experts",
+    "allow_pickle=True": "--allow-pickle",
     "allow_requantize=True": "--allow-requantize",
     "calibrate": "--calibration",
     "check_memory=False": "--no-memory-check",
@@ -25,16 +26,19 @@ _OPTIONS = {
     "max_memory": "--max-memory",
     "n_threads": "--threads",
     "n_ubatch": "--ubatch-size",
+    "part='model-without-mtp'": "--no-mtp",
+    "pre_tokenizer": "--pre-tokenizer",
     "repair=True": "--repair",
     "resume=True": "--resume",
     "save_base": "--save-base",
     "split_max_size": "--split-max-size",
     "strict=True": "--strict",
     "tier": "--tier",
+    "trust_remote_code=True": "--trust-remote-code",
     "two_pass=True": "--two-pass",
 }
 
-_ARGUMENT = re.compile(r"`(\w+(?:=\w+)?)`")
+_ARGUMENT = re.compile(r"`(\w+(?:=[\w'-]+)?)`")
 
 
 def in_options(text: str) -> str:

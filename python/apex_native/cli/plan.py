@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apex_native.cli.checkpoint_options import CheckpointChoices, SourceArgument, open_model
 from apex_native.cli.choices import choices_document, show_choices, show_fit
 from apex_native.cli.errors import UsageError
 from apex_native.cli.fit_options import FitChoices, room_of, settings_of
@@ -17,7 +18,6 @@ from apex_native.cli.option_names import in_options
 from apex_native.cli.options import (
     ForceOption,
     JsonOption,
-    ModelArgument,
     PlanChoices,
     QuietOption,
     examples,
@@ -28,7 +28,7 @@ from apex_native.cli.tables import Column, Table
 
 if TYPE_CHECKING:
     from apex_native.api.choosing import Choices
-    from apex_native.gguf import GgufFile
+    from apex_native.conversion import ModelInput
     from apex_native.plan import Finding, Plan
     from apex_native.reports import PlanComparison
 
@@ -87,9 +87,10 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(
-    file: ModelArgument,
+    file: SourceArgument,
     choices: PlanChoices,
     fit: FitChoices,
+    checkpoint: CheckpointChoices,
     compare: CompareOption = None,
     recipe: RecipeOption = None,
     results: ResultsOption = None,
@@ -105,14 +106,13 @@ def plan(
     Works on a header without data: a 65 GB model is planned before it is downloaded.
     """
     from apex_native.cli.planning import Planner, pruned, require_writable
-    from apex_native.gguf import open_gguf
     from apex_native.reports import compare_plans
 
     out = Output(json_mode=json_mode, quiet=quiet)
     if output is not None:
         require_writable(output, force=force)
     names = [part for text in compare or () for part in text.split(",") if part.strip()]
-    with open_gguf(file) as source:
+    with open_model(file, checkpoint) as source:
         if is_choice(source, choices):
             if output is not None or explain:
                 raise UsageError("a table of recipes is no plan; choose one with --tier or --type")
@@ -161,7 +161,7 @@ def _document(
     return document
 
 
-def is_choice(source: GgufFile, choices: PlanChoices) -> bool:
+def is_choice(source: ModelInput, choices: PlanChoices) -> bool:
     """No recipe is given for a model that needs one."""
     from apex_native.classification import FileKind, find_kind
 
@@ -170,7 +170,7 @@ def is_choice(source: GgufFile, choices: PlanChoices) -> bool:
 
 
 def _choose(
-    source: GgufFile,
+    source: ModelInput,
     choices: PlanChoices,
     fit: FitChoices,
     names: Sequence[str],
@@ -197,7 +197,7 @@ def _choose(
     )
 
 
-def _fitted(source: GgufFile, plan: Plan, fit: FitChoices) -> Choices | None:
+def _fitted(source: ModelInput, plan: Plan, fit: FitChoices) -> Choices | None:
     """What the one plan that was asked for takes; None where nobody asked."""
     room = room_of(fit)
     if room is None:

@@ -17,7 +17,7 @@ from apex_native.errors import PlanError
 from apex_native.pruning import PrunedSource
 
 if TYPE_CHECKING:
-    from apex_native.gguf import GgufFile
+    from apex_native.conversion import ModelInput
     from apex_native.imatrix import Imatrix
     from apex_native.plan import About, Edges, Plan
     from apex_native.types import Classification, GgmlType
@@ -39,7 +39,7 @@ class Planned:
     classification: Classification
 
 
-def pruned(source: GgufFile, layers: str | None, *, collects: bool = False) -> Any:
+def pruned(source: ModelInput, layers: str | None, *, collects: bool = False) -> Any:
     """The source, or a `PrunedSource` of it, without the layers of ``--prune-layers``.
 
     collects: an importance matrix is to be collected, which runs the whole model.
@@ -73,7 +73,7 @@ class Planner:
     error; what does not fit the file is a PlanError.
     """
 
-    def __init__(self, source: GgufFile | PrunedSource, choices: PlanChoices) -> None:
+    def __init__(self, source: ModelInput | PrunedSource, choices: PlanChoices) -> None:
         """Check the options and read the files they name."""
         from apex_native.classification import FileKind, classify_tensors, find_kind
         from apex_native.imatrix import parse_prior

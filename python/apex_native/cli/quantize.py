@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apex_native.cli.calibration_options import CalibrationChoices, matrix_path
+from apex_native.cli.checkpoint_options import CheckpointChoices, SourceArgument, open_model
 from apex_native.cli.compute_options import ComputeChoices
 from apex_native.cli.hessian import HessianChoices, hessian_source, require_consistent_hessian
 from apex_native.cli.options import (
     JsonOption,
-    ModelArgument,
     PlanChoices,
     QuietOption,
     examples,
@@ -26,7 +26,7 @@ from apex_native.cli.run_options import RunChoices
 from apex_native.cli.several import is_several, quantize_several
 
 if TYPE_CHECKING:
-    from apex_native.gguf import GgufFile
+    from apex_native.conversion import ModelInput
     from apex_native.imatrix import Imatrix
     from apex_native.plan import Plan
     from apex_native.quantization import HessianSource, PredictedFile, QuantizeManifest
@@ -64,12 +64,13 @@ def register(app: typer.Typer) -> None:
 
 
 def quantize(
-    file: ModelArgument,
+    file: SourceArgument,
     choices: PlanChoices,
     run: RunChoices,
     calibration: CalibrationChoices,
     moments: HessianChoices,
     compute: ComputeChoices,
+    checkpoint: CheckpointChoices,
     plan_file: Annotated[
         Path | None,
         typer.Option("--plan", metavar="plan.json", help="A plan that `plan -o` saved."),
@@ -83,7 +84,6 @@ def quantize(
     """
     from apex_native.cli.plan import warn_of_findings
     from apex_native.cli.planning import pruned
-    from apex_native.gguf import open_gguf
     from apex_native.quantization import start_driver
 
     out = Output(json_mode=json_mode, quiet=quiet)
@@ -91,9 +91,9 @@ def quantize(
     require_consistent_hessian(moments, calibration, plan_file)
     start_driver(run.device)
     if is_several(choices):
-        quantize_several(out, file, choices, run, calibration, moments, compute)
+        quantize_several(out, file, choices, run, calibration, moments, compute, checkpoint)
         return
-    with open_gguf(file) as whole:
+    with open_model(file, checkpoint) as whole:
         collects = calibration.calibration is not None
         source = pruned(whole, choices.prune_layers, collects=collects)
         job = _prepare(source, choices, run, plan_file, collects=collects)
@@ -143,7 +143,7 @@ def _require_consistent(
 
 
 def _prepare(
-    source: GgufFile,
+    source: ModelInput,
     choices: PlanChoices,
     run: RunChoices,
     plan_file: Path | None,
@@ -175,7 +175,7 @@ def _prepare(
 
 def _calibrated(
     out: Output,
-    source: GgufFile,
+    source: ModelInput,
     job: _Job,
     choices: PlanChoices,
     run: RunChoices,
@@ -210,7 +210,7 @@ def _calibrated(
 
 def _execute(
     out: Output,
-    source: GgufFile,
+    source: ModelInput,
     job: _Job,
     run: RunChoices,
     threads: int | None,
@@ -243,7 +243,7 @@ def _execute(
 
 
 def _dry_run(
-    source: GgufFile, job: _Job, run: RunChoices, *, imatrix_follows: bool
+    source: ModelInput, job: _Job, run: RunChoices, *, imatrix_follows: bool
 ) -> tuple[PredictedFile, ...]:
     from apex_native.quantization import dry_run
 

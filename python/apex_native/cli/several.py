@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from apex_native.cli.calibration_options import CalibrationChoices
+from apex_native.cli.checkpoint_options import CheckpointChoices, open_model
 from apex_native.cli.compute_options import ComputeChoices
 from apex_native.cli.hessian import HessianChoices, hessian_source
 from apex_native.cli.options import PlanChoices
@@ -19,7 +20,7 @@ from apex_native.cli.run_options import RunChoices
 from apex_native.cli.tables import Column, Table
 
 if TYPE_CHECKING:
-    from apex_native.gguf import GgufFile
+    from apex_native.conversion import ModelInput
     from apex_native.imatrix import Imatrix
     from apex_native.plan import Plan
     from apex_native.quantization import HessianSource, QuantizeManifest
@@ -55,15 +56,15 @@ def quantize_several(
     calibration: CalibrationChoices,
     moments: HessianChoices,
     compute: ComputeChoices,
+    checkpoint: CheckpointChoices,
 ) -> None:
     """Plan all, collect one importance matrix if asked, write all files, show what they cost."""
     from apex_native.cli.plan import warn_of_findings
     from apex_native.cli.planning import pruned
-    from apex_native.gguf import open_gguf
 
     folder = _folder(run)
     recipes = _recipes(choices)
-    with open_gguf(file) as whole:
+    with open_model(file, checkpoint) as whole:
         collects = calibration.calibration is not None
         source = pruned(whole, choices.prune_layers, collects=collects)
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,7 +134,7 @@ def _with_matrix(
 
 
 def _files(
-    source: GgufFile,
+    source: ModelInput,
     recipes: Sequence[PlanChoices],
     run: RunChoices,
     folder: Path,
@@ -153,7 +154,7 @@ def _files(
 
 
 def _dry_run(
-    source: GgufFile, files: Sequence[_File], run: RunChoices, *, imatrix_follows: bool
+    source: ModelInput, files: Sequence[_File], run: RunChoices, *, imatrix_follows: bool
 ) -> int:
     """Bytes of all files; raises what a run would before it starts."""
     import shutil
@@ -187,7 +188,7 @@ def _dry_run(
 
 def _collect(
     out: Output,
-    source: GgufFile,
+    source: ModelInput,
     run: RunChoices,
     calibration: CalibrationChoices,
     compute: ComputeChoices,
@@ -219,7 +220,7 @@ def _collect(
 
 def _execute(
     out: Output,
-    source: GgufFile,
+    source: ModelInput,
     files: Sequence[_File],
     run: RunChoices,
     threads: int | None,

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ class OutputShard:
     layout: FileLayout
     split_pairs: list[bytes]
     carries_metadata: bool
+    header: bytes | None = None
+    """Written as it is; None: made from the plan."""
     fd: int = -1
 
     @property
@@ -73,9 +75,11 @@ class OutputShard:
 
     def write_header(self, model_pairs: Sequence[bytes]) -> None:
         """Write metadata and tensor table: last, so that a partial file is never a loadable one."""
-        pairs = [*(model_pairs if self.carries_metadata else ()), *self.split_pairs]
-        types = [tensor.type for tensor in self.tensors]
-        header = encode_header(pairs, self.tensors, types, self.layout)
+        header = self.header
+        if header is None:
+            pairs = [*(model_pairs if self.carries_metadata else ()), *self.split_pairs]
+            types = [tensor.type for tensor in self.tensors]
+            header = encode_header(pairs, self.tensors, types, self.layout)
         written = 0
         while written < len(header):
             written += os.pwrite(self.fd, header[written:], written)
@@ -105,14 +109,21 @@ class OutputShard:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How the output is cut: by size (bytes of tensor data), or where the source is; or not."""
+    """How the output is cut: by size (bytes of tensor data), or where the source is; or not.
+
+    header: all bytes before the data of the one file, for a copy that keeps another writer's.
+    """
 
     max_size: int | None = None
     keep: bool = False
+    header: bytes | None = None
 
 
 def plan_outputs(plan: Plan, output: Path, split: Split, source: WeightSource) -> list[OutputShard]:
     """One shard, or as many as asked for, named as llama.cpp names them. Raises OutputError."""
+    if split.header is not None:
+        layout = replace(plan.layout, header_bytes=len(split.header))
+        return [OutputShard(output, plan.tensors, layout, [], True, split.header)]
     if split.keep:
         if split.max_size is not None:
             raise OutputError("`keep_split` and `split_max_size` are two ways to cut; choose one")

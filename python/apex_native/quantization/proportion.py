@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from apex_native.errors import QuantizeError
 from apex_native.plan import Finding, FindingKind
 from apex_native.quantization.manifest import TensorRecord
 from apex_native.types import GgmlType
 
-__all__ = ["error_bound", "error_findings"]
+__all__ = ["OutOfProportionError", "error_bound", "error_findings"]
+
+
+class OutOfProportionError(QuantizeError):
+    """What strict makes of such a tensor: the work is kept, a run without strict accepts it."""
+
 
 _LARGEST_SEEN = {
     GgmlType.F16: 0.00021,

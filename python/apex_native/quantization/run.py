@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from apex_native.conversion import open_source
 from apex_native.errors import GgufError, OutputError
 from apex_native.gguf import open_gguf
 from apex_native.plan import Plan
@@ -34,11 +35,15 @@ DEFAULT_MAX_MEMORY = 2 << 30
 
 @dataclass(frozen=True, slots=True)
 class QuantizeTarget:
-    """One output of `quantize_many`; plan and imatrix may be paths."""
+    """One output of `quantize_many`; plan and imatrix may be paths.
+
+    header: all bytes before the data section, for a copy that keeps another writer's.
+    """
 
     plan: Plan | str | os.PathLike[str]
     output: str | os.PathLike[str]
     imatrix: Imatrix | str | os.PathLike[str] | None = None
+    header: bytes | None = None
 
 
 def quantize_model(
@@ -63,8 +68,8 @@ def quantize_model(
 ) -> QuantizeManifest:
     """Write ``output`` as ``plan`` says and return what it cost, tensor by tensor.
 
-    source: a GGUF file, open or by its path, or any other `WeightSource`. plan (a saved plan.json)
-    and imatrix may be paths too.
+    source: a GGUF file or a checkpoint's folder, open or by its path, or another `WeightSource`;
+    plan (a saved plan.json) and imatrix may be paths too.
 
     Tensor data equal llama-quantize's byte for byte for the same source, type and imatrix, for
     any n_threads and max_memory (bytes of buffers above the mapped input). split_max_size (bytes)
@@ -126,22 +131,22 @@ def quantize_many(
     Gives the manifests of the files that were written, in the order of targets. Raises OutputError
     also where two targets are one file.
     """
-    read = [(*values_of(t.plan, t.imatrix), Path(t.output)) for t in targets]
+    read = [(*values_of(t.plan, t.imatrix), Path(t.output), t.header) for t in targets]
     start_driver(device)
     if isinstance(source, str | os.PathLike):
-        with open_gguf(source) as opened:
+        with open_source(source) as opened:
             return quantize_many(
-                opened, [QuantizeTarget(plan, path, imatrix) for plan, imatrix, path in read],
+                opened, [QuantizeTarget(p, path, m, header) for p, m, path, header in read],
                 hessian=hessian, n_threads=n_threads, max_memory=max_memory,
                 split_max_size=split_max_size, keep_split=keep_split,
                 allow_requantize=allow_requantize, resume=resume, force=force, strict=strict,
                 device=device, verify_gpu=verify_gpu, progress=progress, cancel=cancel,
                 finished=finished,
             )  # fmt: skip
-    _require_distinct([path for _, _, path in read])
-    split = Split(split_max_size, keep_split)
+    _require_distinct([path for _, _, path, _ in read])
     runs = []
-    for plan, imatrix, path in read:
+    for plan, imatrix, path, header in read:
+        split = Split(split_max_size, keep_split, header)
         check_inputs(source, plan, imatrix, allow_requantize=allow_requantize)
         runs.append(_run(source, plan, path, imatrix, hessian, split, strict=strict))
     if resume and len(runs) > 1:

@@ -1,0 +1,139 @@
+"""Options of every verb that takes a checkpoint's folder in place of a GGUF file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from apex_native.conversion.options import ConversionOptions, OutType, Part
+
+if TYPE_CHECKING:
+    from apex_native.conversion import ModelInput
+
+__all__ = ["CHECKPOINT", "CheckpointChoices", "SourceArgument", "open_model"]
+
+CHECKPOINT = "Checkpoints (a folder of safetensors)"
+
+SourceArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE", help="GGUF model, any shard of a split one, or a checkpoint's folder."
+    ),
+]
+
+
+@dataclass(frozen=True)
+class CheckpointChoices:
+    """How a checkpoint is read; what llama.cpp's converter takes under the same names."""
+
+    outtype: Annotated[
+        OutType,
+        typer.Option(
+            "--outtype",
+            rich_help_panel=CHECKPOINT,
+            help="Type of its weights as GGUF; auto: its own 16 bits.",
+        ),
+    ] = OutType.AUTO
+    no_mtp: Annotated[
+        bool,
+        typer.Option(
+            "--no-mtp",
+            rich_help_panel=CHECKPOINT,
+            help="Leave out its layers for multi-token prediction.",
+        ),
+    ] = False
+    folder_metadata: Annotated[
+        bool,
+        typer.Option(
+            "--folder-metadata",
+            rich_help_panel=CHECKPOINT,
+            help="Take name, licence and origin from the folder's name and README.",
+        ),
+    ] = False
+    fuse_gate_up: Annotated[
+        bool,
+        typer.Option(
+            "--fuse-gate-up-exps",
+            rich_help_panel=CHECKPOINT,
+            help="One tensor for gate and up of experts.",
+        ),
+    ] = False
+    fuse_qkv: Annotated[
+        bool,
+        typer.Option("--fuse-qkv", rich_help_panel=CHECKPOINT, help="One tensor for Q, K and V."),
+    ] = False
+    fp8_as_q8: Annotated[
+        bool,
+        typer.Option(
+            "--fp8-as-q8",
+            rich_help_panel=CHECKPOINT,
+            help="FP8 weights become Q8_0 and not 16 bits.",
+        ),
+    ] = False
+    pre_tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            "--pre-tokenizer",
+            metavar="NAME",
+            rich_help_panel=CHECKPOINT,
+            help="What its unknown tokenizer cuts text like: qwen2, llama-bpe, ...",
+        ),
+    ] = None
+    allow_pickle: Annotated[
+        bool,
+        typer.Option(
+            "--allow-pickle",
+            rich_help_panel=CHECKPOINT,
+            help="Read .bin files; unpickling can run code.",
+        ),
+    ] = False
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code",
+            rich_help_panel=CHECKPOINT,
+            help="Let the checkpoint's own Python code run.",
+        ),
+    ] = False
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Fields that are not at their default, as options."""
+        changed = (f.name for f in fields(self) if getattr(self, f.name) != f.default)
+        return tuple(_OPTIONS.get(name, "--" + name.replace("_", "-")) for name in changed)
+
+    def options(self, part: Part | None = None, name: str | None = None) -> ConversionOptions:
+        """What `open_checkpoint` takes; a part other than the model excludes --no-mtp."""
+        if part is not None and self.no_mtp:
+            raise typer.BadParameter(
+                "is of the model; leave it out with --mmproj and --mtp", param_hint="--no-mtp"
+            )
+        return ConversionOptions(
+            out_type=self.outtype,
+            part=part or (Part.MODEL_WITHOUT_MTP if self.no_mtp else Part.MODEL),
+            name=name,
+            folder_metadata=self.folder_metadata,
+            fuse_gate_up=self.fuse_gate_up,
+            fuse_qkv=self.fuse_qkv,
+            fp8_as_q8=self.fp8_as_q8,
+            pre_tokenizer=self.pre_tokenizer,
+            allow_pickle=self.allow_pickle,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+_OPTIONS = {"fuse_gate_up": "--fuse-gate-up-exps"}
+
+
+def open_model(path: Path, choices: CheckpointChoices) -> ModelInput:
+    """The open file or folder; a usage error for an option that only the other kind has."""
+    from apex_native.conversion import open_source
+
+    if choices.given and not path.is_dir():
+        raise typer.BadParameter(
+            f"is for a checkpoint's folder, {path} is none", param_hint=choices.given[0]
+        )
+    return open_source(path, choices.options())

@@ -1,0 +1,172 @@
+"""What upstream's converter makes of a folder: header bytes, and tensors nobody computed yet."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apex_native.conversion.failures import explained
+from apex_native.conversion.options import ConversionOptions, Part
+from apex_native.conversion.upstream import Upstream, working
+from apex_native.types import GgmlType
+
+__all__ = ["Recorded", "RecordedTensor", "record"]
+
+SPILL_BYTES = 1 << 20
+"""What upstream computes at once and is larger goes to a temporary file: it repacks 4-bit formats
+tensor by tensor while it records."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedTensor:
+    """A tensor of the table; data is an array, a lazy one, or a `SpilledArray`."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: GgmlType
+    nbytes: int
+    data: Any
+
+
+@dataclass(frozen=True, slots=True)
+class SpilledArray:
+    """Bytes of a computed tensor in an open temporary file that has no name any more."""
+
+    path: Path
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The file that upstream would write, without its data.
+
+    header holds everything before the data section. spill is kept: it owns the temporary files.
+    """
+
+    header: bytes
+    tensors: tuple[RecordedTensor, ...]
+    spill: Any
+
+
+class _Spill:
+    """One temporary file for all arrays that are not lazy."""
+
+    def __init__(self) -> None:
+        self._file: Any = None
+
+    def add(self, array: Any) -> SpilledArray:
+        if self._file is None:
+            self._file = tempfile.NamedTemporaryFile(prefix="apex-repacked-")  # noqa: SIM115
+        offset = self._file.seek(0, 2)
+        array.tofile(self._file)
+        self._file.flush()
+        return SpilledArray(Path(self._file.name), offset)
+
+
+def record(folder: Path, options: ConversionOptions) -> Recorded:
+    """Run upstream's converter over a folder as far as its header.
+
+    Raises CheckpointError, in one sentence, for whatever it does not accept.
+    """
+    with (
+        working(
+            trust_remote_code=options.trust_remote_code, folder_metadata=options.folder_metadata
+        ) as upstream,
+        explained(folder),
+    ):
+        spill = _Spill()
+        model = _make_model(upstream, folder, options, _writer_class(upstream, spill))
+        model.prepare_tensors()
+        model.prepare_metadata(vocab_only=False)
+        writer = getattr(model, "impl", model).gguf_writer
+        tensors = tuple(
+            RecordedTensor(
+                name,
+                tuple(int(n) for n in info.shape),
+                GgmlType.from_id(int(info.dtype)),
+                info.nbytes,
+                info.tensor,
+            )
+            for name, info in writer.tensors[0].items()
+        )
+        return Recorded(_header(writer), tensors, spill)
+
+
+def _writer_class(upstream: Upstream, spill: _Spill) -> type[Any]:
+    """Upstream's writer, which keeps what it is given; arrays that are not lazy are spilled."""
+    base: type[Any] = upstream.gguf.GGUFWriter
+    lazy = (upstream.gguf.LazyNumpyTensor, upstream.gguf.LazyChunkedTensor)
+
+    class RecordingWriter(base):  # type: ignore[misc]  # an untyped package
+        def add_tensor(self, name: str, tensor: Any, *args: Any, **kwargs: Any) -> None:
+            super().add_tensor(name, tensor, *args, **kwargs)
+            if not isinstance(tensor, lazy) and tensor.nbytes > SPILL_BYTES:
+                self.tensors[-1][name].tensor = spill.add(tensor)
+
+    return RecordingWriter
+
+
+def _make_model(
+    upstream: Upstream, folder: Path, options: ConversionOptions, writer: type[Any]
+) -> Any:
+    base = upstream.base
+    is_mmproj = options.part is Part.MMPROJ
+    kind = base.ModelType.MMPROJ if is_mmproj else base.ModelType.TEXT
+    hparams = base.ModelBase.load_hparams(folder, False)
+    architecture = base.get_model_architecture(hparams, kind)
+    found = upstream.conversion.get_model_class(architecture, mmproj=is_mmproj)
+    file_types = upstream.gguf.LlamaFileType
+    out_type = {
+        "auto": file_types.GUESSED,
+        "f32": file_types.ALL_F32,
+        "f16": file_types.MOSTLY_F16,
+        "bf16": file_types.MOSTLY_BF16,
+        "q8_0": file_types.MOSTLY_Q8_0,
+    }[options.out_type.value]
+    made = _configured(found, architecture, options)
+    plain_writer = upstream.gguf.GGUFWriter
+    upstream.gguf.GGUFWriter = writer
+    try:
+        return made(
+            folder,
+            out_type,
+            folder / "model.gguf",  # never opened: no file of this name is written
+            model_name=options.name,
+            fuse_gate_up_exps=options.fuse_gate_up,
+            fuse_qkv=options.fuse_qkv,
+            fp8_as_q8=options.fp8_as_q8,
+        )
+    finally:
+        upstream.gguf.GGUFWriter = plain_writer
+
+
+def _configured(found: type[Any], architecture: str, options: ConversionOptions) -> type[Any]:
+    """A subclass with the settings that upstream's script writes into the class itself."""
+    settings: dict[str, Any] = {"model_arch": found.model_arch}
+    if options.part in (Part.MTP, Part.MODEL_WITHOUT_MTP):
+        if not found.supports_mtp_export:
+            raise NotImplementedError(
+                f"the MTP layers of {architecture} cannot be taken apart from the model"
+            )
+        settings["mtp_only" if options.part is Part.MTP else "no_mtp"] = True
+    if options.pre_tokenizer is not None:
+        settings["get_vocab_base_pre"] = _named_pre_tokenizer(options.pre_tokenizer)
+    return type(found.__name__, (found,), settings)
+
+
+def _named_pre_tokenizer(name: str) -> Callable[[Any, Any], str]:
+    return lambda _model, _tokenizer: name
+
+
+def _header(writer: Any) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="apex-header-") as folder:
+        path = Path(folder) / "header.gguf"
+        writer.write_header_to_file(path)
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        writer.write_padding(writer.fout[0], writer.fout[0].tell())
+        writer.close()
+        return path.read_bytes()

@@ -1,0 +1,168 @@
+"""A checkpoint as a source of weights: what it would be as GGUF, and its rows on demand."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from apex_native._native import core
+from apex_native.conversion.folder import check_folder
+from apex_native.conversion.options import ConversionOptions
+from apex_native.conversion.record import RecordedTensor, SpilledArray, record
+from apex_native.conversion.upstream import upstream
+from apex_native.errors import CheckpointError
+from apex_native.gguf import GgufFile, WeightStatistics, open_gguf, statistics_of
+from apex_native.types import GgmlType, GgufFacts
+from apex_native.weights import RowFiles, RowRange
+
+__all__ = ["CheckpointSource", "ModelInput", "open_checkpoint", "open_source"]
+
+
+class CheckpointSource:
+    """A `WeightSource` over a folder of safetensors; use as a context manager or call close().
+
+    Metadata and tensor table are those of the file that `convert` writes. Nothing is converted
+    before a worker asks for it: rows that only move are read from the checkpoint's files, others
+    are computed expert by expert.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], options: ConversionOptions) -> None:
+        """Read headers, config and tokenizer; CheckpointError for whatever is wrong with them."""
+        self.path = Path(path)
+        self.options = options
+        self._shards = check_folder(self.path, allow_pickle=options.allow_pickle)
+        recorded = record(self.path, options)
+        self.header = recorded.header
+        self._recorded = recorded
+        self._tensors = {tensor.name: tensor for tensor in recorded.tensors}
+        self._files = RowFiles()
+        self._head = _opened_header(recorded.header)
+        self.facts: GgufFacts = replace(self._head.facts, has_data=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"CheckpointSource({str(self.path)!r}, {len(self.facts.tensors)} tensors)"
+
+    def close(self) -> None:
+        """Let go of the checkpoint; tensors that workers hold stay readable."""
+        self._tensors = {}
+        self._files = RowFiles()
+
+    @property
+    def weights_type(self) -> GgmlType:
+        """The type that most bytes have."""
+        sizes: Counter[GgmlType] = Counter()
+        for tensor in self.facts.tensors:
+            sizes[tensor.type] += tensor.nbytes
+        return sizes.most_common(1)[0][0]
+
+    @property
+    def shard_paths(self) -> tuple[Path, ...]:
+        """The safetensors (or pickled) files."""
+        if self._shards:
+            return tuple(shard.path for shard in self._shards)
+        return tuple(sorted(self.path.glob("pytorch_model*.bin")))
+
+    @property
+    def missing_data(self) -> str | None:
+        """Which file is not whole, as a sentence."""
+        return next((shard.missing for shard in self._shards if shard.missing), None)
+
+    def encoded_pair(self, key: str) -> bytes:
+        """A key-value pair as the converted file would store it; KeyError if absent."""
+        return self._head.encoded_pair(key)
+
+    def fingerprint(self) -> str:
+        """sha256 over what the header would be and each file's size and modification time."""
+        digest = hashlib.sha256(self.header)
+        for path in self.shard_paths:
+            status = path.stat()
+            digest.update(repr((path.name, status.st_size, status.st_mtime_ns)).encode())
+        return digest.hexdigest()
+
+    def stored_tensor(self, name: str) -> Any:
+        """A tensor's rows for native readers; KeyError, GgufError where a file is cut off."""
+        tensor = self._tensors[name]
+        info = self._head.tensors[self._head.index(name)]
+        ranges = _ranges_of(tensor)
+        if ranges is not None:
+            return self._files.tensor(info, ranges)
+        from apex_native.conversion.computed import computed_rows
+
+        row_bytes = info.type.row_bytes(info.n_per_row)
+        blocks = computed_rows(tensor.data, info.shape, row_bytes)
+        n_rows = info.nbytes // row_bytes
+        return core.StoredTensor(name, info.type.id, list(info.shape), [(blocks, 0, n_rows, None)])
+
+    def statistics(
+        self, names: Sequence[str], *, n_threads: int | None = None
+    ) -> list[WeightStatistics]:
+        """Weight statistics of each named tensor, streamed on all cores."""
+        return statistics_of(self, names, n_threads=n_threads)
+
+    def is_computed(self, name: str) -> bool:
+        """Are the tensor's values computed, and not only read? KeyError."""
+        return _ranges_of(self._tensors[name]) is None
+
+
+def open_checkpoint(
+    path: str | os.PathLike[str], options: ConversionOptions | None = None
+) -> CheckpointSource:
+    """Open a folder of safetensors with config and tokenizer, as transformers saves them.
+
+    Needs the extra `convert`. Raises CheckpointError.
+    """
+    return CheckpointSource(path, options or ConversionOptions())
+
+
+ModelInput = GgufFile | CheckpointSource
+"""What users give as a model to plan and to quantize."""
+
+
+def open_source(
+    path: str | os.PathLike[str], options: ConversionOptions | None = None
+) -> ModelInput:
+    """Open what weights come from: a checkpoint's folder, or else a GGUF file."""
+    if Path(path).is_dir():
+        return open_checkpoint(path, options)
+    return open_gguf(path)
+
+
+def _ranges_of(tensor: RecordedTensor) -> list[RowRange] | None:
+    data = tensor.data
+    if isinstance(data, upstream().gguf.LazyChunkedTensor):
+        raise CheckpointError(
+            f"{tensor.name}: upstream writes this tensor in pieces, which is not supported here; "
+            "convert the checkpoint with upstream's script"
+        )
+    if isinstance(data, SpilledArray):
+        n_rows = tensor.nbytes // tensor.type.row_bytes(tensor.shape[-1])
+        return [RowRange(data.path, data.offset, n_rows)]
+    from apex_native.conversion.row_maps import row_ranges
+
+    return row_ranges(data, tensor.type)
+
+
+def _opened_header(header: bytes) -> GgufFile:
+    """The header as a file without data: planning reads it as it reads any other."""
+    with tempfile.NamedTemporaryFile(prefix="apex-header-", suffix=".gguf") as file:
+        file.write(header)
+        file.flush()
+        return GgufFile(file.name, with_siblings=False)
