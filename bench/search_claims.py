@@ -157,7 +157,7 @@ def page(rankings: Sequence[Ranking], options: argparse.Namespace) -> str:
     ]
     for ranking, size in zip(rankings, sizes, strict=True):
         lines += ["", f"### At most {size}", "", *strategies_of(ranking)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def strategies_of(ranking: Ranking) -> list[str]:
