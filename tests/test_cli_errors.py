@@ -62,7 +62,7 @@ USAGE = [
 
 FAILURES = [
     ("inspect T/nope.gguf", "No such file or directory"),
-    ("inspect T", "not a regular file"),
+    ("inspect T", "no config.json"),
     ("inspect T/text.gguf", "expected a GGUF file"),
     ("quantize T/cut.gguf --type Q8_0 -o T/o.gguf", "cut.gguf: the file is truncated"),
     ("inspect T/header.gguf --stats", "header"),

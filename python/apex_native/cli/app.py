@@ -129,9 +129,9 @@ def _root(
 
 
 for _verb in (
-    convert,
     inspect,
     plan,
+    convert,
     corpus,
     imatrix,
     quantize,
