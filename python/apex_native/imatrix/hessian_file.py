@@ -46,7 +46,9 @@ def require_room(inputs: Sequence[tuple[list[str], int, int]], path: Path) -> No
     inputs: the weights that read each, n_per_row, slices.
     """
     n_elements = sum(n_slices * packed_size(n) for _, n, n_slices in inputs)
-    advice = "; fewer fit layer by layer: `quantize --calibration ... --hessian` keeps none"
+    advice = (
+        "; fewer fit layer by layer: `apex-native quantize --calibration ... --hessian` keeps none"
+    )
     folder = path.absolute().parent
     if not folder.is_dir():
         raise OutputError(f"{folder}: no such folder; create it first")

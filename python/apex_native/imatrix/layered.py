@@ -74,7 +74,7 @@ class LayeredHessian:
             if nbytes > self._max_memory:
                 raise ModelError(
                     f"the second moments of {wanted[0]}'s input need {nbytes:,} bytes, allowed are "
-                    f"{self._max_memory:,}; raise --max-memory"
+                    f"{self._max_memory:,}; raise `max_memory`"
                 )
             if windows and windows[-1].nbytes + nbytes <= self._max_memory:
                 last = windows.pop()
