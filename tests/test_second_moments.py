@@ -146,7 +146,7 @@ def test_layer_by_layer_gives_the_same_moments(model: apex.Model, tmp_path: Path
                 np.testing.assert_array_equal(mine.counts, its.counts, err_msg=weight)
         assert sorted(seen) == sorted(whole.input_of)
     tight = LayeredHessian(model, plan, max_memory=1000)
-    with pytest.raises(apex.ModelError, match="raise --max-memory"):
+    with pytest.raises(apex.ModelError, match="raise `max_memory`"):
         tight.plan_windows(tight.all_weights())
 
 
