@@ -16,6 +16,7 @@ import pytest
 
 import apex_native as apex
 from apex_native.quantization import Progress
+from apex_native.quantization.output_run import OutputRun
 from file_compare import differing_tensors, read_tensors
 from quantize_models import tensor_shapes, weights, write_imatrix, write_model
 
@@ -329,3 +330,25 @@ def test_source_with_another_alignment(model: Path, tmp_path: Path) -> None:
     with apex.open_gguf(tmp_path / "out.gguf") as written:
         assert "general.alignment" not in written.metadata
         assert read_tensors(tmp_path / "out.gguf").keys() == {"blk.0.attn_q.weight"}
+
+
+def test_a_file_has_its_manifest_before_it_has_its_name(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, manifest = tmp_path / "out.gguf", tmp_path / "out.json"
+
+    class PowerCutError(BaseException):
+        pass
+
+    def cut(_: OutputRun) -> None:
+        raise PowerCutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OutputRun, "publish", cut)
+        with pytest.raises(PowerCutError):
+            quantize(model, output, ftype="Q8_0", manifest=manifest)
+    assert manifest.exists()
+    assert not output.exists()
+    found = quantize(model, output, ftype="Q8_0", manifest=manifest, resume=True)
+    assert json.loads(manifest.read_text()) == json.loads(found.to_json())
+    assert output.stat().st_size == found.total_bytes

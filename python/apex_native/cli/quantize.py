@@ -111,8 +111,6 @@ def quantize(
             )
         written = manifest.findings[len(job.plan.findings) :]
         warn_of_findings(out, written)
-    if job.manifest is not None:
-        manifest.save(job.manifest)
     checked = check_written(out, manifest.files[0], compute.threads) if run.check else None
     show_result(out, job.plan, manifest, job.manifest, checked)
 
@@ -238,6 +236,7 @@ def _execute(
             strict=strict,
             device=run.device,
             verify_gpu=run.verify_gpu,
+            manifest=job.manifest,
             progress=progress,
         )
 

@@ -230,18 +230,19 @@ def _execute(
     from apex_native.cli.progress import quantize_progress
     from apex_native.quantization import DEFAULT_MAX_MEMORY, QuantizeTarget, quantize_many
 
-    places = {file.output: file.manifest for file in files}
-
-    def save(manifest: QuantizeManifest) -> None:
-        first = manifest.files[0]
-        place = places.get(first) or first.with_name(first.name + ".manifest.json")
-        if not run.no_manifest:
-            manifest.save(place)
-
+    targets = [
+        QuantizeTarget(
+            file.plan,
+            file.output,
+            file.imatrix,
+            manifest=None if run.no_manifest else file.manifest,
+        )
+        for file in files
+    ]
     with quantize_progress(out, f"writing {len(files)} files") as progress:
         return quantize_many(
             source,
-            [QuantizeTarget(file.plan, file.output, file.imatrix) for file in files],
+            targets,
             hessian=hessian,
             n_threads=threads,
             max_memory=run.max_memory or DEFAULT_MAX_MEMORY,
@@ -254,7 +255,6 @@ def _execute(
             device=run.device,
             verify_gpu=run.verify_gpu,
             progress=progress,
-            finished=save,
         )
 
 

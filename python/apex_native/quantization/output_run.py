@@ -196,12 +196,15 @@ class OutputRun:
                 f"{finding.tensor}: {finding.message}, or leave `strict=True` out"
             )
 
-    def finish(self) -> None:
-        """Write headers, compare what is in the files with the plan, publish."""
+    def complete(self) -> None:
+        """Write headers, compare what is in the files with the plan."""
         pairs = model_pairs(self.source, self.plan)
         for shard in self.shards:
             shard.write_header(pairs)
             verify_types(shard)
+
+    def publish(self) -> None:
+        """Give the files their names."""
         # The first shard last: a loader begins with it, so the set is usable only when complete.
         for shard in reversed(self.shards):
             shard.publish()

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,13 +37,15 @@ DEFAULT_MAX_MEMORY = 2 << 30
 class QuantizeTarget:
     """One output of `quantize_many`; plan and imatrix may be paths.
 
-    header: all bytes before the data section, for a copy that keeps another writer's.
+    header: all bytes before the data section, for a copy that keeps another writer's. manifest:
+    where the manifest is written, before the output gets its name: there is none without it.
     """
 
     plan: Plan | str | os.PathLike[str]
     output: str | os.PathLike[str]
     imatrix: Imatrix | str | os.PathLike[str] | None = None
     header: bytes | None = None
+    manifest: str | os.PathLike[str] | None = None
 
 
 def quantize_model(
@@ -63,6 +65,7 @@ def quantize_model(
     strict: bool = False,
     device: str = "cpu",
     verify_gpu: float = 0.0,
+    manifest: str | os.PathLike[str] | None = None,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
 ) -> QuantizeManifest:
@@ -83,6 +86,8 @@ def quantize_model(
     strict: raise where the plan has warnings, and where a written tensor's error is out of
     proportion; otherwise the manifest's findings say so.
 
+    manifest: where the manifest is written too, before the output gets its name.
+
     device: "cpu", "cuda" (the first GPU), "cuda:1" or "cuda:all". GPUs take the types they have
     kernels for and write the CPU's bytes; verify_gpu is the share of their rows (0 to 1) that the
     CPU quantizes again to compare.
@@ -93,13 +98,14 @@ def quantize_model(
     DeviceError (no such GPU, not enough memory, a failed CUDA call; resumable), OutputError
     (exists, is the input, disk full), Cancelled (resumable).
     """
-    (manifest,) = quantize_many(
-        source, [QuantizeTarget(plan, output, imatrix)], hessian=hessian, n_threads=n_threads,
+    target = QuantizeTarget(plan, output, imatrix, manifest=manifest)
+    (found,) = quantize_many(
+        source, [target], hessian=hessian, n_threads=n_threads,
         max_memory=max_memory, split_max_size=split_max_size, keep_split=keep_split,
         allow_requantize=allow_requantize, resume=resume, force=force, strict=strict,
         device=device, verify_gpu=verify_gpu, progress=progress, cancel=cancel,
     )  # fmt: skip
-    return manifest
+    return found
 
 
 def quantize_many(
@@ -131,12 +137,12 @@ def quantize_many(
     Gives the manifests of the files that were written, in the order of targets. Raises OutputError
     also where two targets are one file.
     """
-    read = [(*values_of(t.plan, t.imatrix), Path(t.output), t.header) for t in targets]
+    read = [(*values_of(t.plan, t.imatrix), Path(t.output), t) for t in targets]
     start_driver(device)
     if isinstance(source, str | os.PathLike):
         with open_source(source) as opened:
             return quantize_many(
-                opened, [QuantizeTarget(p, path, m, header) for p, m, path, header in read],
+                opened, [replace(t, plan=p, imatrix=m) for p, m, _, t in read],
                 hessian=hessian, n_threads=n_threads, max_memory=max_memory,
                 split_max_size=split_max_size, keep_split=keep_split,
                 allow_requantize=allow_requantize, resume=resume, force=force, strict=strict,
@@ -145,8 +151,8 @@ def quantize_many(
             )  # fmt: skip
     _require_distinct([path for _, _, path, _ in read])
     runs = []
-    for plan, imatrix, path, header in read:
-        split = Split(split_max_size, keep_split, header)
+    for plan, imatrix, path, target in read:
+        split = Split(split_max_size, keep_split, target.header)
         check_inputs(source, plan, imatrix, allow_requantize=allow_requantize)
         runs.append(_run(source, plan, path, imatrix, hessian, split, strict=strict))
     if resume and len(runs) > 1:
@@ -158,12 +164,20 @@ def quantize_many(
             stack.enter_context(run.kept_or_discarded())
         work = Conversion(source, runs, hessian, progress, cancel)
         work.run(n_threads or devices.n_threads(), max_memory, devices)
-        return tuple(_named(run, finished) for run in runs)
+        places = {Path(target.output): target.manifest for target in targets}
+        return tuple(_named(run, places[run.output], finished) for run in runs)
 
 
-def _named(run: OutputRun, finished: Callable[[QuantizeManifest], None] | None) -> QuantizeManifest:
-    run.finish()
+def _named(
+    run: OutputRun,
+    place: str | os.PathLike[str] | None,
+    finished: Callable[[QuantizeManifest], None] | None,
+) -> QuantizeManifest:
+    run.complete()
     manifest = run.manifest()
+    if place is not None:
+        manifest.save(place)
+    run.publish()
     if finished is not None:
         finished(manifest)
     return manifest
