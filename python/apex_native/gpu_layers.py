@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from apex_native._native import core, forward_log
+from apex_native.errors import DeviceError
 from apex_native.machine import gpu_names
 
 __all__ = ["MARGIN_BYTES", "fit_gpu_layers", "has_gpu"]
@@ -22,8 +23,13 @@ MARGIN_BYTES = 1 << 30
 
 
 def has_gpu() -> bool:
-    """This build can use a GPU of this machine."""
-    return bool(core.build_info()["cuda"]) and bool(gpu_names())
+    """This build can use a GPU of this machine, and CUDA_VISIBLE_DEVICES leaves it one."""
+    if not core.build_info()["cuda"] or not gpu_names():
+        return False
+    try:
+        return bool(core.cuda_devices())
+    except DeviceError:
+        return False
 
 
 def fit_gpu_layers(open_plan: Callable[[int], Any], *, reserve: int = 0) -> int:
