@@ -102,6 +102,16 @@ def test_one_result_for_each_name_in_order(tmp_path: Path) -> None:
     assert file.statistics([]) == []
 
 
+def test_a_tensor_without_weights_has_none(tmp_path: Path) -> None:
+    path = tmp_path / "empty.gguf"
+    weights = build.f32_tensor("b", np.ones((2, 32)))
+    build.write_gguf(path, [build.f32_tensor("a", np.ones((0, 32))), weights])
+    with open_gguf(path) as file:
+        empty, full = file.statistics(["a", "b"])
+    assert (empty.n, empty.mean, empty.rms) == (0, 0.0, 0.0)
+    assert full.n == 64
+
+
 def test_thread_count_changes_no_bit(tmp_path: Path, rng: np.random.Generator) -> None:
     # 40 units of 64 Ki weights, so that seven threads really share the work.
     file = model(tmp_path, a=heavy_tailed((8, 64, 4096), rng), b=near_one((129, 4096), rng))

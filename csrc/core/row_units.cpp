@@ -3,6 +3,15 @@
 #include <algorithm>
 
 namespace apex {
+namespace {
+
+// ggml has tensors with a dimension of 0.
+bool is_empty(const TensorRows& tensor) {
+    return tensor.n_per_row == 0 || tensor.rows_per_slice == 0;
+}
+
+}  // namespace
+
 RowUnits::RowUnits(std::vector<TensorRows> tensors) : tensors_(std::move(tensors)) {
     first_unit_.reserve(tensors_.size() + 1);
     first_unit_.push_back(0);
@@ -12,11 +21,13 @@ RowUnits::RowUnits(std::vector<TensorRows> tensors) : tensors_(std::move(tensors
 }
 
 int64_t RowUnits::rows_per_unit(const TensorRows& tensor) const {
+    if (is_empty(tensor)) return 0;
     return std::clamp<int64_t>(tensor.weights_per_unit / tensor.n_per_row, 1,
                                tensor.rows_per_slice);
 }
 
 int64_t RowUnits::units_per_slice(const TensorRows& tensor) const {
+    if (is_empty(tensor)) return 0;
     const int64_t rows = rows_per_unit(tensor);
     return (tensor.rows_per_slice + rows - 1) / rows;
 }

@@ -127,6 +127,10 @@ void touch_everything(const GgufFile& file) {
     }
     const std::atomic<bool> cancelled{false};
     weight_statistics(readable, 2, cancelled);
+    if (!file.missing_data().empty()) {
+        std::printf("refused: %s\n", file.missing_data().c_str());
+        return;
+    }
     std::printf("ok, %zu tensors, sum %llu\n", file.tensors().size(),
                 static_cast<unsigned long long>(sum));
 }
