@@ -57,6 +57,7 @@ class PrunedSource:
             facts,
             metadata={**facts.metadata, self._key: len(kept)},
             tensors=tuple(tensors),
+            n_layer_of_mixes=_whole_count(facts, self._key),
             kv_sizes={**facts.kv_sizes, self._key: len(encode_entry(self._count))},
         )
 
@@ -100,6 +101,12 @@ class PrunedSource:
     def stored_tensor(self, name: str) -> Any:
         """A tensor's rows for native readers; KeyError."""
         return self._source.stored_tensor(self._old_names[name])
+
+
+def _whole_count(facts: GgufFacts, key: str) -> int | None:
+    """llama-quantize picks types as if the model still had all its layers."""
+    count = facts.metadata.get(key)
+    return count if isinstance(count, int) else None
 
 
 def _block(name: str) -> re.Match[str] | None:

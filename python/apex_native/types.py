@@ -212,6 +212,8 @@ class GgufFacts:
     metadata holds scalars and arrays of at most 4096 elements (block-wise settings); longer
     arrays (vocabularies) are left out. kv_sizes holds every key with its encoded bytes
     (key, type and value), so that the size of a copy's header can be computed exactly.
+    n_layer_of_mixes: the count of layers that llama.cpp's mixes go by where it is not block_count
+    (layers were left out, and they still go by the whole model's).
     """
 
     metadata: Mapping[str, MetadataValue]
@@ -219,6 +221,7 @@ class GgufFacts:
     kv_sizes: Mapping[str, int]
     alignment: int = 32
     has_data: bool = True
+    n_layer_of_mixes: int | None = None
 
     def __repr__(self) -> str:
         n_bytes = sum(tensor.nbytes for tensor in self.tensors)

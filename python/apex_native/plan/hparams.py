@@ -30,7 +30,7 @@ class MixModel:
     def from_facts(cls, facts: GgufFacts) -> MixModel:
         """What ``llama_model_base::load_hparams`` would find in this file's metadata."""
         architecture = facts.architecture
-        n_layer_all = _integer(facts, "block_count")
+        n_layer_all = facts.n_layer_of_mixes or _integer(facts, "block_count")
         n_layer = n_layer_all - _integer(facts, "nextn_predict_layers")
         n_expert = _integer(facts, "expert_count")
         n_head = _integer(facts, "attention.head_count")
