@@ -33,7 +33,7 @@ ROWS = 60
 """Rows per type and matrix setting; a few dozen of each kind of awkward data among them."""
 
 TYPES = 15
-NEEDING_IMATRIX = 4  # IQ2_XXS, IQ2_XS, IQ1_S and IQ1_M have no setting without a matrix
+NEEDING_IMATRIX = 3  # IQ2_XXS, IQ2_XS and IQ1_S have no setting without a matrix
 
 
 def emulate(*command: str | Path) -> subprocess.CompletedProcess[str]:
