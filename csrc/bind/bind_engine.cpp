@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "bind/text.h"
 #include "bind/types.h"
 #include "core/error.h"
 #include "model/context.h"
@@ -79,7 +80,7 @@ TokenArray generate_tokens(std::shared_ptr<Model> model, const TokenArray& promp
 
 py::object chat_template(const Model& model) {
     const char* text = llama_model_chat_template(model.get(), nullptr);
-    return text == nullptr ? py::object(py::none()) : py::object(py::str(text));
+    return text == nullptr ? py::object(py::none()) : readable_text(text);
 }
 
 void register_vocabulary(py::class_<Model, std::shared_ptr<Model>>& model) {
@@ -144,7 +145,8 @@ void register_engine(py::module_& module) {
         .def_property_readonly("is_recurrent", &Model::is_recurrent)
         .def_property_readonly("is_hybrid", &Model::is_hybrid)
         .def_property_readonly("has_encoder", &Model::has_encoder)
-        .def_property_readonly("description", &Model::description)
+        .def_property_readonly(
+            "description", [](const Model& model) { return readable_text(model.description()); })
         .def_property_readonly("n_parameters",
                                [](const Model& self) { return llama_model_n_params(self.get()); });
     register_vocabulary(model);

@@ -1,4 +1,5 @@
 #include "bind/module.h"
+#include "bind/text.h"
 #include "model/load_check.h"
 #include "model/upstream_quantize.h"
 
@@ -11,7 +12,7 @@ py::dict check(const std::string& path, const std::string& text, int n_threads) 
         const py::gil_scoped_release unlocked;
         result = load_check(path, text, n_threads);
     }
-    return py::dict("description"_a = result.description, "kind"_a = result.kind,
+    return py::dict("description"_a = readable_text(result.description), "kind"_a = result.kind,
                     "n_parameters"_a = result.n_parameters, "n_vocab"_a = result.n_vocab,
                     "n_tokens"_a = result.n_tokens, "mean_nll"_a = result.mean_nll,
                     "all_outputs_equal"_a = result.all_outputs_equal);

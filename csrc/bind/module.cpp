@@ -1,6 +1,7 @@
 #include "bind/module.h"
 
 #include "bind/allocation.h"
+#include "bind/text.h"
 
 #include "core/error.h"
 #include "core/log.h"
@@ -31,10 +32,7 @@ const ErrorClasses& error_classes() {
 
 // A message may quote a path, and a path may hold any bytes.
 void set_error(const py::object& error_class, const Error& error) {
-    const std::string text = error.what();
-    const auto message = py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(
-        text.data(), static_cast<Py_ssize_t>(text.size()), "backslashreplace"));
-    if (message) PyErr_SetObject(error_class.ptr(), message.ptr());
+    PyErr_SetObject(error_class.ptr(), readable_text(error.what()).ptr());
 }
 
 void translate(std::exception_ptr pointer) {
@@ -74,7 +72,9 @@ py::dict build_info() {
 
 py::list drain_log_lines() {
     py::list lines;
-    for (const LogLine& line : drain_log()) lines.append(py::make_tuple(line.level, line.text));
+    for (const LogLine& line : drain_log()) {
+        lines.append(py::make_tuple(line.level, readable_text(line.text)));
+    }
     return lines;
 }
 
