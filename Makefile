@@ -27,8 +27,8 @@ coverage: $(BIN)/python
 	$(BIN)/python -m pip install --quiet -Cbuild-dir=build/coverage -Ccmake.define.APEX_COVERAGE=ON '.[test]'
 	find build/coverage -name '*.gcda' -delete
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov $(PYTEST_OPTIONS)
-	$(BIN)/gcovr --root csrc --filter csrc/ --object-directory build/coverage --gcov-ignore-parse-errors=all \
-	  --exclude-throw-branches --sort uncovered-percent --txt
+	$(BIN)/gcovr --root . --filter csrc/ --gcov-ignore-parse-errors=all --exclude-throw-branches \
+	  --gcov-ignore-errors=no_working_dir_found --sort uncovered-percent --txt-summary build/coverage
 
 # The pages end up in docs/_build/html; a warning is an error.
 docs: $(BIN)/python
