@@ -1,7 +1,7 @@
 """The kernels for 64-bit ARM, cross-compiled and run under qemu, against bytes recorded on x86.
 
-Needs Debian's g++-aarch64-linux-gnu and qemu-user-static; skipped without them. Emulated arithmetic is
-exact; timings under emulation mean nothing and are not taken.
+Needs Debian's g++-aarch64-linux-gnu and qemu-user-static; skipped without them. Emulated arithmetic
+is exact; timings under emulation mean nothing and are not taken.
 """
 
 from __future__ import annotations
