@@ -48,13 +48,13 @@ def stop_at(share: float) -> object:
 
 
 def test_stopped_tasks_go_on_to_the_same_numbers(model: Model, tmp_path: Path) -> None:
-    prepared = prepare_items(model, items(600))
+    prepared = prepare_items(model, items(12000))  # seconds of work, looked at ten times a second
     whole = score_items(model, prepared, OPTIONS)
     path = tmp_path / "tasks.npz"
     with pytest.raises(StoppedError) as stop:
         score_items(
             model, prepared, OPTIONS,
-            progress=stop_at(0.3), checkpoint=TaskCheckpoint(path), identity="model",
+            progress=stop_at(0.1), checkpoint=TaskCheckpoint(path), identity="model",
         )  # type: ignore[arg-type]  # fmt: skip
     assert str(path) in stop.value.__notes__[0]
     first: list[float] = []
