@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from apex_native._native import core, forward_log
@@ -22,8 +23,12 @@ MARGIN_BYTES = 1 << 30
 """Left free on every GPU: what CUDA's libraries and our own kernels take beside llama.cpp."""
 
 
+@cache
 def has_gpu() -> bool:
-    """This build can use a GPU of this machine, and CUDA_VISIBLE_DEVICES leaves it one."""
+    """This build can use a GPU of this machine, and CUDA_VISIBLE_DEVICES leaves it one.
+
+    Asked once: it starts CUDA, and a process' GPUs do not change.
+    """
     if not core.build_info()["cuda"] or not gpu_names():
         return False
     try:

@@ -75,6 +75,10 @@ class ModelUnderTest:
         """The same model there, unless it has a placement of its own."""
         if placement is None or self.own_placement is not None:
             return self
+        return self.moved(placement)
+
+    def moved(self, placement: Placement) -> ModelUnderTest:
+        """The same model there, wherever it was told to be."""
         return ModelUnderTest(
             self.source,
             type_k=self.type_k,

@@ -28,7 +28,8 @@ def side_by_side(
         left[gpu] -= models[i].source.nbytes + beside
         if left[gpu] < 0:
             return list(models)
-        placed[i] = _on(models[i], f"CUDA{gpu}")
+        device = (f"CUDA{gpu}",)
+        placed[i] = models[i].moved(replace(models[i].placement, devices=device))
     return [placed[i] for i in range(len(models))]
 
 
@@ -36,13 +37,3 @@ def _is_free(model: ModelUnderTest) -> bool:
     place = model.placement
     chosen = place.devices or place.tensor_split or place.main_gpu or place.split_mode != "layer"
     return place.n_gpu_layers in (-1, "auto") and not chosen
-
-
-def _on(model: ModelUnderTest, device: str) -> ModelUnderTest:
-    return ModelUnderTest(
-        model.source,
-        type_k=model.type_k,
-        type_v=model.type_v,
-        placement=replace(model.placement, devices=(device,)),
-        label=model.label,
-    )
