@@ -217,7 +217,7 @@ def _execute(
     strict: bool,
 ) -> QuantizeManifest:
     from apex_native.cli.progress import quantize_progress
-    from apex_native.quantization import DEFAULT_MAX_MEMORY, quantize_model
+    from apex_native.quantization import quantize_model
 
     with quantize_progress(out, f"writing {job.output.name}") as progress:
         return quantize_model(
@@ -227,15 +227,8 @@ def _execute(
             imatrix=job.imatrix,
             hessian=hessian,
             n_threads=threads,
-            max_memory=run.max_memory or DEFAULT_MAX_MEMORY,
-            split_max_size=run.split_max_size,
-            keep_split=run.keep_split,
-            allow_requantize=run.allow_requantize,
-            resume=run.resume,
-            force=run.force,
             strict=strict,
-            device=run.device,
-            verify_gpu=run.verify_gpu,
+            **run.settings(),
             manifest=job.manifest,
             progress=progress,
         )
@@ -251,11 +244,8 @@ def _dry_run(
         job.plan,
         job.output,
         imatrix=job.imatrix,
-        split_max_size=run.split_max_size,
-        keep_split=run.keep_split,
-        allow_requantize=run.allow_requantize,
-        force=run.force or run.resume,
         imatrix_follows=imatrix_follows,
+        **run.trial_settings(),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -118,3 +118,27 @@ class RunChoices:
             "--check/--no-check", help="Load the result in llama.cpp and decode a short text."
         ),
     ] = False
+
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments of `quantize_model` and `quantize_many`."""
+        from apex_native.quantization import DEFAULT_MAX_MEMORY
+
+        return {
+            "max_memory": self.max_memory or DEFAULT_MAX_MEMORY,
+            "split_max_size": self.split_max_size,
+            "keep_split": self.keep_split,
+            "allow_requantize": self.allow_requantize,
+            "resume": self.resume,
+            "force": self.force,
+            "device": self.device,
+            "verify_gpu": self.verify_gpu,
+        }
+
+    def trial_settings(self) -> dict[str, Any]:
+        """Keyword arguments of `dry_run`."""
+        return {
+            "split_max_size": self.split_max_size,
+            "keep_split": self.keep_split,
+            "allow_requantize": self.allow_requantize,
+            "force": self.force or self.resume,
+        }

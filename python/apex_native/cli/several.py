@@ -169,11 +169,8 @@ def _dry_run(
             file.plan,
             file.output,
             imatrix=file.imatrix,
-            split_max_size=run.split_max_size,
-            keep_split=run.keep_split,
-            allow_requantize=run.allow_requantize,
-            force=run.force or run.resume,
             imatrix_follows=imatrix_follows,
+            **run.trial_settings(),
         )
         total += sum(shard.nbytes for shard in shards)
     folder = files[0].output.parent
@@ -228,7 +225,7 @@ def _execute(
     strict: bool,
 ) -> tuple[QuantizeManifest, ...]:
     from apex_native.cli.progress import quantize_progress
-    from apex_native.quantization import DEFAULT_MAX_MEMORY, QuantizeTarget, quantize_many
+    from apex_native.quantization import QuantizeTarget, quantize_many
 
     targets = [
         QuantizeTarget(
@@ -245,15 +242,8 @@ def _execute(
             targets,
             hessian=hessian,
             n_threads=threads,
-            max_memory=run.max_memory or DEFAULT_MAX_MEMORY,
-            split_max_size=run.split_max_size,
-            keep_split=run.keep_split,
-            allow_requantize=run.allow_requantize,
-            resume=run.resume,
-            force=run.force,
             strict=strict,
-            device=run.device,
-            verify_gpu=run.verify_gpu,
+            **run.settings(),
             progress=progress,
         )
 
