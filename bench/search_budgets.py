@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from apex_native.allocation.space import SearchSpace
 from apex_native.allocation.texts import Part
 from apex_native.allocation.verdict import kld_ratio, log_ppl_difference, standard_error
 from apex_native.engine import Placement
-from apex_native.imatrix import Importance, load_imatrix
+from apex_native.imatrix import HessianFile, Imatrix, Importance, load_imatrix
 from apex_native.machine import cpu_name
 
 CTX = 512
@@ -75,6 +76,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--effort", default="normal")
+    parser.add_argument("--hessian", help="second moments; fixed recipes keep ggml's bytes")
     parser.add_argument("--keep", help="folder of measurements to go on from; costs mean nothing")
     parser.add_argument("--from-nothing", action="store_true", help="keep scores, search anew")
     parser.add_argument("-o", "--output")
@@ -91,6 +93,8 @@ def search(arguments: argparse.Namespace, folder: Path) -> tuple[dict[str, Any],
     ]
     for text in arguments.text:
         command += ["-f", text]
+    if arguments.hessian:
+        command += ["--hessian", arguments.hessian]
     if arguments.keep and not arguments.from_nothing:
         command += ["--store", arguments.keep]
     before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
@@ -111,7 +115,6 @@ def search(arguments: argparse.Namespace, folder: Path) -> tuple[dict[str, Any],
 def compare(arguments: argparse.Namespace, found: dict[str, Any]) -> list[dict[str, Any]]:
     """Results and rivals on the held-out text."""
     imatrix = load_imatrix(arguments.imatrix)
-    settings = SessionSettings(CTX, Placement(n_threads=arguments.threads))
     with apex.open_gguf(arguments.model) as source:
         space = SearchSpace.of(
             source, Importance(imatrix, source.facts).summary(), SearchRequest((), ())
@@ -127,11 +130,11 @@ def compare(arguments: argparse.Namespace, found: dict[str, Any]) -> list[dict[s
             {n: t for n, t in row["types"].items() if t is not own[n]} for row in found["budgets"]
         ]
         candidates += [dict(recipes[name].types) for name in names]
-        with ProbeStore(None) as store, ProbeSession(source, imatrix, store, settings) as session:
-            part = held_out(arguments, session)
-            scores = measured(arguments, session, candidates, part)
-    ours = scores[: len(found["budgets"])]
-    theirs = dict(zip(names, scores[len(ours) :], strict=True))
+        n = len(found["budgets"])
+        ours = measured(arguments, source, imatrix, candidates[:n], arguments.hessian)
+        theirs = dict(
+            zip(names, measured(arguments, source, imatrix, candidates[n:], None), strict=True)
+        )
     rows = []
     for row, mine in zip(found["budgets"], ours, strict=True):
         # Whatever was measured for any size and is not larger.
@@ -142,11 +145,26 @@ def compare(arguments: argparse.Namespace, found: dict[str, Any]) -> list[dict[s
 
 def measured(
     arguments: argparse.Namespace,
+    source: apex.GgufFile,
+    imatrix: Imatrix,
+    candidates: list[dict[str, Any]],
+    hessian: str | None,
+) -> list[Measurement]:
+    """On the held-out text, with every position; what was kept is not computed again."""
+    settings = SessionSettings(CTX, Placement(n_threads=arguments.threads))
+    with ExitStack() as stack:
+        moments = None if hessian is None else stack.enter_context(HessianFile(hessian)).hessian
+        store = stack.enter_context(ProbeStore(None))
+        session = stack.enter_context(ProbeSession(source, imatrix, store, settings, moments))
+        return kept_or_measured(arguments, session, candidates, held_out(arguments, session))
+
+
+def kept_or_measured(
+    arguments: argparse.Namespace,
     session: ProbeSession,
     candidates: list[dict[str, Any]],
     part: Part,
 ) -> list[Measurement]:
-    """On the held-out text, with every position; what was kept is not computed again."""
     if not arguments.keep:
         return session.measure(candidates, part, positions=True)
     paths = []

@@ -88,7 +88,7 @@ def main() -> None:
                 texts, session.model, ctx=512, sizes=request.effort.sizes, seed=request.seed
             )
             probed = probe_units(space, session, text)
-            surrogate = fit_surrogate(probed.data(), session.weight_error)
+            surrogate = fit_surrogate(probed.data(), session.values.weight_error)
             measure = Measured(session, space, probed)
             lab = Lab(space, session, surrogate, measure, text.fit.first(options.chunks))
             rows = lab.compare(text.choose.first(options.chunks))
@@ -123,7 +123,7 @@ class Lab:
     ) -> None:
         self.space, self.session, self.surrogate = space, session, surrogate
         self.measure, self.fit = measure, fit
-        self.plain = TensorCosts(surrogate, session.weight_error)
+        self.plain = TensorCosts(surrogate, session.values.weight_error)
         self.units: tuple[Unit, ...] = space.units
 
     def solutions(self) -> list[Types]:
@@ -209,10 +209,10 @@ class Lab:
 
     def linked(self, joints: Sequence[Joint], *, kinds: bool) -> Predict:
         if kinds:
-            model = fit_joint(self.surrogate, self.session.weight_error, joints)
+            model = fit_joint(self.surrogate, self.session.values.weight_error, joints)
         else:
             model = JointModel({}, self._link_alone(joints))
-        costs = model.costs(self.surrogate, self.session.weight_error)
+        costs = model.costs(self.surrogate, self.session.values.weight_error)
         return lambda types: model.link(*costs.totals(types))
 
     def _link_alone(self, joints: Sequence[Joint]) -> Link:
@@ -285,11 +285,11 @@ class Lab:
         """Curves scaled so that each unit costs in these types what is attributed to it."""
         scale = {}
         for unit, value in zip(self.units, attributed, strict=True):
-            error = unit_error(unit, types, self.session.weight_error)
+            error = unit_error(unit, types, self.session.values.weight_error)
             alone = self.surrogate.curves[unit.name](error)
             # Noise may make a saving negative; a tenth of what the unit costs alone is the least.
             scale[unit.name] = max(float(value) / alone, 0.1) if alone > 0 else 1.0
-        return TensorCosts(self.surrogate, self.session.weight_error, scale)
+        return TensorCosts(self.surrogate, self.session.values.weight_error, scale)
 
 
 def table(rows: Sequence[tuple[str, int, list[float], list[float]]], chunks: int) -> str:

@@ -39,7 +39,7 @@ class Bench:
         )
 
     def value(self, name: str, type: GgmlType, imatrix: Any = None) -> Any:
-        request = (self.source.index(name), type.id, imatrix, None)
+        request = (self.source.index(name), type.id, imatrix, None, None)
         return core.quantize_values(self.source.native, [request], n_threads=2)[0]
 
     def score(self, *candidates: tuple[list[Any], int]) -> list[dict[str, np.ndarray]]:
@@ -148,7 +148,7 @@ def test_errors_of_sampled_rows_are_those_of_these_rows(demo: Bench, rng: Any) -
     n_slices, n_rows, n_per_row = info.shape
     assert n_rows % step != 0  # the last row is not one of them by chance
     imatrix = rng.random((n_slices, n_per_row), dtype=np.float32) + 0.1
-    request = (demo.source.index(name), T.Q3_K.id, imatrix, None)
+    request = (demo.source.index(name), T.Q3_K.id, imatrix, None, None)
     (value,) = core.quantize_values(demo.source.native, [request], n_threads=2, row_step=step)
     weights = demo.source.to_float32(name)[:, ::step]
     for i in range(n_slices):

@@ -123,6 +123,8 @@ class ValueWorker {
                 std::memcpy(bytes + static_cast<size_t>(i) * job.target_row(),
                             job.source_of(unit.slice, unit.first_row + i), job.target_row());
             }
+        } else if (job.request.converter != nullptr) {
+            job.request.converter->convert(unit, original_.data(), bytes);
         } else {
             quantize_rows(job.request.type, original_.data(), bytes, unit.n_rows, job.n_per_row(),
                           imatrix);

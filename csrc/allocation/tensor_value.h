@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/gguf_file.h"
+#include "core/rows_converter.h"
 #include "ggml.h"
 #include "model/stop_flag.h"
 
@@ -32,6 +33,7 @@ struct ValueRequest {
     const float* imatrix = nullptr;    // n_per_row values for each slice, or null
     const uint8_t* encoded = nullptr;  // the result, where somebody else quantized; or null
     int64_t row_step = 1;  // every so-manieth row of each slice only: for its errors, not for use
+    RowsConverter* converter = nullptr;  // quantizes in place of quantize_rows, or null
 };
 
 // Quantizes tensors of a file in memory, with the bytes quantize() would write. The result does not

@@ -40,6 +40,11 @@ Requests to_requests(const GgufFile& file, const py::list& items, int64_t row_st
             request.encoded = bytes.data();
             requests.arrays.push_back(bytes);
         }
+        if (!fields[4].is_none()) {
+            const auto converter = fields[4].cast<std::shared_ptr<RowsConverter>>();
+            request.converter = converter.get();
+            requests.arrays.push_back(py::reinterpret_borrow<py::object>(fields[4]));
+        }
         requests.wanted.push_back(request);
     }
     return requests;
@@ -107,7 +112,8 @@ void register_allocation(py::module_& module) {
                                "float64 (n_slices, 2): weighted squared error, squared weights.");
     module.def("quantize_values", &quantize_values, "file"_a, "requests"_a, py::kw_only(),
                "n_threads"_a, "row_step"_a = 1, "stop"_a = std::shared_ptr<StopFlag>{},
-               "requests: (tensor index, type number, imatrix or None, encoded bytes or None).\n"
+               "requests: (tensor index, type number, imatrix or None, encoded bytes or None, RowsConverter "
+               "or None).\n"
                "row_step above 1: every so-manieth row of each slice, for its errors only.");
     py::class_<ProbeScorer>(module, "ProbeScorer", "Candidates scored in memory.",
                             py::release_gil_before_calling_cpp_dtor())

@@ -84,6 +84,7 @@ def weight_statistics(
 
 class RowsConverter:
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # TypeError: feedback() makes them
+    def errors(self) -> dict[str, Any]: ...
 
 class QuantizeTask:
     def __init__(
@@ -593,7 +594,7 @@ class TensorValue:
 
 def quantize_values(
     file: GgufFile,
-    requests: Sequence[tuple[int, int, _Floats | None, _Bytes | None]],
+    requests: Sequence[tuple[int, int, _Floats | None, _Bytes | None, RowsConverter | None]],
     *,
     n_threads: int,
     row_step: int = 1,

@@ -19,7 +19,7 @@ from apex_native.allocation.steps import Search, SearchProgress
 from apex_native.allocation.store import ProbeStore
 from apex_native.allocation.texts import DomainText, split_texts
 from apex_native.gguf import GgufFile
-from apex_native.imatrix import Imatrix, Importance, read_text
+from apex_native.imatrix import Hessian, Imatrix, Importance, read_text
 from apex_native.types import MetadataValue
 
 __all__ = ["check_budgets", "search", "search_types"]
@@ -31,6 +31,7 @@ def search(
     texts: Sequence[str | os.PathLike[str]],
     *,
     imatrix: Imatrix | None = None,
+    hessian: Hessian | None = None,
     store: str | os.PathLike[str] | None = None,
     progress: SearchProgress | None = None,
     **rules: Any,
@@ -40,7 +41,9 @@ def search(
         found = apex.search(model, 12_000_000_000, ["chat.txt", "code.txt"], imatrix=imatrix)
         apex.quantize(model, found.budgets[0].plan, "model.gguf", imatrix=imatrix)
 
-    rules: fields of `SearchRequest` (ladder, tensor_types, floor, together, seed, effort,
+    hessian: second moments of the inputs (`HessianFile(path).hessian`): everything is measured, and
+    is to be quantized, with bytes fitted to them. rules: fields of `SearchRequest` (ladder,
+    tensor_types, floor, together, seed, effort,
     placement). Raises what `search_types` raises.
     """
     request = SearchRequest(
@@ -48,7 +51,7 @@ def search(
         texts=tuple(DomainText(Path(path).name, read_text([Path(path)])) for path in texts),
         **rules,
     )
-    return search_types(source, request, imatrix, store=store, progress=progress)
+    return search_types(source, request, imatrix, hessian=hessian, store=store, progress=progress)
 
 
 def check_budgets(source: GgufFile, request: SearchRequest) -> None:
@@ -74,25 +77,30 @@ def search_types(
     request: SearchRequest,
     imatrix: Imatrix | None,
     *,
+    hessian: Hessian | None = None,
     store: str | os.PathLike[str] | None = None,
     progress: SearchProgress | None = None,
 ) -> SearchOutcome:
     """Find the best types for budgets, by measuring; nothing is written but the store.
 
     store: where measurements are kept (a folder or a .sqlite file): an interrupted search goes on
-    from them, another budget or text uses what fits.
+    from them, another budget or text uses what fits. hessian: second moments that all bytes are
+    fitted to, those of fixed recipes too; quantize the plans with it.
 
     Raises PlanError for a budget no choice meets, DataError for a text that is too short and a
     file that is no store, ModelError, GgufError, Cancelled.
     """
     summary = None if imatrix is None else Importance(imatrix, source.facts).summary()
-    space = SearchSpace.of(source, summary, request, _provenance())
+    space = SearchSpace.of(source, summary, request, _provenance(), hessian)
     for budget in request.budgets:
         space.problem(budget)
     goal = speed_goal(space, imatrix)
     settings = SessionSettings(request.ctx, request.placement)
     path = None if store is None else Path(store)
-    with ProbeStore(path) as probes, ProbeSession(source, imatrix, probes, settings) as session:
+    with (
+        ProbeStore(path) as probes,
+        ProbeSession(source, imatrix, probes, settings, hessian) as session,
+    ):
         text = split_texts(
             request.texts,
             session.model,
@@ -101,7 +109,7 @@ def search_types(
             seed=request.seed,
         )
         found = Search(space, session, text, progress, goal).run()
-    return found if goal is None else _with_speeds(found, goal, source, imatrix, request)
+    return found if goal is None else _with_speeds(found, goal, source, imatrix, hessian, request)
 
 
 def _with_speeds(
@@ -109,11 +117,12 @@ def _with_speeds(
     goal: SpeedGoal,
     source: GgufFile,
     imatrix: Imatrix | None,
+    hessian: Hessian | None,
     request: SearchRequest,
 ) -> SearchOutcome:
     """Measured speeds beside the predicted ones."""
     plans = {str(outcome.budget): (outcome.plan, imatrix) for outcome in found.budgets}
-    speeds = measure_plan(source, plans, request.placement)
+    speeds = measure_plan(source, plans, request.placement, hessian)
     outcomes = [replace(o, measured_speed=speeds[str(o.budget)]) for o in found.budgets]
     asked = {
         "calibrator": goal.calibrator,

@@ -17,34 +17,19 @@ import numpy as np
 from apex_native._native import core, forward_log
 from apex_native.allocation.store import Probe, ProbeStore, Scores
 from apex_native.allocation.texts import Part
+from apex_native.allocation.values import BATCH_BYTES, TensorValues, Types
 from apex_native.classification import classify_tensors
 from apex_native.engine import Model, Placement
 from apex_native.fingerprint import model_fingerprint
 from apex_native.gguf import GgufFile
-from apex_native.imatrix import Imatrix, Importance
+from apex_native.imatrix import Hessian, Imatrix
 from apex_native.interrupt import run_interruptible
-from apex_native.plan.imatrix import EntryFit, ImatrixUse, entry_fit, imatrix_use
 from apex_native.plan.names import layer_number
-from apex_native.types import GgmlType, TensorInfo
 
 __all__ = ["Costs", "Measurement", "ProbeSession", "SessionSettings"]
 
 LANE_BYTES = 2 << 30
 """Models up to this size are computed by a lane a thread, larger ones by one of all threads."""
-
-VALUE_BYTES = 2 << 30
-"""Quantized values kept in memory at most, beside those of the batch that is measured."""
-
-BATCH_BYTES = 3 << 30
-"""Values of the candidates that are measured in one pass."""
-
-SAMPLE_WEIGHTS = 1 << 24
-"""Errors of larger tensors are those of every n-th row: rows enough for a per cent."""
-
-SAMPLE_ROWS = 32
-"""Of each expert at least."""
-
-Types = Mapping[str, GgmlType]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,22 +85,18 @@ class ProbeSession:
         imatrix: Imatrix | None,
         store: ProbeStore,
         settings: SessionSettings,
+        hessian: Hessian | None = None,
     ) -> None:
-        """Load the reference; ModelError, GgufError."""
-        self.source, self.imatrix, self.store, self.settings = source, imatrix, store, settings
-        self.costs = Costs()
+        """Load the reference; ModelError, GgufError. hessian: values are fitted to it."""
+        self.source, self.store, self.settings = source, store, settings
         self.n_threads = settings.placement.n_threads or os.cpu_count() or 1
         self._stack = ExitStack()
         self._stop = core.StopFlag()
+        self._costs = Costs()
         self._fingerprint = model_fingerprint(source)
-        self._importance = None if imatrix is None else Importance(imatrix, source.facts)
-        self._summary = None if self._importance is None else self._importance.summary()
-        self._matrix = (
-            f"{self._summary.sha256} {self._summary.prior or 'none'}" if self._summary else ""
+        self.values = TensorValues(
+            source, imatrix, hessian, n_threads=self.n_threads, stop=self._stop
         )
-        self._values: dict[tuple[str, GgmlType], Any] = {}
-        self._value_bytes = 0
-        self._errors: dict[tuple[str, GgmlType], float] = {}
         size = sum(Path(path).stat().st_size for path in source.shard_paths)
         n_lanes = 1 if settings.placement.on_gpu or size > LANE_BYTES else self.n_threads
         self.models = [self._load() for _ in range(n_lanes)]
@@ -144,7 +125,7 @@ class ProbeSession:
         trace: TracebackType | None,
     ) -> None:
         del self._scorer
-        self._values.clear()
+        self.values.clear()
         self._stack.close()
 
     @property
@@ -152,107 +133,23 @@ class ProbeSession:
         """The reference."""
         return self.models[0]
 
-    # --- values ---------------------------------------------------------------------------------
-
-    def weight_error(self, name: str, type: GgmlType) -> float:
-        """Importance-weighted relative squared error of a tensor in a type; 0 for its own type.
-
-        Squared output error over squared output, expected per token: columns weighted by the
-        matrix's means, experts by the tokens they saw.
-        """
-        if self._is_own(name, type):
-            return 0.0
-        key = (name, type)
-        if key not in self._errors:
-            self._make([key])
-        return self._errors[key]
-
-    def prepare_errors(self, wanted: Sequence[tuple[str, GgmlType]]) -> None:
-        """Errors of many tensors, a batch of bounded memory after the other; large ones sampled."""
-        todo = [k for k in dict.fromkeys(wanted) if k not in self._errors and not self._is_own(*k)]
-        by_step: dict[int, list[tuple[str, GgmlType]]] = {}
-        for key in todo:
-            by_step.setdefault(self._row_step(key[0]), []).append(key)
-        for step, keys in sorted(by_step.items()):
-            batch: list[tuple[str, GgmlType]] = []
-            n_bytes = 0
-            for name, type in keys:
-                batch.append((name, type))
-                n_bytes += type.tensor_bytes(self._info(name).shape) // step
-                if n_bytes > BATCH_BYTES:
-                    self._make(batch, step)
-                    batch, n_bytes = [], 0
-            self._make(batch, step)
-
-    def _row_step(self, name: str) -> int:
-        """Of a tensor whose errors are wanted and nothing else."""
-        info = self._info(name)
-        rows = info.n_elements // info.n_per_row // info.n_expert_slices
-        return max(1, min(info.n_elements // SAMPLE_WEIGHTS, rows // SAMPLE_ROWS))
-
-    def _info(self, name: str) -> TensorInfo:
-        return self.source.tensors[self.source.index(name)]
-
-    def _is_own(self, name: str, type: GgmlType) -> bool:
-        return self._info(name).type is type
-
-    def _imatrix_values(self, name: str, type: GgmlType) -> Any:
-        info = self._info(name)
-        used = imatrix_use(name, info.type, type, None) is not ImatrixUse.UNUSED
-        fits = entry_fit(self._summary, info) is EntryFit.FITS
-        if self._importance is None or not used or not fits:
-            return None
-        return self._importance.values(name)
-
-    def _make(self, keys: Sequence[tuple[str, GgmlType]], row_step: int = 1) -> list[Any]:
-        """Quantize; what is made whole is kept while there is room."""
-        if not keys:
-            return []
-        begin = time.monotonic()
-        requests = [
-            (self.source.index(name), type.id, self._imatrix_values(name, type), None)
-            for name, type in keys
-        ]
-        made: list[Any] = run_interruptible(
-            lambda: core.quantize_values(
-                self.source.native,
-                requests,
-                n_threads=self.n_threads,
-                row_step=row_step,
-                stop=self._stop,
-            ),
-            self._stop.set,
-        )
-        self.costs.quantize_s += time.monotonic() - begin
-        for key, value in zip(keys, made, strict=True):
-            # The first estimate stays: a search that goes on from a store sees the same numbers.
-            self._errors.setdefault(key, self._relative_error(key[0], value.errors))
-            if row_step == 1 and self._value_bytes + value.nbytes <= VALUE_BYTES:
-                self._values[key] = value
-                self._value_bytes += value.nbytes
-        return made
-
-    def _relative_error(self, name: str, errors: Any) -> float:
-        entry = None if self.imatrix is None else self.imatrix.entries.get(name)
-        weights = np.ones(len(errors))
-        if entry is not None and len(entry.counts) == len(errors) > 1:
-            weights = np.maximum(entry.counts, 1.0)
-        total = float(np.sum(weights * errors[:, 1]))
-        return float(np.sum(weights * errors[:, 0])) / total if total > 0 else 0.0
-
-    def _values_of(self, types: Types) -> list[Any]:
-        keys = [(name, type) for name, type in types.items() if not self._is_own(name, type)]
-        missing = [key for key in keys if key not in self._values]
-        made = dict(zip(missing, self._make(missing), strict=True))
-        return [made[key] if key in made else self._values[key] for key in keys]
-
-    # --- measuring ------------------------------------------------------------------------------
+    @property
+    def costs(self) -> Costs:
+        """What was spent so far."""
+        return replace(self._costs, quantize_s=self.values.seconds)
 
     def probe(self, types: Types, chunk: Any) -> Probe:
         """The store's name of a measurement."""
-        changed = {n: t.name for n, t in types.items() if not self._is_own(n, t)}
+        changed = {name: type.name for name, type in self.values.changed(types).items()}
         tokens = hashlib.sha256(np.ascontiguousarray(chunk, "<i4").tobytes()).hexdigest()
-        return Probe(self._fingerprint, changed, self._matrix, tokens, self.settings.ctx)
+        return Probe(
+            self._fingerprint,
+            changed,
+            self.values.matrix,
+            tokens,
+            self.settings.ctx,
+            self.values.method,
+        )
 
     def measure(
         self,
@@ -270,7 +167,7 @@ class ProbeSession:
         probes = [[self.probe(types, chunk) for chunk in part.tokens] for types in candidates]
         keys = [[probe.key for probe in row] for row in probes]
         found = {} if positions else self.store.find([key for row in keys for key in row])
-        self.costs.stored_passes += len(found)
+        self._costs.stored_passes += len(found)
         todo = [i for i, row in enumerate(keys) if any(key not in found for key in row)]
         by_position: dict[int, Any] = {}
         done = 0
@@ -293,7 +190,9 @@ class ProbeSession:
         batches: list[list[int]] = []
         n_bytes = 0
         for i, types in candidates:
-            size = sum(type.tensor_bytes(self._info(name).shape) for name, type in types.items())
+            size = sum(
+                type.tensor_bytes(self.values.info(name).shape) for name, type in types.items()
+            )
             if not batches or n_bytes + size > BATCH_BYTES or len(batches[-1]) >= 64:
                 batches.append([])
                 n_bytes = 0
@@ -308,7 +207,7 @@ class ProbeSession:
         share: tuple[int, int, int],
         progress: Callable[[float], None] | None,
     ) -> list[tuple[list[Scores], Any]]:
-        jobs = [(self._values_of(types), self._first_layer(types)) for types in candidates]
+        jobs = [(self.values.of(types), self._first_layer(types)) for types in candidates]
         begin = time.monotonic()
         done, n, total = share
         run_interruptible(
@@ -318,8 +217,8 @@ class ProbeSession:
             if progress is None
             else lambda: progress((done + n * self._scorer.progress) / total),
         )
-        self.costs.forward_s += time.monotonic() - begin
-        self.costs.forward_passes += part.n_chunks * (len(candidates) + 1)
+        self._costs.forward_s += time.monotonic() - begin
+        self._costs.forward_passes += part.n_chunks * (len(candidates) + 1)
         reference = self._scorer.reference_nll.reshape(part.n_chunks, -1)
         return [_summed(scores, reference) for scores in self._scorer.scores]
 

@@ -15,10 +15,12 @@ from apex_native.classification import classify_tensors
 from apex_native.errors import PlanError
 from apex_native.gguf import GgufFile
 from apex_native.gguf_layout import ALIGNMENT, padded
+from apex_native.imatrix import Hessian
 from apex_native.plan import Plan, make_plan
 from apex_native.plan.imatrix import ImatrixSummary
 from apex_native.plan.names import is_token_embedding
 from apex_native.plan.parts import DecidedBy
+from apex_native.quantization import with_hessian_metadata
 from apex_native.types import Classification, GgmlType, MetadataValue, Role, TensorInfo
 
 __all__ = ["SearchSpace"]
@@ -33,6 +35,8 @@ class SearchSpace:
     classification: Classification
     request: SearchRequest
     metadata: Mapping[str, MetadataValue]
+    hessian: Hessian | None = None
+    """What bytes are fitted to; files say so."""
 
     @classmethod
     def of(
@@ -41,9 +45,11 @@ class SearchSpace:
         imatrix: ImatrixSummary | None,
         request: SearchRequest,
         metadata: Mapping[str, MetadataValue] | None = None,
+        hessian: Hessian | None = None,
     ) -> SearchSpace:
         """The space of a file; metadata is written into every result."""
-        return cls(source, imatrix, classify_tensors(source.facts), request, metadata or {})
+        classified = classify_tensors(source.facts)
+        return cls(source, imatrix, classified, request, metadata or {}, hessian)
 
     @classmethod
     def with_any_matrix(cls, source: GgufFile, request: SearchRequest) -> SearchSpace:
@@ -62,7 +68,7 @@ class SearchSpace:
 
         facts: what the file says of its search, as long as `UNKNOWN`.
         """
-        return make_plan(
+        plan = make_plan(
             self.classification,
             types=types,
             reason="found by the search",
@@ -70,16 +76,23 @@ class SearchSpace:
             imatrix=self.imatrix,
             extra_metadata={**self.metadata, **facts},
         )
+        return self._fitted(plan)
 
     def fixed_plan(self, *, tier: str | None = None, ftype: str | None = None) -> Plan:
         """A fixed recipe with the same matrix, without the user's rules."""
-        return make_plan(
+        plan = make_plan(
             self.classification,
             tier=tier,
             ftype=ftype,
             imatrix=self.imatrix,
             extra_metadata=self.metadata,
         )
+        return self._fitted(plan)
+
+    def _fitted(self, plan: Plan) -> Plan:
+        if self.hessian is None:
+            return plan
+        return with_hessian_metadata(plan, self.hessian.digest, self.hessian.n_tokens)
 
     @cached_property
     def infos(self) -> dict[str, TensorInfo]:

@@ -18,7 +18,7 @@ from apex_native.evaluation.model_under_test import ModelUnderTest
 from apex_native.evaluation.planned_model import PlannedModel
 from apex_native.evaluation.speed import SpeedSettings, measure_kernels, measure_models
 from apex_native.gguf import GgufFile
-from apex_native.imatrix import Imatrix
+from apex_native.imatrix import Hessian, Imatrix
 from apex_native.machine import usable_threads
 from apex_native.plan import Plan
 from apex_native.types import Classification, GgmlType, Role
@@ -157,6 +157,7 @@ def measure_plan(
     source: GgufFile,
     plans: Mapping[str, tuple[Plan, Imatrix | None]],
     placement: Placement,
+    hessian: Hessian | None = None,
 ) -> dict[str, Speed]:
     """Measured speed of plans by name, carried out in memory one after the other."""
     tests = [
@@ -165,7 +166,10 @@ def measure_plan(
     ]
     found = {}
     for name, (plan, imatrix) in plans.items():
-        made = PlannedModel(source, plan, imatrix=imatrix, name=name, n_threads=placement.n_threads)
+        made = PlannedModel(
+            source, plan, imatrix=imatrix, hessian=hessian, name=name,
+            n_threads=placement.n_threads,
+        )  # fmt: skip
         try:
             (speed,) = measure_models({name: ModelUnderTest(made, placement=placement)}, tests)
         finally:

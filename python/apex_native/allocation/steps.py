@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 
 from apex_native.allocation.differences import differences
+from apex_native.allocation.fitted import learn_fitted_shares
 from apex_native.allocation.fixed import FixedRecipe, fixed_recipes
 from apex_native.allocation.joint import Form, Joint, JointModel, fit_joint, prediction_error
 from apex_native.allocation.outcome import BudgetOutcome, SearchOutcome
@@ -72,7 +73,7 @@ class Search:
         """Everything; resumable through the session's store."""
         self._errors()
         self.probed = self._probe()
-        self.surrogate = fit_surrogate(self.probed.data(), self.session.weight_error)
+        self.surrogate = fit_surrogate(self.probed.data(), self.session.values.weight_error)
         self._first_joints()
         n_fitted = len(self._joints)
         self._choose(self._first_candidates())
@@ -98,8 +99,10 @@ class Search:
             if type is not self.space.infos[name].type
         ]
         self._say("weight errors", 0.0)
-        self.session.prepare_errors(wanted)
+        self.session.values.prepare_errors(wanted)
         self._say("weight errors", 1.0)
+        if self.session.values.hessian is not None:
+            learn_fitted_shares(self.space, self.session, self._step("fitting"))
 
     def _probe(self) -> ProbedUnits:
         return probe_units(
@@ -119,10 +122,10 @@ class Search:
     # --- solving --------------------------------------------------------------------------------
 
     def _costs(self, model: JointModel, surrogate: Surrogate | None = None) -> TensorCosts:
-        return model.costs(surrogate or self.surrogate, self.session.weight_error)
+        return model.costs(surrogate or self.surrogate, self.session.values.weight_error)
 
     def _model(self, near: float | None = None, form: Form = "sum") -> JointModel:
-        errors = self.session.weight_error
+        errors = self.session.values.weight_error
         return fit_joint(self.surrogate, errors, self._joints, near=near, form=form)
 
     def _first_joints(self) -> None:
@@ -155,7 +158,7 @@ class Search:
         ways = [(model, self._costs(model)) for model in models]
         for i in range(n - len(models)):
             data = self.probed.data(self.request.seed + 1 + i)
-            fit = fit_surrogate(data, self.session.weight_error)
+            fit = fit_surrogate(data, self.session.values.weight_error)
             ways.append((plain, self._costs(plain, fit)))
         return [
             (budget, solve(budget.problem, costs, model.link, exact=i < len(models)))
@@ -194,7 +197,7 @@ class Search:
     def _held_out(self, n_fitted: int) -> dict[str, tuple[float, float]]:
         """How well predictors that saw the fit part only foretold the choose part."""
         joints = self._joints[n_fitted:]
-        errors, seen = self.session.weight_error, self._joints[:n_fitted]
+        errors, seen = self.session.values.weight_error, self._joints[:n_fitted]
         models = {
             "sum of single KLDs": JointModel({}, SUM),
             "Q + sqrt(sum S^2)": JointModel({}, Link()),

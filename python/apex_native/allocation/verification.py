@@ -48,7 +48,7 @@ class Verifier:
 
         Of the recipes that fit, the n_baselines best predicted are measured.
         """
-        self._session.prepare_errors(
+        self._session.values.prepare_errors(
             [pair for recipe in self._recipes for pair in recipe.types.items()]
         )
         expected = {recipe.name: predict(recipe.types) for recipe in self._recipes}

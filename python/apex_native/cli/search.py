@@ -12,6 +12,7 @@ import typer
 
 from apex_native.cli.calibration_options import CalibrationChoices
 from apex_native.cli.compute_options import ComputeChoices
+from apex_native.cli.hessian import HessianChoices
 from apex_native.cli.options import (
     ForceOption,
     JsonOption,
@@ -26,7 +27,7 @@ from apex_native.cli.search_options import BudgetChoices, RuleChoices, SearchTex
 if TYPE_CHECKING:
     from apex_native.allocation import BudgetOutcome, SearchOutcome, SearchRequest
     from apex_native.gguf import GgufFile
-    from apex_native.imatrix import Imatrix
+    from apex_native.imatrix import Hessian, Imatrix
 
 __all__ = ["register"]
 
@@ -69,6 +70,7 @@ def register(app: typer.Typer) -> None:
             "apex-native search model-bf16.gguf --budget 21GiB,16GiB --text domains/ -o plans/",
             "apex-native search model-bf16.gguf --fit 16GiB --ctx 32768 --type-v q8_0",
             "apex-native search model-bf16.gguf -b 16GiB --imatrix imatrix.gguf --store kept/",
+            "apex-native search model-bf16.gguf -b 16GiB --hessian",
         ),
     )(spread(search))
 
@@ -78,6 +80,7 @@ def search(
     budgets: BudgetChoices,
     texts: SearchTextChoices,
     calibration: CalibrationChoices,
+    moments: HessianChoices,
     rules: RuleChoices,
     output: SearchOutput,
     compute: ComputeChoices,
@@ -100,6 +103,7 @@ def search(
         from apex_native.cli.search_inputs import (
             make_request,
             output_paths,
+            search_hessian,
             search_matrix,
         )
 
@@ -107,12 +111,15 @@ def search(
         paths = output_paths(source, output.output, request.budgets)
         _require_fresh(paths, output, force=force)
         check_budgets(source, request)
-        imatrix = search_matrix(out, source, paths, texts.imatrix, calibration, compute)
-        outcome = _search(out, source, request, imatrix, output.store)
-        written = [
-            _write(out, source, found, imatrix, path, compute, output, force=force)
-            for found, path in zip(outcome.budgets, paths, strict=True)
-        ]
+        imatrix, hessian_file = search_matrix(
+            out, source, paths, texts.imatrix, calibration, moments, compute
+        )
+        with search_hessian(hessian_file) as hessian:
+            outcome = _search(out, source, request, imatrix, hessian, output.store)
+            written = [
+                _write(out, source, found, imatrix, hessian, path, compute, output, force=force)
+                for found, path in zip(outcome.budgets, paths, strict=True)
+            ]
     _show(out, outcome, written, time.monotonic() - started)
 
 
@@ -129,13 +136,16 @@ def _search(
     source: GgufFile,
     request: SearchRequest,
     imatrix: Imatrix | None,
+    hessian: Hessian | None,
     store: Path | None,
 ) -> SearchOutcome:
     from apex_native.allocation import search_types
     from apex_native.cli.progress import step_progress
 
     with step_progress(out) as progress:
-        return search_types(source, request, imatrix, store=store, progress=progress)
+        return search_types(
+            source, request, imatrix, hessian=hessian, store=store, progress=progress
+        )
 
 
 def _write(
@@ -143,6 +153,7 @@ def _write(
     source: GgufFile,
     found: BudgetOutcome,
     imatrix: Imatrix | None,
+    hessian: Hessian | None,
     path: Path,
     compute: ComputeChoices,
     output: SearchOutput,
@@ -171,6 +182,7 @@ def _write(
             found.plan,
             path,
             imatrix=imatrix,
+            hessian=hessian,
             n_threads=compute.threads,
             force=force,
             progress=progress,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ import typer
 
 from apex_native.cli.calibration_options import CalibrationChoices, matrix_path
 from apex_native.cli.compute_options import ComputeChoices
+from apex_native.cli.hessian import HessianChoices
 from apex_native.cli.options import parse_size
 from apex_native.cli.output import Output, exact_size
 from apex_native.cli.search_options import (
@@ -22,9 +25,9 @@ from apex_native.cli.search_options import (
 if TYPE_CHECKING:
     from apex_native.allocation import DomainText, Effort, SearchRequest
     from apex_native.gguf import GgufFile
-    from apex_native.imatrix import Imatrix
+    from apex_native.imatrix import Hessian, Imatrix
 
-__all__ = ["make_request", "output_paths", "search_matrix"]
+__all__ = ["make_request", "output_paths", "search_hessian", "search_matrix"]
 
 DEFAULT_RECIPE = "diverse"
 
@@ -140,31 +143,69 @@ def search_matrix(
     paths: list[Path],
     given: Path | None,
     calibration: CalibrationChoices,
+    moments: HessianChoices,
     compute: ComputeChoices,
-) -> Imatrix:
-    """The matrix of a file, or one that is collected and kept beside the first result."""
-    from apex_native.cli.imatrix_report import warn_of_missing
-    from apex_native.cli.progress import imatrix_progress
-    from apex_native.imatrix import calibrate, load_imatrix
+) -> tuple[Imatrix, Path | None]:
+    """The matrix of a file, or one that is collected and kept beside the first result.
+
+    With it the file of second moments, where they are asked for: given, or kept in the same way.
+    """
+    from apex_native.imatrix import load_imatrix
 
     if given is not None and calibration.calibration is not None:
         raise typer.BadParameter(
             "makes an importance matrix of its own; leave out --imatrix", param_hint="--calibration"
         )
+    if given is not None and moments.collects:
+        raise typer.BadParameter(
+            "collects from the text of the matrix; leave out --imatrix, or give the FILE that "
+            "`imatrix --hessian` wrote with it", param_hint="--hessian",
+        )  # fmt: skip
+    file = None if moments.hessian is None or moments.collects else Path(moments.hessian)
     if given is None:
         first = paths[0] if len(paths) == 1 else paths[0].with_name(source.path.name)
         first.parent.mkdir(parents=True, exist_ok=True)
         given = matrix_path(first)
-        with imatrix_progress(out) as progress:
-            matrix = calibrate(
-                source.path,
-                calibration.calibration or DEFAULT_RECIPE,
-                **calibration.settings(),
-                placement=compute.placement,
-                output=given,
-                resume=True,
-                progress=progress,
-            )
-        warn_of_missing(out, matrix, source.facts)
-        out.note(f"wrote {given}")
-    return load_imatrix(given)
+        collected = given.with_name(given.name.replace(".imatrix.", ".hessian."))
+        file = collected if moments.collects else file
+        _collect(out, source, given, collected if moments.collects else None, calibration, compute)
+    return load_imatrix(given), file
+
+
+def _collect(
+    out: Output,
+    source: GgufFile,
+    path: Path,
+    hessian: Path | None,
+    calibration: CalibrationChoices,
+    compute: ComputeChoices,
+) -> None:
+    from apex_native.cli.imatrix_report import warn_of_missing
+    from apex_native.cli.progress import imatrix_progress
+    from apex_native.imatrix import calibrate
+
+    with imatrix_progress(out) as progress:
+        matrix = calibrate(
+            source.path,
+            calibration.calibration or DEFAULT_RECIPE,
+            **calibration.settings(),
+            placement=compute.placement,
+            output=path,
+            hessian=hessian,
+            resume=True,
+            progress=progress,
+        )
+    warn_of_missing(out, matrix, source.facts)
+    out.note(f"wrote {path}" + ("" if hessian is None else f" and {hessian}"))
+
+
+@contextmanager
+def search_hessian(path: Path | None) -> Iterator[Hessian | None]:
+    """The second moments of a file, None without one; ImatrixError where it is none."""
+    from apex_native.imatrix import HessianFile
+
+    if path is None:
+        yield None
+    else:
+        with HessianFile(path) as file:
+            yield file.hessian

@@ -9,6 +9,7 @@ import typer
 
 from apex_native.cli.calibration_options import CalibrationChoices
 from apex_native.cli.compute_options import ComputeChoices
+from apex_native.cli.hessian import HessianChoices
 from apex_native.cli.options import JsonOption, ModelArgument, QuietOption, examples, spread
 from apex_native.cli.output import Output
 from apex_native.cli.search_options import BudgetChoices, RuleChoices, SearchTextChoices
@@ -70,7 +71,9 @@ def strategies(
         request = make_request(out, source, budgets, texts, rules, compute)
         check_budgets(source, request)
         paths = output_paths(source, None, request.budgets)
-        imatrix = search_matrix(out, source, paths, texts.imatrix, calibration, compute)
+        imatrix, _ = search_matrix(
+            out, source, paths, texts.imatrix, calibration, HessianChoices(), compute
+        )
         found = []
         for budget in request.budgets:
             more = _others(source, budget, request, imatrix, other_matrix or [])

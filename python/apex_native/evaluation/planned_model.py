@@ -15,7 +15,7 @@ from apex_native.engine import Model, Placement
 from apex_native.fingerprint import model_fingerprint
 from apex_native.gguf import GgufFile, open_gguf
 from apex_native.plan import Plan
-from apex_native.quantization import quantize_model
+from apex_native.quantization import HessianSource, quantize_model
 
 if TYPE_CHECKING:
     from apex_native.imatrix import Imatrix
@@ -43,6 +43,7 @@ class PlannedModel:
         plan: Plan,
         *,
         imatrix: Imatrix | None = None,
+        hessian: HessianSource | None = None,
         name: str | None = None,
         n_threads: int | None = None,
     ) -> None:
@@ -51,6 +52,7 @@ class PlannedModel:
         self.name = name or plan.tier or plan.ftype or "plan"
         self._source = source
         self._imatrix = imatrix
+        self._hessian = hessian
         self._n_threads = n_threads
         self._content: _Content | None = None
         self._fingerprint: str | None = None
@@ -97,8 +99,9 @@ class PlannedModel:
             try:
                 path = Path(folder.name) / "model.gguf"
                 quantize_model(
-                    self._source, self.plan, path, imatrix=self._imatrix, n_threads=self._n_threads
-                )
+                    self._source, self.plan, path, imatrix=self._imatrix, hessian=self._hessian,
+                    n_threads=self._n_threads,
+                )  # fmt: skip
                 self._content = _Content(path, folder)
             except BaseException:
                 folder.cleanup()

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from apex_native.quantization.device import DeviceUse, Gpu, list_gpus, start_driver
-from apex_native.quantization.feedback import HessianSource, OutputErrors
+from apex_native.quantization.feedback import (
+    METHOD,
+    HessianSource,
+    OutputErrors,
+    feedback_for,
+    with_hessian_metadata,
+)
 from apex_native.quantization.manifest import QuantizeManifest, RoleError, TensorRecord
 from apex_native.quantization.prediction import PredictedFile, dry_run
 from apex_native.quantization.progress import Progress
@@ -18,6 +24,7 @@ from apex_native.quantization.underflow import underflow_findings
 
 __all__ = [
     "DEFAULT_MAX_MEMORY",
+    "METHOD",
     "DeviceUse",
     "Gpu",
     "HessianSource",
@@ -30,9 +37,11 @@ __all__ = [
     "TensorRecord",
     "dry_run",
     "error_bound",
+    "feedback_for",
     "list_gpus",
     "quantize_many",
     "quantize_model",
     "start_driver",
     "underflow_findings",
+    "with_hessian_metadata",
 ]

@@ -26,7 +26,7 @@ from apex_native.quantization.recorder import Recorder
 from apex_native.weights import WeightSource
 
 if TYPE_CHECKING:
-    from apex_native._core import QuantizeJob, QuantizeTask
+    from apex_native._core import QuantizeJob, QuantizeTask, RowsConverter
     from apex_native.imatrix import Hessian
 
 __all__ = ["Conversion"]
@@ -138,12 +138,19 @@ class Conversion:
                         output_fd=place.fd,
                         output_offset=place.offset,
                         imatrix=values,
-                        converter=feedback_for(self._source, place.tensor, values, moments),
+                        converter=self._converter(place.tensor, values, moments),
                     )
                 )
                 order.append(place)
             sizes.append(len(places))
         return tasks, order, sizes
+
+    def _converter(
+        self, tensor: PlannedTensor, values: Any, moments: Hessian | None
+    ) -> RowsConverter | None:
+        if not has_feedback(tensor):
+            return None
+        return feedback_for(self._source, tensor.name, tensor.type, values, moments)
 
     def _key(self, place: _Place) -> tuple[int, str, str]:
         """Equal where type and importances are: such tasks follow each other."""

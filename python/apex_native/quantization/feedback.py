@@ -11,6 +11,7 @@ from apex_native._native import core
 from apex_native.errors import ImatrixError
 from apex_native.gguf_layout import GgufValueType, MetadataEntry
 from apex_native.plan import Plan, PlannedTensor
+from apex_native.types import GgmlType
 from apex_native.weights import WeightSource
 
 if TYPE_CHECKING:
@@ -18,15 +19,18 @@ if TYPE_CHECKING:
     from apex_native.imatrix import Hessian
 
 __all__ = [
+    "METHOD",
     "HessianSource",
     "OutputErrors",
     "feedback_for",
     "feedback_groups",
     "has_feedback",
+    "planned_digest",
     "with_hessian_metadata",
 ]
 
 METHOD = "error-feedback"
+DIGEST_KEY = "apex.hessian.digest"
 
 
 class HessianSource(Protocol):
@@ -111,22 +115,23 @@ def has_feedback(tensor: PlannedTensor) -> bool:
 
 def feedback_for(
     source: WeightSource,
-    tensor: PlannedTensor,
+    name: str,
+    type: GgmlType,
     imatrix_values: Any,
     hessian: Hessian | None,
     options: Mapping[str, Any] | None = None,
 ) -> RowsConverter | None:
-    """What makes a native task quantize with error feedback; None where it cannot.
+    """What quantizes a tensor into another type with error feedback; None where it cannot.
 
     Raises ImatrixError where the moments are of another model.
     """
-    moment = None if hessian is None else hessian.moment_of(tensor.name)
-    if moment is None or not has_feedback(tensor):
+    moment = None if hessian is None else hessian.moment_of(name)
+    if moment is None or not core.has_feedback(type.id):
         return None
     try:
         return core.feedback(
-            source.stored_tensor(tensor.name),
-            tensor.type.id,
+            source.stored_tensor(name),
+            type.id,
             imatrix=imatrix_values,
             total=moment.total,
             part=moment.part,
@@ -151,12 +156,29 @@ def feedback_groups(
     yield list(rest), None
 
 
+def planned_digest(plan: Plan) -> str | None:
+    """Of the second moments a plan was made for, None for any other plan."""
+    digests = [str(entry.value) for entry in plan.metadata if entry.key == DIGEST_KEY]
+    return digests[0] if digests else None
+
+
 def with_hessian_metadata(plan: Plan, digest: str, n_tokens: int) -> Plan:
-    """The plan, whose file also says what its bytes were fitted to."""
+    """The plan, whose file also says what its bytes were fitted to; one that says so stays.
+
+    Raises ImatrixError where it was made for other second moments.
+    """
+    planned = planned_digest(plan)
+    if planned == digest:
+        return plan
+    if planned is not None:
+        raise ImatrixError(
+            f"the plan was made for the second moments {planned[:12]}, found {digest[:12]}; give "
+            "the file it was made with"
+        )
     string = GgufValueType.STRING
     entries = (
         MetadataEntry("apex.hessian", string, METHOD),
-        MetadataEntry("apex.hessian.digest", string, digest),
+        MetadataEntry(DIGEST_KEY, string, digest),
         MetadataEntry("apex.hessian.tokens", GgufValueType.UINT64, n_tokens),
     )
     return replace(

@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apex_native.conversion import open_source
-from apex_native.errors import GgufError, OutputError
+from apex_native.errors import GgufError, OutputError, PlanError
 from apex_native.gguf import open_gguf
 from apex_native.plan import Plan
 from apex_native.quantization.conversion import Conversion
 from apex_native.quantization.device import DeviceUse, start_driver
-from apex_native.quantization.feedback import HessianSource, with_hessian_metadata
+from apex_native.quantization.feedback import (
+    HessianSource,
+    planned_digest,
+    with_hessian_metadata,
+)
 from apex_native.quantization.inputs import check_inputs, values_of
 from apex_native.quantization.manifest import QuantizeManifest
 from apex_native.quantization.output import Split, journal_path
@@ -197,6 +201,11 @@ def _run(
         plan.require_clean()
     if hessian is not None:
         plan = with_hessian_metadata(plan, hessian.digest, hessian.n_tokens)
+    elif planned_digest(plan) is not None:
+        raise PlanError(
+            "this plan's bytes are fitted to second moments, and the file will say so; give the "
+            "`hessian` it was made with"
+        )
     return OutputRun(source, plan, output, imatrix, hessian, split, strict=strict)
 
 
