@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from apex_native.plan import make_plan, tier_names
+from apex_native.plan import every_tier_name, make_plan, tier_names
 from apex_native.reports import NameStyle, default_output_name, name_tag
+from apex_native.reports.kinds import FileKind, file_kind, recipe_in_name
 from mix_models import MODELS
 from plan_tables import Table
 
@@ -63,7 +64,7 @@ def llama_choice(names: list[str], tag: str) -> str | None:
 
 
 def names_of(table: Table, style: NameStyle = NameStyle.HUB) -> dict[str, str]:
-    recipes = [{"tier": name} for name in tier_names()]
+    recipes = [{"tier": name} for name in every_tier_name()]
     recipes += [{"ftype": name} for name in ("Q8_0", "Q6_K", "Q4_K_M", "IQ4_XS", "Q3_K_M", "Q2_K")]
     return {
         next(iter(recipe.values())): default_output_name(
@@ -81,7 +82,8 @@ def test_every_default_name_has_a_label_and_a_tag_of_its_own(model: str) -> None
         tag = llama_tag(name)
         assert tag is not None
         assert tag == name_tag(name) == hub_label(name), name
-        assert tag.rpartition("_")[2] in (recipe.upper().replace("-", ""), *tag.split("_")), name
+        if recipe in every_tier_name():
+            assert (file_kind(name), recipe_in_name(name)) == (FileKind.TIER, recipe)
         # Wherever it stands in the repository, and beside the matrix it was made with.
         every = [*names.values(), f"{name.removesuffix('.gguf')}.imatrix.gguf"]
         for order in (every, every[::-1]):
@@ -90,6 +92,16 @@ def test_every_default_name_has_a_label_and_a_tag_of_its_own(model: str) -> None
         assert (llama_tag(shard), name_tag(shard), hub_label(shard)) == (tag, tag, tag)
         second = shard.replace("00001-of", "00002-of")
         assert llama_choice([second, shard], tag) == shard
+
+
+def test_names_of_variants_and_of_own_tiers_keep_their_numbers() -> None:
+    names = names_of(MODELS["llama_gqa"]())
+    assert hub_label(names["mini-q3"]).endswith("_MINIQTHREE")  # type: ignore[union-attr]
+    assert hub_label(names["mini-iq2"]).endswith("_MINIIQTWO")  # type: ignore[union-attr]
+    for recipe in every_tier_name():
+        published = make_plan(MODELS["llama_gqa"]().classification, tier=recipe)
+        name = default_output_name("m.gguf", published, NameStyle.PUBLISHED)
+        assert recipe_in_name(name) == recipe
 
 
 def test_published_names_clash_which_is_why_they_are_not_the_default() -> None:

@@ -25,6 +25,7 @@ from apex_native.api import (
     evaluate,
     make_plan,
     report,
+    row_offers,
 )
 from apex_native.conversion import CheckpointSource, ConversionOptions, open_checkpoint
 from apex_native.errors import (
@@ -154,6 +155,7 @@ __all__ = [
     "quantize_many",
     "recipe_names",
     "report",
+    "row_offers",
     "save_imatrix",
     "search",
     "speed_grid",

@@ -20,7 +20,7 @@ from apex_native.allocation.speed import (
 )
 from apex_native.errors import PlanError
 from apex_native.imatrix import Imatrix
-from apex_native.plan import Plan, tier_names
+from apex_native.plan import Plan, is_tier_name
 
 __all__ = ["CALIBRATOR", "SpeedGoal", "SurfacePoint", "speed_goal", "surface"]
 
@@ -111,7 +111,7 @@ def _n_used(space: SearchSpace) -> int:
 
 
 def _recipe(space: SearchSpace, name: str) -> Plan:
-    if name in tier_names():
+    if is_tier_name(name):
         return space.fixed_plan(tier=name)
     return space.fixed_plan(ftype=name)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from apex_native.api.benchmarks import bench, bench_kernels
 from apex_native.api.converting import convert
 from apex_native.api.evaluating import evaluate
+from apex_native.api.offers import row_offers
 from apex_native.api.planning import LoadCheck, check_load, classify, make_plan
 from apex_native.api.reporting import report
 
@@ -21,4 +22,5 @@ __all__ = [
     "evaluate",
     "make_plan",
     "report",
+    "row_offers",
 ]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apex_native.api.arguments import AnySource, opened
+from apex_native.api.offers import is_unreached
 from apex_native.api.planning import make_plan
-from apex_native.plan import About, FileType, Plan, tier_names
+from apex_native.errors import PlanError
+from apex_native.plan import About, FileType, Plan, is_tier_name, tier_names
 from apex_native.reports import recipe_in_name
 from apex_native.types import Role
 
@@ -71,11 +73,15 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """All choices, the largest first; context and room where it was asked what fits."""
+    """All choices, the largest first; context and room where it was asked what fits.
+
+    left_out: recipes that cannot be made of this model, and why.
+    """
 
     rows: tuple[Choice, ...]
     context: ContextMemory | None = None
     room: Room | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def picked(self) -> Choice | None:
@@ -96,6 +102,7 @@ class Choices:
         return {
             "choices": [row.to_dict() for row in self.rows],
             "room": None if self.room is None else self.room.nbytes,
+            "left_out": dict(self.left_out),
             "picked": None if picked is None else picked.recipe,
             "context": None if self.context is None else context_document(self.context),
         }
@@ -140,13 +147,19 @@ def choose(
 ) -> Choices:
     """Plan every recipe for a source and say what each takes.
 
-    recipes: tiers and file types, default all there are. saved: tier files (.toml) and plans
+    recipes: tiers and file types, default all there are, with ``NAME-short`` for tiers whose types
+    the rows do not fit. saved: tier files (.toml) and plans
     (.json). With room it is also said which fit, in a context of settings (default: 4096 tokens
     with an F16 cache) beside the projector mmproj. results: an evaluation whose candidates are
+    named after their recipes. Raises PlanError for a recipe that was asked for and cannot be made;
     with room what `apex_native.memory.context_memory` raises.
     """
     with opened("source", source) as file:
-        found = [_planned(file, name, about) for name in recipes or default_recipes()]
+        left_out: dict[str, str] = {}
+        if recipes:
+            found = [_planned(file, name, about) for name in recipes]
+        else:
+            found, left_out = _all_planned(file, about)
         found += [_saved(file, Path(path), about) for path in saved]
         context = None
         if room is not None:
@@ -166,7 +179,25 @@ def choose(
         for name, kind, plan in found
     ]
     rows.sort(key=lambda row: -row.plan.total_bytes)
-    return Choices(tuple(rows), context, room)
+    return Choices(tuple(rows), context, room, left_out)
+
+
+def _all_planned(
+    source: AnySource, about: About | None
+) -> tuple[list[tuple[str, str, Plan]], dict[str, str]]:
+    """Every recipe that the model's rows allow, and why others cannot be made."""
+    found: list[tuple[str, str, Plan]] = []
+    left_out: dict[str, str] = {}
+    for name in default_recipes():
+        try:
+            found.append(_planned(source, name, about))
+        except PlanError as error:
+            left_out[name] = str(error)
+    if not found:
+        raise PlanError(next(iter(left_out.values())))
+    unreached = [name for name, _, plan in found if is_unreached(plan)]
+    found += [_planned(source, f"{name}-short", about) for name in unreached]
+    return found, left_out
 
 
 def fit_plan(
@@ -202,7 +233,7 @@ def _fit(plan: Plan, context: ContextMemory, room: Room, mmproj: int) -> Fit:
 
 
 def _planned(source: AnySource, name: str, about: About | None) -> tuple[str, str, Plan]:
-    if name in tier_names():
+    if is_tier_name(name):
         return name, "tier", make_plan(source, tier=name, about=about)
     ftype = FileType.parse(name).name
     return ftype, "mix", make_plan(source, ftype=ftype, about=about)

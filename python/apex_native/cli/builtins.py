@@ -37,8 +37,8 @@ def register(app: typer.Typer) -> None:
 def tiers(name: TierArgument = None, json_mode: JsonOption = False) -> None:
     """List the tiers, or print one as a TOML file to start your own from.
 
-    Each can be asked for as i-NAME too, which requires an importance matrix. `--tier` takes a path
-    that ends in .toml as well.
+    Each can be asked for as i-NAME too, which requires an importance matrix, and as NAME-short,
+    for models whose rows are no multiples of 256. `--tier` takes a path that ends in .toml as well.
     """
     from apex_native.plan import load_tier, tier_names, tier_text
 

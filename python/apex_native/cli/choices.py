@@ -9,9 +9,10 @@ from apex_native.cli.tables import Column, Table
 
 if TYPE_CHECKING:
     from apex_native.api.choosing import Choice, Choices
+    from apex_native.api.offers import RowOffer, RowOffers
     from apex_native.memory import ContextMemory, Fit
 
-__all__ = ["choices_document", "show_choices", "show_fit"]
+__all__ = ["choices_document", "offers_document", "show_choices", "show_fit", "show_offers"]
 
 
 def _unit(nbytes: int) -> tuple[int, str]:
@@ -29,6 +30,8 @@ def choices_document(choices: Choices, file: str) -> dict[str, Any]:
 def show_choices(out: Output, choices: Choices, file: str) -> None:
     """The table, what the context takes, and the pick with its command line."""
     out.table(_table(choices))
+    for recipe, reason in choices.left_out.items():
+        out.text(f"{recipe} cannot be made: {reason}")
     if choices.room is None or choices.context is None:
         return
     out.text()
@@ -62,6 +65,48 @@ def show_fit(out: Output, choices: Choices, file: str) -> None:
     command = _command(choices, choice, file)
     if command is not None:
         out.text(f"run      {command}")
+
+
+def offers_document(offers: RowOffers) -> dict[str, Any]:
+    """The JSON document, with the options of each recipe."""
+    document = offers.to_dict()
+    for row, offer in zip(document["recipes"], offers.offers, strict=True):
+        row["options"] = _options(offer)
+    return {**document, "stand_in": _options(offers.stand_in)}
+
+
+def _options(offer: RowOffer) -> list[str]:
+    """What `plan` and `quantize` are given for an offer."""
+    arguments = offer.arguments
+    if "tier" in arguments:
+        return ["--tier", arguments["tier"]]
+    rules = [word for rule in arguments.get("tensor_types", ()) for word in ("--tensor-type", rule)]
+    return ["--type", arguments["ftype"], *rules]
+
+
+def show_offers(out: Output, offers: RowOffers) -> None:
+    """What the rows of a model allow instead of a tier, as options to copy."""
+    size, unit = _unit(max(offer.plan.total_bytes for offer in offers.offers))
+    columns = (
+        Column("options"),
+        Column(unit, right=True),
+        Column("bpw", right=True, drop=1),
+        Column("experts", wraps=True, drop=2),
+    )
+    rows = [
+        (
+            " ".join(_options(offer)) + (" ←" if offer is offers.stand_in else ""),
+            f"{offer.plan.total_bytes / size:.3f}",
+            f"{offer.plan.bpw:.3f}",
+            offer.expert_types,
+        )
+        for offer in offers.offers
+    ]
+    lengths = " and ".join(f"{n:,}" for n in offers.rows)
+    meant = offers.meant_bytes / size
+    mark = f"← in place of tier {offers.tier}, which means {meant:.3f} {unit}"
+    out.text()
+    out.table(Table(columns, rows, title=f"What rows of {lengths} allow", notes=(mark,)))
 
 
 def _table(choices: Choices) -> Table:

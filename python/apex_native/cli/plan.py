@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apex_native.cli.checkpoint_options import CheckpointChoices, SourceArgument, open_model
-from apex_native.cli.choices import choices_document, show_choices, show_fit
+from apex_native.cli.choices import (
+    choices_document,
+    offers_document,
+    show_choices,
+    show_fit,
+    show_offers,
+)
 from apex_native.cli.errors import UsageError
 from apex_native.cli.fit_options import FitChoices, room_of, settings_of
 from apex_native.cli.option_names import in_options
@@ -28,6 +34,7 @@ from apex_native.cli.tables import Column, Table
 
 if TYPE_CHECKING:
     from apex_native.api.choosing import Choices
+    from apex_native.api.offers import RowOffers
     from apex_native.conversion import ModelInput
     from apex_native.plan import Finding, Plan
     from apex_native.reports import PlanComparison
@@ -105,6 +112,7 @@ def plan(
     Without a tier or type: one table of all there are, and of what fits with --fit.
     Works on a header without data: a 65 GB model is planned before it is downloaded.
     """
+    from apex_native.api import row_offers
     from apex_native.cli.planning import Planner, pruned, require_writable
     from apex_native.reports import compare_plans
 
@@ -122,12 +130,12 @@ def plan(
         made = planner.planned().plan
         read_otherwise = planner.other_semantics()
         fitting = _fitted(source, made, fit)
-        compared = {name: compare_plans(made, planner.compared(name)) for name in names}
+        offers = row_offers(source, made, imatrix=choices.imatrix)
     if output is not None:
         made.save(output)
         out.note(f"plan saved as {output}")
     if json_mode:
-        out.document(_document(made, compared, fitting, file))
+        out.document(_document(made, compared, fitting, offers, file))
         return
     show_plan(out, made)
     if fitting is not None:
@@ -135,12 +143,18 @@ def plan(
     if read_otherwise is not None:
         out.text(_semantics_line(read_otherwise[0].value, compare_plans(made, read_otherwise[1])))
     show_findings(out, made, every=explain)
+    if offers is not None:
+        show_offers(out, offers)
+    _show_more(out, made if explain else None, compared)
+
+
+def _show_more(out: Output, explained: Plan | None, compared: Mapping[str, PlanComparison]) -> None:
     for name, comparison in compared.items():
         out.text()
         out.table(_comparison_table(name, comparison))
-    if explain:
+    if explained is not None:
         out.text()
-        out.table(_explanation(made))
+        out.table(_explanation(explained))
 
 
 def _show_table(out: Output, file: Path, found: Choices) -> None:
@@ -149,7 +163,11 @@ def _show_table(out: Output, file: Path, found: Choices) -> None:
 
 
 def _document(
-    plan: Plan, compared: Mapping[str, PlanComparison], fitting: Choices | None, file: Path
+    plan: Plan,
+    compared: Mapping[str, PlanComparison],
+    fitting: Choices | None,
+    offers: RowOffers | None,
+    file: Path,
 ) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(plan.to_json())
     if compared:
@@ -158,6 +176,8 @@ def _document(
         ]
     if fitting is not None:
         document["fit"] = choices_document(fitting, file.name)
+    if offers is not None:
+        document["offers"] = offers_document(offers)
     return document
 
 

@@ -25,7 +25,15 @@ from apex_native.plan.parts import (
 )
 from apex_native.plan.request import Semantics
 from apex_native.plan.rules import TensorTypeRule, parse_rule, parse_rule_file
-from apex_native.plan.tier import Tier, TierRule, load_tier, tier_names, tier_text
+from apex_native.plan.tier import (
+    Tier,
+    TierRule,
+    every_tier_name,
+    is_tier_name,
+    load_tier,
+    tier_names,
+    tier_text,
+)
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -51,6 +59,8 @@ __all__ = [
     "Tier",
     "TierRule",
     "default_edges",
+    "every_tier_name",
+    "is_tier_name",
     "load_tier",
     "make_plan",
     "parse_rule",

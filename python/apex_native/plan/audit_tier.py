@@ -8,6 +8,7 @@ from dataclasses import replace
 from apex_native.plan.parts import DecidedBy, Finding, FindingKind, PlannedTensor
 from apex_native.plan.request import PlanRequest
 from apex_native.plan.resolve import Decision, resolve_types
+from apex_native.plan.short_blocks import types_for_rows
 from apex_native.plan.tier import Tier, load_tier, tier_names
 from apex_native.types import Classification, GgmlType
 
@@ -41,6 +42,8 @@ def tier_findings(
         yield _without_experts(tier)
     elif tier.chosen is not None or tier.variants:
         yield _variant(tier)
+    if tier.short_blocks:
+        yield _short(tensors, decisions)
     yield from _rows(request, tier, classification, tensors, decisions)
 
 
@@ -52,6 +55,27 @@ def _without_experts(tier: Tier) -> Finding:
         "per weight that the tier has on a mixture of experts"
     )
     return Finding(FindingKind.TIER_FOR_EXPERTS, "", message)
+
+
+def _short(tensors: Sequence[PlannedTensor], decisions: Mapping[str, Decision]) -> Finding:
+    """What types of short blocks came to."""
+    stood_in = [t for t in tensors if decisions[t.name].meant is not None]
+    if not stood_in:
+        message = "all rows fit the tier's types: the file is the same without short blocks"
+        return Finding(FindingKind.TIER_VARIANT, "", message)
+    others = [t for t in tensors if decisions[t.name].meant is None]
+    meant = sum(t.n_elements * _meant(t, decisions).bpw for t in tensors)
+    got = sum(t.n_elements * t.type.bpw for t in tensors)
+    rows = ", ".join(str(n) for n in sorted({t.shape[-1] for t in stood_in})[:4])
+    message = (
+        f"{len(stood_in)} of {len(stood_in) + len(others)} tensors have rows of {rows} and get "
+        f"types of short blocks: all tensors take {_gib(got)}, {_gib(meant)} are meant"
+    )
+    return Finding(FindingKind.TIER_VARIANT, "", message)
+
+
+def _meant(tensor: PlannedTensor, decisions: Mapping[str, Decision]) -> GgmlType:
+    return decisions[tensor.name].meant or tensor.wanted
 
 
 def _variant(tier: Tier) -> Finding:
@@ -98,7 +122,7 @@ def _rows(
     same = _equal_tiers(request, tier, classification, decisions)
     if same:
         message += f", as {' and '.join(same)} would"
-    yield Finding(FindingKind.TIER_UNREACHED, "", f"{message}; {_what_fits(others)}")
+    yield Finding(FindingKind.TIER_UNREACHED, "", f"{message}; {_what_fits(tier, others)}")
 
 
 def _gib(bits: float) -> str:
@@ -126,16 +150,12 @@ def _equal_tiers(
     return same
 
 
-def _what_fits(tensors: Sequence[PlannedTensor]) -> str:
-    """The types of short blocks that these rows can have, smallest first."""
-    rows = {tensor.shape[-1] for tensor in tensors}
-    fitting = [
-        type
-        for type in GgmlType
-        if type.is_target
-        and type.is_quantized
-        and type.block_size < 256
-        and all(n % type.block_size == 0 for n in rows)
-    ]
-    listed = ", ".join(f"{t} ({t.bpw:.2f} bits)" for t in sorted(fitting, key=lambda t: t.bpw)[:6])
-    return f"types that these rows can have: {listed}" if listed else "no quantized type fits them"
+def _what_fits(tier: Tier, tensors: Sequence[PlannedTensor]) -> str:
+    """The types of short blocks that these rows can have, and the tier that uses them."""
+    fitting = types_for_rows(tensor.shape[-1] for tensor in tensors)
+    listed = ", ".join(f"{t} ({t.bpw:.2f} bits)" for t in fitting)
+    if not listed:
+        return "no quantized type fits them"
+    return (
+        f"types that these rows can have: {listed}; tier {tier.name}-short makes the most of them"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from apex_native.errors import PlanError
 from apex_native.plan.allow import reason_to_keep
@@ -16,6 +16,7 @@ from apex_native.plan.names import TensorCategory, category_of, weights_map_key
 from apex_native.plan.parts import DecidedBy
 from apex_native.plan.request import PlanRequest, Semantics
 from apex_native.plan.rules import TensorTypeRule, first_match
+from apex_native.plan.short_blocks import TooShort, short_types
 from apex_native.plan.tier import Tier
 from apex_native.types import Classification, ClassifiedTensor, GgmlType
 
@@ -33,6 +34,8 @@ class Decision:
     rule: TensorTypeRule | None = None
     claimed: bool = True
     """False where a tier says nothing of the tensor's role and the base mix decided."""
+    meant: GgmlType | None = None
+    """What a tier means where a type of short blocks stands in for it."""
 
 
 def resolve_types(
@@ -46,7 +49,36 @@ def resolve_types(
     """
     resolver = _Resolver(request, classification, semantics)
     in_order = sorted(classification.tensors, key=lambda tensor: weights_map_key(tensor.name))
-    return {tensor.name: resolver.decide(tensor) for tensor in in_order}
+    decisions = {tensor.name: resolver.decide(tensor) for tensor in in_order}
+    if request.tier is not None and request.tier.short_blocks:
+        decisions |= _shortened(decisions, classification)
+    return decisions
+
+
+def _shortened(
+    decisions: Mapping[str, Decision], classification: Classification
+) -> dict[str, Decision]:
+    """What the tier decided and rows did not fit, again with types of short blocks."""
+    by_tier = (DecidedBy.TIER, DecidedBy.BASE)
+    found = []
+    for tensor in classification.tensors:
+        made = decisions[tensor.name]
+        if made.decided_by in by_tier and made.type is not made.wanted:
+            info = tensor.info
+            found.append(
+                TooShort(info.name, made.wanted, info.n_per_row, info.n_elements, tensor.layer)
+            )
+    chosen = short_types(found, classification.n_layer)
+    return {
+        name: replace(
+            decisions[name],
+            wanted=type,
+            type=type,
+            meant=decisions[name].wanted,
+            reason=f"{decisions[name].reason}: {type}, so that all take what the tier means",
+        )
+        for name, type in chosen.items()
+    }
 
 
 class _Resolver:

@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,14 +19,15 @@ from apex_native.plan.layer_types import LayerTypes, parse_layer_types
 from apex_native.plan.variants import TierVariant, model_names, same_name
 from apex_native.types import ClassifiedTensor, GgmlType, GgufFacts, Role
 
-__all__ = ["MtpRule", "Tier", "TierRule", "load_tier", "parse_tier", "tier_names",
-           "tier_text"]  # fmt: skip
+__all__ = ["MtpRule", "Tier", "TierRule", "every_tier_name", "is_tier_name", "load_tier",
+           "parse_tier", "tier_names", "tier_text"]  # fmt: skip
 
 TIER_SCHEMA_VERSION = 1
 
 _E = TypeVar("_E", bound=Enum)
 
 _IMATRIX_PREFIX = "i-"
+SHORT_SUFFIX = "-short"
 
 
 class EdgeKind(Enum):
@@ -89,6 +91,8 @@ class Tier:
     """What ``NAME-VARIANT`` changes, and what the tier itself does for a model it names."""
     chosen: TierVariant | None = None
     """The variant that was applied."""
+    short_blocks: bool = False
+    """Rows that its types do not fit get types of short blocks, in the tier's own size."""
 
     @property
     def roles(self) -> frozenset[Role]:
@@ -146,16 +150,28 @@ def tier_names() -> tuple[str, ...]:
     return tuple(names)
 
 
+@cache
+def every_tier_name() -> tuple[str, ...]:
+    """All that `load_tier` knows by name: `tier_names`, variants, and each with ``-short``."""
+    names = [*tier_names()]
+    for stem in _shipped():
+        names += [f"{stem}-{variant.name}" for variant in load_tier(stem).variants]
+    return (*names, *(name + SHORT_SUFFIX for name in names))
+
+
 def load_tier(name: str) -> Tier:
     """The tier of that name, or of a path that ends in ``.toml``.
 
-    ``i-NAME`` is the same recipe with an imatrix required, ``NAME-VARIANT`` one of its variants.
-    Raises PlanError for an unknown name
-    (with near ones) or a file that is no tier.
+    ``i-NAME`` is the same recipe with an imatrix required, ``NAME-VARIANT`` one of its variants,
+    ``NAME-short`` the one for models whose rows its types do not fit (see `short_blocks`). Raises
+    PlanError for an unknown name (with near ones) or a file that is no tier.
     """
     if name.endswith(".toml"):
         return _load_file(Path(name))
     wanted = name.strip().lower()
+    if wanted.endswith(SHORT_SUFFIX):
+        tier = load_tier(wanted.removesuffix(SHORT_SUFFIX))
+        return replace(tier, name=tier.name + SHORT_SUFFIX, short_blocks=True)
     stem = wanted.removeprefix(_IMATRIX_PREFIX)
     shipped = _shipped()
     if stem not in shipped:
@@ -170,6 +186,15 @@ def load_tier(name: str) -> Tier:
     if wanted == stem or tier.needs_imatrix:
         return tier
     return replace(tier, name=wanted, needs_imatrix=True)
+
+
+def is_tier_name(name: str) -> bool:
+    """True for what `load_tier` knows."""
+    try:
+        load_tier(name)
+    except PlanError:
+        return False
+    return True
 
 
 def parse_tier(text: str, *, source: str) -> Tier:
@@ -187,7 +212,7 @@ def parse_tier(text: str, *, source: str) -> Tier:
 
 def tier_text(name: str) -> str:
     """The TOML of a tier that ships with the package. Raises PlanError as `load_tier` does."""
-    stem = name.strip().lower().removeprefix(_IMATRIX_PREFIX)
+    stem = name.strip().lower().removeprefix(_IMATRIX_PREFIX).removesuffix(SHORT_SUFFIX)
     shipped = _shipped()
     if stem not in shipped:
         load_tier(name)
@@ -226,7 +251,7 @@ class _TierReader:
 
     def read(self, data: dict[str, Any]) -> Tier:
         known = {"schema_version", "name", "description", "base", "imatrix", "rules", "mtp"}
-        known |= {"layers", "variants"}
+        known |= {"layers", "variants", "short_blocks"}
         self._no_other_keys(data, known, "")
         version = self._get(data, "schema_version", int, "")
         if version != TIER_SCHEMA_VERSION:
@@ -247,6 +272,7 @@ class _TierReader:
             description=data.get("description", ""),
             layers=self._layers(data),
             variants=self._variants(data, {rule.name for rule in rules}),
+            short_blocks=self._get({"short_blocks": False, **data}, "short_blocks", bool, ""),
         )
 
     def _variants(self, data: dict[str, Any], rules: set[str]) -> tuple[TierVariant, ...]:

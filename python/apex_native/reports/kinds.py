@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 
-from apex_native.plan import tier_names
+from apex_native.plan import every_tier_name
 from apex_native.plan.ftypes import FileType
+from apex_native.reports.naming import tier_word
 
 __all__ = ["FileKind", "file_kind", "recipe_in_name"]
 
@@ -38,11 +39,7 @@ def file_kind(name: str) -> FileKind:
     lower = [word.lower() for word in words]
     if not words or lower[-1] == "custom":
         return FileKind.OTHER
-    tiers = {tier.removeprefix("i-") for tier in tier_names()}
-    hub_words = {tier.replace("-", "") for tier in tier_names()}
-    if "apex" in lower and lower[-1].rpartition("_")[2] in hub_words and "_" in lower[-1]:
-        return FileKind.TIER
-    if lower[-1] in tiers and ("apex" in lower or stem.lower() in {*tiers, *tier_names()}):
+    if _tier_in(stem) is not None:
         return FileKind.TIER
     if words[-1].upper() in _MIXES and "ud" not in lower:
         return FileKind.MIX
@@ -57,6 +54,16 @@ def recipe_in_name(name: str) -> str | None:
         return re.split(r"[-. /]", stem)[-1].upper()
     if kind is not FileKind.TIER:
         return None
-    last = stem.lower().replace("apex-i-", "apex-i").rpartition("-")[2].rpartition("_")[2]
-    words = {tier.replace("-", ""): tier for tier in tier_names()}
-    return words.get(last) or words.get(stem.lower().replace("-", ""))
+    return _tier_in(stem)
+
+
+def _tier_in(stem: str) -> str | None:
+    """The tier that a name ends with behind APEX, in either style, or that it is."""
+    known = every_tier_name()
+    if stem.lower() in known:
+        return stem.lower()
+    _, apex, rest = stem.lower().rpartition("apex-")
+    if not apex or rest in known:
+        return rest if apex else None
+    _, mark, word = rest.rpartition("_")
+    return {tier_word(tier).lower(): tier for tier in known}.get(word) if mark else None

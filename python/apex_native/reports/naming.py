@@ -15,10 +15,11 @@ from apex_native.errors import PlanError
 from apex_native.plan import Plan, PlanOptions, default_edges
 from apex_native.plan.ftypes import file_type_name
 
-__all__ = ["NameStyle", "default_output_name", "name_tag"]
+__all__ = ["NameStyle", "default_output_name", "name_tag", "tier_word"]
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _SOURCE_TYPE = re.compile(r"[-._](bf16|f16|fp16|f32|fp32)$", re.IGNORECASE)
+_DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
 _TAG = re.compile(r"[-.]([A-Z0-9_]+)$", re.IGNORECASE)
 
 
@@ -50,9 +51,17 @@ def default_output_name(
     custom = "CUSTOM" if is_custom else ""
     if plan.tier is None:
         return f"{stem}-{plan.ftype}{'_' if custom else ''}{custom}.gguf"
-    # One word of letters: the Hub's pattern ends at the next underscore, digit or dash.
-    word = re.sub(r"[^A-Z]", "", plan.tier.upper())
-    return f"{stem}-APEX-{file_type_name(plan.file_type)}_{custom}{word}.gguf"
+    return f"{stem}-APEX-{file_type_name(plan.file_type)}_{custom}{tier_word(plan.tier)}.gguf"
+
+
+def tier_word(tier: str) -> str:
+    """``IQUALITY`` for i-quality, ``MINIQTHREE`` for mini-q3: one word of letters.
+
+    The Hub's pattern ends at the next underscore, digit or dash, so that mini-q3 and mini-q4 would
+    have one label.
+    """
+    spelled = "".join(_DIGITS[int(c)] if c in "0123456789" else c for c in tier.upper())
+    return re.sub(r"[^A-Z]", "", spelled)
 
 
 def _published(plan: Plan) -> str:
