@@ -55,12 +55,24 @@ bool is_float(ggml_type type) {
     return type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16;
 }
 
+// Errors of restored rows; their weights are added up unless an earlier result has the sums.
+void measure(const float* weights, const float* restored, int64_t n_rows, int64_t n_per_row,
+             const RowError* earlier, RowError* errors) {
+    for (int64_t row = 0; row < n_rows; ++row) {
+        const float *original = weights + row * n_per_row, *found = restored + row * n_per_row;
+        errors[row] = earlier == nullptr ? row_error(original, found, n_per_row)
+                                         : RowError{squared_error(original, found, n_per_row),
+                                                    earlier[row].squared_weights};
+    }
+}
+
 }  // namespace
 
 struct Quantizer::Buffers {
     std::vector<uint8_t> stored;  // of the unit at hand, once it is read
     std::vector<float> weights;   // the same as floats, once they are asked for
     bool is_read = false, is_widened = false;
+    const RowError* measured = nullptr;  // the unit's rows in one type; their weights in any
     std::vector<uint8_t> result;
     std::vector<float> restored;
     std::unique_ptr<DeviceConverter> device;  // null: no GPU is used
@@ -206,6 +218,7 @@ void Quantizer::process(int64_t unit_number, Buffers& buffers) {
     const RowUnit unit = units_[unit_number];
     const Group& group = groups_[unit.tensor];
     buffers.is_read = buffers.is_widened = false;
+    buffers.measured = nullptr;
     Converted rows;
     for (size_t i = group.first; i < group.end; ++i) {
         if (!is_repeated(i, group)) {
@@ -273,10 +286,8 @@ Quantizer::Converted Quantizer::convert_rows(size_t number, const RowUnit& unit,
     }
     convert_to_float(task.target_type, buffers.result.data(), buffers.restored.data(), n);
     RowError* errors = unit_errors(number, unit);
-    for (int64_t row = 0; row < unit.n_rows; ++row) {
-        errors[row] = row_error(weights + row * n_per_row,
-                                buffers.restored.data() + row * n_per_row, n_per_row);
-    }
+    measure(weights, buffers.restored.data(), unit.n_rows, n_per_row, buffers.measured, errors);
+    buffers.measured = errors;
     return {buffers.result.data(), buffers.result.size(), errors};
 }
 

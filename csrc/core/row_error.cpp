@@ -31,6 +31,17 @@ void add_squares(const float* original, const float* restored, int64_t n, double
     }
 }
 
+APEX_SIMD_CLONES
+void add_differences(const float* original, const float* restored, int64_t n, double* errors) {
+    for (int64_t i = 0; i < n; i += kLanes) {
+        for (int lane = 0; lane < kLanes; ++lane) {
+            const double difference =
+                static_cast<double>(original[i + lane]) - static_cast<double>(restored[i + lane]);
+            errors[lane] += difference * difference;
+        }
+    }
+}
+
 // Looks for an exponent of all ones; an integer loop, so NaN comparison rules do not matter.
 APEX_SIMD_CLONES
 uint32_t largest_exponent(const float* values, int64_t n) {
@@ -58,6 +69,18 @@ RowError row_error(const float* original, const float* restored, int64_t n) {
         weights[i % kLanes] += x * x;
     }
     return {add_lanes(errors), add_lanes(weights)};
+}
+
+double squared_error(const float* original, const float* restored, int64_t n) {
+    double errors[kLanes] = {};
+    const int64_t whole = n / kLanes * kLanes;
+    add_differences(original, restored, whole, errors);
+    for (int64_t i = whole; i < n; ++i) {
+        const double difference =
+            static_cast<double>(original[i]) - static_cast<double>(restored[i]);
+        errors[i % kLanes] += difference * difference;
+    }
+    return add_lanes(errors);
 }
 
 bool all_finite(const float* values, int64_t n) {

@@ -14,6 +14,9 @@ struct RowError {
 // result for every instruction set, thread count and batch size.
 RowError row_error(const float* original, const float* restored, int64_t n);
 
+// The first of the two alone, for rows whose weights are added up already; the same bits.
+double squared_error(const float* original, const float* restored, int64_t n);
+
 // True if no element is NaN or infinite.
 bool all_finite(const float* values, int64_t n);
 
