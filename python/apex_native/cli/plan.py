@@ -131,6 +131,7 @@ def plan(
         read_otherwise = planner.other_semantics()
         fitting = _fitted(source, made, fit)
         offers = row_offers(source, made, imatrix=choices.imatrix)
+        compared = {name: compare_plans(made, planner.compared(name)) for name in names}
     if output is not None:
         made.save(output)
         out.note(f"plan saved as {output}")
