@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from apex_native.types import Role
+from apex_native.types import GgmlType, Role
 from plan_tables import STRING, Table, add_dense_ffn, add_experts, add_frame
 
 N_EMBD, N_HEAD, N_KV, HEAD, N_FF, N_VOCAB, N_LAYER = 256, 4, 2, 64, 384, 512, 6
@@ -141,7 +141,7 @@ def gpt_oss() -> Expected:
             made.table.add(f"{block}attn_{part}.bias", (width,), Role.ATTENTION)
         made.table.add(block + "ffn_gate_inp.bias", (8,), Role.ROUTER)
         for part, width in (("gate", N_FF), ("up", N_FF), ("down", N_EMBD)):
-            made.table.add(f"{block}ffn_{part}_exps.bias", (width, 8), Role.EXPERT_UP)
+            made.table.add(f"{block}ffn_{part}_exps.bias", (width, 8), Role.EXPERT_UP, GgmlType.F32)
         made.layer(N_KV * HEAD, N_KV * HEAD, window=_window() if layer % 2 == 0 else None)
     return made
 
@@ -189,7 +189,7 @@ def lfm2() -> Expected:
             _attention(made.table, layer)
             made.layer(N_KV * HEAD, N_KV * HEAD)
             continue
-        made.table.add(block + "shortconv.conv.weight", (3, N_EMBD), Role.SSM)
+        made.table.add(block + "shortconv.conv.weight", (3, N_EMBD), Role.SSM, GgmlType.F32)
         made.table.add(block + "shortconv.in_proj.weight", (N_EMBD, 3 * N_EMBD), Role.SSM)
         made.table.add(block + "shortconv.out_proj.weight", (N_EMBD, N_EMBD), Role.SSM)
         made.layer(0, 0, state=2 * N_EMBD)
@@ -214,7 +214,8 @@ def mamba() -> Expected:
             ("ssm_d", (inner,)),
             ("ssm_out.weight", (inner, N_EMBD)),
         ):
-            made.table.add(block + name, shape, Role.SSM)
+            kept = GgmlType.F32 if name in {"ssm_conv1d.weight", "ssm_a"} else None
+            made.table.add(block + name, shape, Role.SSM, kept)
         made.layer(0, 0, state=(conv - 1) * inner + state * inner)
     return made
 

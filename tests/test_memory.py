@@ -10,6 +10,7 @@ import pytest
 import apex_native as apex
 from apex_native._native import core
 from apex_native.errors import ModelError
+from apex_native.gpu_layers import has_gpu
 from apex_native.memory import (
     CUDA_CONTEXT_BYTES,
     ContextMemory,
@@ -25,6 +26,7 @@ from apex_native.types import GgmlType
 from cli_tools import invoke
 from memory_models import MODELS, UBATCH, Expected
 from plan_tables import write_gguf
+from tolerances import FIT_GPU_RTOL, FIT_RTOL
 
 CTX = 3000
 CELLS = 3072
@@ -67,21 +69,45 @@ def test_caches_are_what_the_architecture_needs_to_the_byte(name: str, tmp_path:
         assert found.bytes_per_token == per_token
 
 
+def allocated(path: Path, settings: ContextSettings, n_cpu_moe: int = 0) -> int:
+    """Bytes of weights, caches and buffers that llama.cpp takes where the layers are, in use."""
+    layers = -1 if has_gpu() else 0
+    model = core.Model(str(path), n_gpu_layers=layers, use_mmap=False, n_cpu_moe=n_cpu_moe)
+    uses = model.memory_use(
+        n_ctx=settings.ctx, n_batch=UBATCH, n_seq_max=1, n_outputs_max=1, swa_full=False,
+        type_k=settings.type_k.id, type_v=settings.type_v.id, n_tokens=UBATCH + 1,
+    )  # fmt: skip
+    return sum(uses[0][1:4])
+
+
 @pytest.mark.parametrize("name", MODELS)
-def test_weights_are_what_llama_cpp_loads(name: str, tmp_path: Path) -> None:
-    model = MODELS[name]()
+def test_what_fits_is_what_llama_cpp_allocates(name: str, tmp_path: Path) -> None:
+    """On a GPU where there is one: weights lie in memory, a batch and a token were computed."""
     path = tmp_path / "model.gguf"
-    write_gguf(model.table, path)
-    loaded = core.Model(str(path), no_alloc=True, repack=False)
-    ((_, weights, cache, buffers, _),) = loaded.memory_use(
-        n_ctx=CTX, n_batch=UBATCH, n_seq_max=1, n_outputs_max=1, swa_full=False
-    )
+    write_gguf(MODELS[name]().table, path)
+    settings = ContextSettings(CTX, GgmlType.Q8_0, GgmlType.Q8_0)
     with apex.open_gguf(path) as source:
-        context = context_memory(source, ContextSettings(CTX))
-        fit = fit_file(source.tensors, context, Room(1 << 40, on_gpu=False))
-    assert fit.fits
-    assert (fit.need.cache, fit.need.buffers) == (cache, buffers)
-    assert fit.need.total == pytest.approx(weights + cache + buffers, rel=0.001)  # alignment
+        context = context_memory(source, settings)
+        need = fit_file(source.tensors, context, Room(1 << 40, on_gpu=has_gpu())).need
+    found = allocated(path, settings)
+    assert need.total - need.cuda_context == pytest.approx(
+        found, rel=FIT_GPU_RTOL if has_gpu() else FIT_RTOL
+    )
+
+
+@pytest.mark.skipif(not has_gpu(), reason="this build or machine has no GPU")
+def test_with_experts_on_the_host_it_fits(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    write_gguf(MODELS["qwen3moe"]().table, path)
+    settings = ContextSettings(CTX)
+    with apex.open_gguf(path) as source:
+        context = context_memory(source, settings)
+        whole = fit_file(source.tensors, context, Room(1 << 40)).need
+        a_layer = place_weights(source.tensors).experts[0][1]
+        short = fit_file(source.tensors, context, Room(whole.total - 2 * a_layer))
+    assert short.n_cpu_moe is not None
+    assert short.n_cpu_moe > 0
+    assert allocated(path, settings, short.n_cpu_moe) <= whole.total - 2 * a_layer
 
 
 def context_of(nbytes: int) -> ContextMemory:
@@ -162,6 +188,34 @@ def test_the_table_has_every_recipe_and_picks_one() -> None:
         assert (row["command"] is not None) == row["fits"]
     layers = {row["layer"]: row["bytes"] for row in document["context"]["layers"]}
     assert sum(layers.values()) == document["context"]["cache"]
+
+
+def test_several_cards_are_asked_about_at_once(tmp_path: Path) -> None:
+    cards = ("RTX 3060", "T4", "Old Card 1GB")
+    options = [part for card in cards for part in ("--gpu", card)]
+    only = ("--compare", "compact,Q8_0", "--ctx", "524288")
+    done = invoke("plan", apex.demo_model(), *only, *options, "--json")
+    assert done.exit_code == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert [room["name"] for room in document["rooms"]] == list(cards)
+    for number, card in enumerate(cards):
+        alone = json.loads(invoke("plan", apex.demo_model(), *only, "--gpu", card, "--json").stdout)
+        assert alone["rooms"] == document["rooms"][number : number + 1]
+        for row, single in zip(document["choices"], alone["choices"], strict=True):
+            assert row["rooms"][number] == single["rooms"][0]
+    assert not all(row["rooms"][2]["fits"] for row in document["choices"])
+    assert all(row["rooms"][0]["fits"] for row in document["choices"])
+    shown = invoke("plan", apex.demo_model(), *only, *options).stdout
+    assert [card in shown for card in ("card     RTX 3060", "card     T4")] == [True, True]
+    with apex.open_gguf(apex.demo_model()) as projector:  # any tensors will do
+        size = sum(tensor.nbytes for tensor in projector.tensors)
+    beside = json.loads(
+        invoke(
+            "plan", apex.demo_model(), *only, "--gpu", "T4", "--mmproj", apex.demo_model(), "--json"
+        ).stdout
+    )
+    assert beside["choices"][0]["memory"]["mmproj"] == size
+    assert beside["choices"][0]["command"].endswith(f"--mmproj {apex.demo_model()}")
 
 
 def test_results_and_saved_recipes_are_in_the_table(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ std::shared_ptr<Model> load(const std::string& path, int n_gpu_layers,
                             const std::string& split_mode, std::vector<float> tensor_split,
                             bool use_mmap, bool repack, bool load_mtp, bool no_alloc,
                             bool vocab_only, const std::string& flash_attn, int expert_used_count,
-                            std::shared_ptr<StopFlag> stop) {
+                            int n_cpu_moe, std::shared_ptr<StopFlag> stop) {
     ModelOptions options;
     options.n_gpu_layers = n_gpu_layers;
     options.devices = std::move(devices);
@@ -46,6 +46,7 @@ std::shared_ptr<Model> load(const std::string& path, int n_gpu_layers,
     options.vocab_only = vocab_only;
     options.flash_attention = to_flash_attention(flash_attn);
     options.expert_used_count = expert_used_count;
+    options.n_cpu_moe = n_cpu_moe;
     const py::gil_scoped_release unlocked;
     return Model::load(path, options, std::move(stop));
 }
@@ -125,7 +126,7 @@ void register_engine(py::module_& module) {
              "devices"_a = std::vector<std::string>{}, "main_gpu"_a = 0, "split_mode"_a = "layer",
              "tensor_split"_a = std::vector<float>{}, "use_mmap"_a = true, "repack"_a = true,
              "load_mtp"_a = false, "no_alloc"_a = false, "vocab_only"_a = false,
-             "flash_attn"_a = "auto", "expert_used_count"_a = 0,
+             "flash_attn"_a = "auto", "expert_used_count"_a = 0, "n_cpu_moe"_a = 0,
              "stop"_a = std::shared_ptr<StopFlag>{})
         .def("generate", &generate_tokens, "prompt"_a.noconvert(), py::kw_only(), "n_predict"_a,
              "temperature"_a, "top_k"_a, "top_p"_a, "seed"_a, "n_threads"_a,

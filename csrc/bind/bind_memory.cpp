@@ -24,13 +24,13 @@ ContextOptions context_options(uint32_t n_ctx, uint32_t n_batch, uint32_t n_seq_
 // ones.
 py::list memory_of(const std::shared_ptr<Model>& model, uint32_t n_ctx, uint32_t n_batch,
                    uint32_t n_seq_max, uint32_t n_outputs_max, ggml_type type_k, ggml_type type_v,
-                   bool swa_full) {
+                   bool swa_full, uint32_t n_tokens) {
     const ContextOptions options =
         context_options(n_ctx, n_batch, n_seq_max, n_outputs_max, type_k, type_v, swa_full);
     std::vector<DeviceMemoryUse> found;
     {
         const py::gil_scoped_release unlocked;
-        found = memory_use(model, options);
+        found = memory_use(model, options, n_tokens);
     }
     py::list result;
     for (const DeviceMemoryUse& use : found) {
@@ -63,7 +63,7 @@ void register_memory(py::class_<Model, std::shared_ptr<Model>>& model) {
     model
         .def("memory_use", &memory_of, py::kw_only(), "n_ctx"_a, "n_batch"_a, "n_seq_max"_a,
              "n_outputs_max"_a, "type_k"_a = GGML_TYPE_F16, "type_v"_a = GGML_TYPE_F16,
-             "swa_full"_a = true)
+             "swa_full"_a = true, "n_tokens"_a = 0)
         .def("cache_tensors", &caches_of, py::kw_only(), "n_ctx"_a, "n_batch"_a, "n_seq_max"_a,
              "type_k"_a = GGML_TYPE_F16, "type_v"_a = GGML_TYPE_F16, "swa_full"_a = true);
 }

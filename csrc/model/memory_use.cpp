@@ -2,15 +2,33 @@
 
 #include "core/error.h"
 #include "llama-ext.h"
+#include "model/batch.h"
 
 namespace apex {
+namespace {
+
+void compute(Context& context, uint32_t n_tokens) {
+    Batch batch;
+    for (uint32_t i = 0; i < n_tokens; ++i) {
+        const bool is_last = i + 1 == n_tokens;
+        batch.add(0, static_cast<llama_pos>(i), 0, is_last);
+        if (!is_last && batch.n_tokens() < context.options().n_batch) continue;
+        context.decode(batch);
+        batch.clear();
+    }
+    llama_synchronize(context.get());
+}
+
+}  // namespace
 
 std::vector<DeviceMemoryUse> memory_use(const std::shared_ptr<Model>& model,
-                                        const ContextOptions& options) {
-    if (!model->options().no_alloc) {
-        fail<InvalidArgument>(model->path(), " was loaded with its weights; load it with no_alloc");
+                                        const ContextOptions& options, uint32_t n_tokens) {
+    if (n_tokens > (model->options().no_alloc ? 0 : options.n_ctx)) {
+        fail<InvalidArgument>("n_tokens: ", n_tokens, " tokens, for a context of ", options.n_ctx,
+                              model->options().no_alloc ? " of a model without weights" : "");
     }
-    const Context context(model, std::make_shared<ThreadPool>(1), options);
+    Context context(model, std::make_shared<ThreadPool>(1), options);
+    compute(context, n_tokens);
     std::vector<ggml_backend_dev_t> devices;
     std::vector<DeviceMemoryUse> result;
     for (int i = 0; i < llama_model_n_devices(model->get()); ++i) {

@@ -1,4 +1,4 @@
-// How much memory a model and a context of it take, without taking it.
+// How much memory a model and a context of it take; without taking it, if the model has no weights.
 #pragma once
 
 #include <cstdint>
@@ -19,9 +19,11 @@ struct DeviceMemoryUse {
     uint64_t free = 0;     // now; 0 for the host
 };
 
-// The model's GPUs in its order, then the host. The model is one of no_alloc: llama.cpp then plans
-// its buffers and does not allocate them. Throws what a Context throws.
+// The model's GPUs in its order, then the host. Of a model of no_alloc llama.cpp plans its buffers
+// and does not allocate them; of another one they are what it allocated, after n_tokens were
+// computed in batches. Throws what a Context throws, InvalidArgument for tokens without weights or
+// more of them than the context has.
 std::vector<DeviceMemoryUse> memory_use(const std::shared_ptr<Model>& model,
-                                        const ContextOptions& options);
+                                        const ContextOptions& options, uint32_t n_tokens = 0);
 
 }  // namespace apex

@@ -1,5 +1,6 @@
 #include "model/model.h"
 
+#include <algorithm>
 #include <mutex>
 
 #include "core/abort_guard.h"
@@ -145,11 +146,15 @@ std::shared_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
     const ModelFile file = check_model_file(path, options.expert_used_count);
     check_gpu_options(options);
     std::vector<ggml_backend_dev_t> devices = find_devices(options.devices);
-    if (!options.no_alloc) check_device_memory(path, file, options, devices);
+    if (!options.no_alloc && options.n_cpu_moe == 0) {
+        check_device_memory(path, file, options, devices);
+    }
     const ModelTraits traits =
         trial_load(file.first_shard, file.architecture,
                    {options.vocab_only, options.load_mtp, options.expert_used_count}, stop);
     const auto overrides = expert_overrides(file.architecture, options.expert_used_count);
+    const HostExperts host_experts =
+        experts_on_host(std::min<int64_t>(options.n_cpu_moe, static_cast<int64_t>(file.n_blocks)));
     std::vector<float> split = options.tensor_split;
     split.resize(llama_max_devices());
 
@@ -169,6 +174,8 @@ std::shared_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
     params.load_mtp = options.load_mtp;
     params.vocab_only = options.vocab_only;
     if (!overrides.empty()) params.kv_overrides = overrides.data();
+    if (!host_experts.overrides.empty())
+        params.tensor_buft_overrides = host_experts.overrides.data();
     params.progress_callback = go_on;
     params.progress_callback_user_data = const_cast<StopFlag*>(stop.get());
 

@@ -37,6 +37,7 @@ struct ModelOptions {
     bool vocab_only = false;  // tokenizer only: no context can be made
     FlashAttention flash_attention = FlashAttention::automatic;  // of every context
     int expert_used_count = 0;  // experts a token goes to; 0: as the file says
+    int n_cpu_moe = 0;          // layers from the first whose experts stay on the host
 };
 
 class Model {

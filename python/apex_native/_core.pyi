@@ -205,6 +205,7 @@ class Model:
         vocab_only: bool = False,
         flash_attn: str = "auto",
         expert_used_count: int = 0,
+        n_cpu_moe: int = 0,
         stop: StopFlag | None = None,
     ) -> None: ...
     def generate(
@@ -229,6 +230,7 @@ class Model:
         type_k: int = ...,
         type_v: int = ...,
         swa_full: bool = True,
+        n_tokens: int = 0,
     ) -> list[tuple[str, int, int, int, int]]: ...
     def cache_tensors(
         self,

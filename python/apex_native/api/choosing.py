@@ -31,13 +31,21 @@ _GROUPS = {
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One recipe for a model. kind is "tier", "mix" or "saved"; measured: what results know."""
+    """One recipe for a model. kind is "tier", "mix" or "saved"; measured: what results know.
+
+    fits: one for each room that was asked about.
+    """
 
     recipe: str
     kind: str
     plan: Plan
-    fit: Fit | None = None
+    fits: tuple[Fit, ...] = ()
     measured: Candidate | None = None
+
+    @property
+    def fit(self) -> Fit | None:
+        """In the first room; None where nobody asked."""
+        return self.fits[0] if self.fits else None
 
     def bits(self, group: str) -> float | None:
         """Bits per weight of "experts", "shared" or "attention"; None where there are none."""
@@ -59,34 +67,49 @@ class Choice:
             "kld_se": None if found is None else found.kld_se,
             "fits": None if fit is None else fit.fits,
             "n_cpu_moe": None if fit is None else fit.n_cpu_moe,
-            "memory": None
-            if fit is None
-            else {
-                name: getattr(fit.need, name)
-                for name in (
-                    *("total", "weights", "cache", "buffers", "mmproj", "cuda_context"),
-                    *("staging", "host"),
-                )
-            },
+            "memory": None if fit is None else _memory_document(fit),
+            "rooms": [
+                {"fits": f.fits, "n_cpu_moe": f.n_cpu_moe, "memory": _memory_document(f)}
+                for f in self.fits
+            ],
         }
+
+
+def _memory_document(fit: Fit) -> dict[str, int]:
+    parts = ("weights", "cache", "buffers", "mmproj", "cuda_context", "staging", "host")
+    return {name: getattr(fit.need, name) for name in ("total", *parts)}
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """All choices, the largest first; context and room where it was asked what fits.
+    """All choices, the largest first; context and rooms where it was asked what fits.
 
+    mmproj: the path of the projector beside them, "" without one or where it came without a path.
     left_out: recipes that cannot be made of this model, and why.
     """
 
     rows: tuple[Choice, ...]
     context: ContextMemory | None = None
-    room: Room | None = None
+    rooms: tuple[Room, ...] = ()
+    mmproj: str = ""
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def room(self) -> Room | None:
+        """The first; None where nobody asked."""
+        return self.rooms[0] if self.rooms else None
+
+    @property
     def picked(self) -> Choice | None:
-        """Of those that fit whole: the least KLD where results know some, else the largest."""
-        fitting = [row for row in self.rows if row.fit is not None and row.fit.fits]
+        """For the first room."""
+        return self.picked_for(0) if self.rooms else None
+
+    def picked_for(self, room: int) -> Choice | None:
+        """Of those that fit whole: the least KLD where results know some, else the largest.
+
+        room: its number.
+        """
+        fitting = [row for row in self.rows if row.fits[room].fits]
         known = [
             (row.measured.kld_mean, row)
             for row in fitting
@@ -98,12 +121,17 @@ class Choices:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
-        picked = self.picked
+        picks = [self.picked_for(number) for number in range(len(self.rooms))]
+        names = [None if pick is None else pick.recipe for pick in picks]
         return {
             "choices": [row.to_dict() for row in self.rows],
             "room": None if self.room is None else self.room.nbytes,
             "left_out": dict(self.left_out),
-            "picked": None if picked is None else picked.recipe,
+            "picked": names[0] if names else None,
+            "rooms": [
+                {"name": room.name, "bytes": room.nbytes, "picked": name}
+                for room, name in zip(self.rooms, names, strict=True)
+            ],
             "context": None if self.context is None else context_document(self.context),
         }
 
@@ -140,7 +168,7 @@ def choose(
     *,
     saved: Sequence[str | os.PathLike[str]] = (),
     settings: ContextSettings | None = None,
-    room: Room | None = None,
+    room: Room | Sequence[Room] | None = None,
     mmproj: AnySource | None = None,
     results: Results | None = None,
     about: About | None = None,
@@ -148,10 +176,10 @@ def choose(
     """Plan every recipe for a source and say what each takes.
 
     recipes: tiers and file types, default all there are, with ``NAME-short`` for tiers whose types
-    the rows do not fit. saved: tier files (.toml) and plans
-    (.json). With room it is also said which fit, in a context of settings (default: 4096 tokens
-    with an F16 cache) beside the projector mmproj. results: an evaluation whose candidates are
-    named after their recipes. Raises PlanError for a recipe that was asked for and cannot be made;
+    the rows do not fit. saved: tier files (.toml) and plans (.json). With room, one or several, it
+    is also said which fit, in a context of settings (default: 4096 tokens with an F16 cache) beside
+    the projector mmproj. results: an evaluation whose candidates are named after their recipes.
+    Raises PlanError for a recipe that was asked for and cannot be made;
     with room what `apex_native.memory.context_memory` raises.
     """
     with opened("source", source) as file:
@@ -162,7 +190,8 @@ def choose(
             found, left_out = _all_planned(file, about)
         found += [_saved(file, Path(path), about) for path in saved]
         context = None
-        if room is not None:
+        rooms = _rooms(room)
+        if rooms:
             from apex_native.memory import ContextSettings, context_memory
 
             context = context_memory(file, settings or ContextSettings())
@@ -173,13 +202,21 @@ def choose(
             name,
             kind,
             plan,
-            None if room is None or context is None else _fit(plan, context, room, beside),
+            () if context is None else tuple(_fit(plan, context, r, beside) for r in rooms),
             measured.get(name),
         )
         for name, kind, plan in found
     ]
     rows.sort(key=lambda row: -row.plan.total_bytes)
-    return Choices(tuple(rows), context, room, left_out)
+    return Choices(tuple(rows), context, rooms, _path_of(mmproj), left_out)
+
+
+def _rooms(room: Room | Sequence[Room] | None) -> tuple[Room, ...]:
+    from apex_native.memory import Room
+
+    if room is None:
+        return ()
+    return (room,) if isinstance(room, Room) else tuple(room)
 
 
 def _all_planned(
@@ -204,7 +241,7 @@ def fit_plan(
     source: AnySource,
     plan: Plan,
     settings: ContextSettings,
-    room: Room,
+    room: Room | Sequence[Room],
     *,
     mmproj: AnySource | None = None,
 ) -> Choices:
@@ -213,9 +250,15 @@ def fit_plan(
 
     with opened("source", source) as file:
         context = context_memory(file, settings)
-    fit = _fit(plan, context, room, _projector_bytes(mmproj))
+    beside, rooms = _projector_bytes(mmproj), _rooms(room)
+    fits = tuple(_fit(plan, context, one, beside) for one in rooms)
     kind = "tier" if plan.tier else "mix" if plan.ftype else "saved"
-    return Choices((Choice(plan.tier or plan.ftype or plan.base, kind, plan, fit),), context, room)
+    choice = Choice(plan.tier or plan.ftype or plan.base, kind, plan, fits)
+    return Choices((choice,), context, rooms, _path_of(mmproj))
+
+
+def _path_of(source: AnySource | None) -> str:
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else ""
 
 
 def _projector_bytes(mmproj: AnySource | None) -> int:

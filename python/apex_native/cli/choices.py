@@ -10,7 +10,7 @@ from apex_native.cli.tables import Column, Table
 if TYPE_CHECKING:
     from apex_native.api.choosing import Choice, Choices
     from apex_native.api.offers import RowOffer, RowOffers
-    from apex_native.memory import ContextMemory, Fit
+    from apex_native.memory import ContextMemory, Fit, Room
 
 __all__ = ["choices_document", "offers_document", "show_choices", "show_fit", "show_offers"]
 
@@ -23,48 +23,61 @@ def choices_document(choices: Choices, file: str) -> dict[str, Any]:
     """The JSON document, with the command line of each choice that runs."""
     document = choices.to_dict()
     for row, choice in zip(document["choices"], choices.rows, strict=True):
-        row["command"] = _command(choices, choice, file)
+        commands = [_command(choices, choice, file, i) for i in range(len(choices.rooms))]
+        row["command"] = commands[0] if commands else None
+        for room, command in zip(row["rooms"], commands, strict=True):
+            room["command"] = command
     return document
 
 
 def show_choices(out: Output, choices: Choices, file: str) -> None:
-    """The table, what the context takes, and the pick with its command line."""
+    """The table, what the context takes, and for each room the pick with its command line."""
     out.table(_table(choices))
     for recipe, reason in choices.left_out.items():
         out.text(f"{recipe} cannot be made: {reason}")
-    if choices.room is None or choices.context is None:
+    if choices.context is None:
         return
     out.text()
     _show_context(out, choices.context)
-    picked = choices.picked
+    for number in range(len(choices.rooms)):
+        _show_pick(out, choices, file, number)
+
+
+def _show_pick(out: Output, choices: Choices, file: str, number: int) -> None:
+    room = choices.rooms[number]
+    size = exact_size(room.nbytes)
+    if room.name:
+        out.text(f"card     {room.name}: {size}")
+    picked, line = choices.picked_for(number), None
     if picked is not None:
-        out.text(f"pick     {picked.recipe}, {exact_size(picked.plan.total_bytes)}")
-        assert picked.fit is not None
-        _show_parts(out, picked.fit)
-        out.text(f"run      {_command(choices, picked, file)}")
-        return
-    partial = next((row for row in choices.rows[::-1] if row.fit and row.fit.n_cpu_moe), None)
-    size = exact_size(choices.room.nbytes)
-    if partial is None:
+        line = f"{picked.recipe}, {exact_size(picked.plan.total_bytes)}"
+    else:
+        partial = (row for row in choices.rows[::-1] if row.fits[number].n_cpu_moe)
+        picked = next(partial, None)
+        if picked is not None:
+            line = f"nothing fits whole into {size}; {picked.recipe} with experts on the host:"
+    if picked is None:
         out.text(f"pick     nothing fits into {size}")
         return
-    out.text(f"pick     nothing fits whole into {size}; {partial.recipe} with experts on the host:")
-    assert partial.fit is not None
-    _show_parts(out, partial.fit)
-    out.text(f"run      {_command(choices, partial, file)}")
+    out.text(f"pick     {line}")
+    _show_parts(out, picked.fits[number])
+    out.text(f"run      {_command(choices, picked, file, number)}")
 
 
 def show_fit(out: Output, choices: Choices, file: str) -> None:
     """The same for the one recipe that was asked for."""
     (choice,) = choices.rows
-    if choice.fit is None or choices.context is None or choices.room is None:
+    if choices.context is None:
         return
     _show_context(out, choices.context)
-    _show_parts(out, choice.fit)
-    out.text(f"fits     {_verdict(choice.fit)} into {exact_size(choices.room.nbytes)}")
-    command = _command(choices, choice, file)
-    if command is not None:
-        out.text(f"run      {command}")
+    for number, room in enumerate(choices.rooms):
+        _show_parts(out, choice.fits[number])
+        card = f"{room.name}: " if room.name else ""
+        fits = _verdict(choice.fits[number])
+        out.text(f"fits     {fits} into {card}{exact_size(room.nbytes)}")
+        command = _command(choices, choice, file, number)
+        if command is not None:
+            out.text(f"run      {command}")
 
 
 def offers_document(offers: RowOffers) -> dict[str, Any]:
@@ -110,7 +123,7 @@ def show_offers(out: Output, offers: RowOffers) -> None:
 
 
 def _table(choices: Choices) -> Table:
-    asked = choices.room is not None
+    asked = bool(choices.rooms)
     measured = any(row.measured is not None for row in choices.rows)
     size, unit = _unit(max(row.plan.total_bytes for row in choices.rows))
     columns = [
@@ -123,8 +136,9 @@ def _table(choices: Choices) -> Table:
         Column("matrix", drop=1),
     ]
     columns += [Column("KLD mean", right=True)] if measured else []
-    columns += [Column(f"needs {unit}", right=True), Column("fits")] if asked else []
-    picked = choices.picked
+    columns += [Column(f"needs {unit}", right=True)] if asked else []
+    columns += [Column(_heading(choices, room)) for room in choices.rooms]
+    picks = [choices.picked_for(number) for number in range(len(choices.rooms))]
     rows = []
     for row in choices.rows:
         cells = [
@@ -136,11 +150,17 @@ def _table(choices: Choices) -> Table:
         ]
         cells += [_kld(row)] if measured else []
         if row.fit is not None:
-            mark = " ←" if row is picked else ""
-            cells += [f"{row.fit.need.total / size:.3f}", _verdict(row.fit) + mark]
+            # Whole: what is left on the GPU differs from card to card.
+            cells.append(f"{max(fit.need.total for fit in row.fits) / size:.3f}")
+        for fit, picked in zip(row.fits, picks, strict=True):
+            cells.append(_verdict(fit) + (" ←" if row is picked else ""))
         rows.append(tuple(cells))
     notes = ("experts, shared, attention: bits per weight there",)
     return Table(tuple(columns), rows, notes=notes)
+
+
+def _heading(choices: Choices, room: Room) -> str:
+    return room.name if len(choices.rooms) > 1 else "fits"
 
 
 def _verdict(fit: Fit) -> str:
@@ -186,17 +206,18 @@ def _show_parts(out: Output, fit: Fit) -> None:
     out.text(f"memory   {need.total / size:.3f} {unit}: {named}{host}")
 
 
-def _command(choices: Choices, choice: Choice, file: str) -> str | None:
+def _command(choices: Choices, choice: Choice, file: str, number: int) -> str | None:
+    """For the room of that number."""
     from apex_native.errors import PlanError
     from apex_native.memory.fit import server_command
     from apex_native.reports import default_output_name
 
-    if choice.fit is None or choice.fit.n_cpu_moe is None:
-        return None
-    if choices.context is None or choices.room is None:
+    fit = choice.fits[number]
+    if fit.n_cpu_moe is None or choices.context is None:
         return None
     try:
         name = default_output_name(file, choice.plan)
     except PlanError:
         name = "model.gguf"
-    return server_command(name, choices.context.settings, choice.fit, on_gpu=choices.room.on_gpu)
+    settings, on_gpu = choices.context.settings, choices.rooms[number].on_gpu
+    return server_command(name, settings, fit, on_gpu=on_gpu, mmproj=choices.mmproj)

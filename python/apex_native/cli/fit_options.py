@@ -16,7 +16,7 @@ from apex_native.types import GgmlType
 if TYPE_CHECKING:
     from apex_native.memory import ContextSettings, Room
 
-__all__ = ["FitChoices", "PlaceChoice", "room_of", "settings_of"]
+__all__ = ["FitChoices", "PlaceChoice", "rooms_of", "settings_of"]
 
 FIT = "What fits"
 
@@ -40,10 +40,11 @@ class FitChoices:
         ),
     ] = None  # fmt: skip
     gpu: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="NAME", rich_help_panel=FIT,
-            help='The memory of a graphics card, in place of --fit: "RTX 4060 Ti 16GB".',
+            help='The memory of a graphics card, in place of --fit: "RTX 4060 Ti 16GB". Repeat it '
+            "to ask about several cards, each by itself.",
         ),
     ] = None  # fmt: skip
     on: Annotated[
@@ -67,28 +68,27 @@ class FitChoices:
     @property
     def given(self) -> bool:
         """It was asked what fits."""
-        return self.fit is not None or self.gpu is not None
+        return self.fit is not None or bool(self.gpu)
 
 
-def room_of(choices: FitChoices) -> Room | None:
-    """The memory that was named; None where none was. A usage error for an unknown card."""
+def rooms_of(choices: FitChoices) -> tuple[Room, ...]:
+    """The memories that were named; none where none was. A usage error for an unknown card."""
     from apex_native.memory import Room, gpu_room
 
-    if choices.fit is not None and choices.gpu is not None:
+    if choices.fit is not None and choices.gpu:
         raise typer.BadParameter("says the size already; leave out --fit", param_hint="--gpu")
     if choices.fit is not None:
-        return Room(choices.fit, on_gpu=choices.on is PlaceChoice.GPU)
-    if choices.gpu is None:
-        for name in ("mmproj",):
-            if getattr(choices, name) is not None:
-                raise typer.BadParameter(
-                    "belongs to --fit or --gpu; give one of them", param_hint=f"--{name}"
-                )
-        return None
+        return (Room(choices.fit, on_gpu=choices.on is PlaceChoice.GPU),)
+    if not choices.gpu:
+        if choices.mmproj is not None:
+            raise typer.BadParameter(
+                "belongs to --fit or --gpu; give one of them", param_hint="--mmproj"
+            )
+        return ()
     if choices.on is PlaceChoice.CPU:
         raise typer.BadParameter("contradicts --on cpu; leave one out", param_hint="--gpu")
     try:
-        return gpu_room(choices.gpu)
+        return tuple(gpu_room(name) for name in choices.gpu)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--gpu") from error
 

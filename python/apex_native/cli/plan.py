@@ -19,7 +19,7 @@ from apex_native.cli.choices import (
     show_offers,
 )
 from apex_native.cli.errors import UsageError
-from apex_native.cli.fit_options import FitChoices, room_of, settings_of
+from apex_native.cli.fit_options import FitChoices, rooms_of, settings_of
 from apex_native.cli.option_names import in_options
 from apex_native.cli.options import (
     ForceOption,
@@ -89,6 +89,7 @@ def register(app: typer.Typer) -> None:
             "apex-native plan model-bf16.gguf --tier compact --compare Q4_K_M,IQ4_XS",
             "apex-native plan model-bf16.gguf",
             "apex-native plan model-bf16.gguf --fit 16GiB --ctx 32768 --type-k q8_0 --type-v q8_0",
+            'apex-native plan model-bf16.gguf --gpu "RTX 4060 Ti 16GB" --gpu "RTX 3090"',
         ),
     )(spread(plan))
 
@@ -211,7 +212,7 @@ def _choose(
         names,
         saved=saved or (),
         settings=settings_of(fit),
-        room=room_of(fit),
+        room=rooms_of(fit),
         mmproj=fit.mmproj,
         results=None if results is None else Results.load(results),
         about=about_of(choices),
@@ -220,12 +221,12 @@ def _choose(
 
 def _fitted(source: ModelInput, plan: Plan, fit: FitChoices) -> Choices | None:
     """What the one plan that was asked for takes; None where nobody asked."""
-    room = room_of(fit)
-    if room is None:
+    rooms = rooms_of(fit)
+    if not rooms:
         return None
     from apex_native.api.choosing import fit_plan
 
-    return fit_plan(source, plan, settings_of(fit), room, mmproj=fit.mmproj)
+    return fit_plan(source, plan, settings_of(fit), rooms, mmproj=fit.mmproj)
 
 
 def show_plan(out: Output, plan: Plan) -> None:

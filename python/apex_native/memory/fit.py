@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -111,7 +112,8 @@ def server_command(
     file: str, settings: ContextSettings, fit: Fit, *, on_gpu: bool = True, mmproj: str = ""
 ) -> str:
     """The llama-server command line for a file that fits so."""
-    parts = ["llama-server", "-m", file, "-c", str(settings.ctx), "-np", str(settings.sequences)]
+    parts = ["llama-server", "-m", shlex.quote(file), "-c", str(settings.ctx)]
+    parts += ["-np", str(settings.sequences)]
     for option, type in (("-ctk", settings.type_k), ("-ctv", settings.type_v)):
         if type is not GgmlType.F16:
             parts += [option, type.name.lower()]
@@ -120,5 +122,5 @@ def server_command(
     if fit.n_cpu_moe:
         parts += ["--n-cpu-moe", str(fit.n_cpu_moe)]
     if mmproj:
-        parts += ["--mmproj", mmproj]
+        parts += ["--mmproj", shlex.quote(mmproj)]
     return " ".join(parts)
