@@ -26,6 +26,7 @@ ORDER = [
         "results",
     ),
     *("_core", "cuda_libraries", "_native", "machine", "gguf_layout", "fingerprint", "gguf_encode"),
+    "hub",
     "requirements",
     # the stages
     *("weights", "gpu_layers", "engine"),

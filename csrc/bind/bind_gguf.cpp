@@ -104,6 +104,9 @@ void register_gguf(py::module_& module) {
         .def_property_readonly(
             "missing_data", [](const GgufFile& file) { return lossless_text(file.missing_data()); })
         .def_property_readonly("shard_paths", &shard_paths)
+        .def_property_readonly(
+            "data_begin", [](const GgufFile& file) { return file.header().data_begin; },
+            "Bytes before the first shard's weights.")
         .def("encoded_pair", &encoded_pair, "key"_a, "The pair's bytes as stored in the file.")
         .def("tensor_bytes", &tensor_bytes, "index"_a, "Read-only uint8 view of the mapped data.")
         .def(

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from apex_native._native import core, forward_log
 from apex_native.gpu_layers import fit_gpu_layers, has_gpu
+from apex_native.hub import local_gguf
 from apex_native.interrupt import run_interruptible
 from apex_native.requirements import ModelTraits
 
@@ -75,8 +76,10 @@ def load_model(
     expert_used_count: experts a token goes to, default the file's.
 
     Raises GgufError where the file is damaged or holds no weights, ModelError with llama.cpp's
-    reason where it refuses the file, DeviceError for a GPU that is not here or has no room.
+    reason where it refuses the file, DeviceError for a GPU that is not here or has no room. path
+    may be an address on the hub, as for `open_gguf`.
     """
+    path = local_gguf(path)
     stop = core.StopFlag()
 
     def load(n: int, *, no_alloc: bool = False) -> Any:

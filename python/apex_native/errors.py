@@ -14,6 +14,7 @@ __all__ = [
     "DataError",
     "DeviceError",
     "GgufError",
+    "HubError",
     "ImatrixError",
     "ModelError",
     "NativeModuleError",
@@ -34,6 +35,10 @@ class GgufError(ApexError, ValueError):
 
 class CheckpointError(ApexError, ValueError):
     """A checkpoint's folder lacks something, is damaged, or upstream cannot convert it."""
+
+
+class HubError(ApexError, OSError):
+    """A model cannot be had from the hub: name, revision, login, network, or a wrong hash."""
 
 
 class CorpusError(ApexError, ValueError):

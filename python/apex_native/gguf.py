@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from apex_native._native import core
 from apex_native.errors import GgufError
+from apex_native.hub import local_gguf
 from apex_native.types import GgmlType, GgufFacts, TensorInfo
 from apex_native.weights import WeightSource
 
@@ -168,5 +169,9 @@ def statistics_of(
 
 
 def open_gguf(path: str | os.PathLike[str]) -> GgufFile:
-    """Open a GGUF model: a file, any shard of a split one, or a header without (all) data."""
-    return GgufFile(path)
+    """Open a GGUF model: a file, any shard of a split one, or a header without (all) data.
+
+    ``hf://owner/repo[@revision]/file`` is downloaded into the cache of huggingface_hub. Raises
+    GgufError, HubError.
+    """
+    return GgufFile(local_gguf(path))

@@ -13,7 +13,7 @@ from apex_native.errors import GgufError
 from apex_native.gguf_encode import encode_entry
 from apex_native.gguf_layout import GgufValueType, MetadataEntry
 from apex_native.types import GgufFacts
-from apex_native.weights import WeightSource
+from apex_native.weights import WeightSource, interrupt
 
 __all__ = ["PrunedSource"]
 
@@ -88,6 +88,10 @@ class PrunedSource:
     def missing_data(self) -> str | None:
         """As the whole model's."""
         return self._source.missing_data
+
+    def interrupt(self) -> None:
+        """As the whole model's."""
+        interrupt(self._source)
 
     def encoded_pair(self, key: str) -> bytes:
         """A key-value pair as GGUF stores it; KeyError if absent."""

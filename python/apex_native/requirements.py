@@ -14,6 +14,7 @@ from typing import Protocol
 
 from apex_native._native import core, forward_log
 from apex_native.errors import ModelError
+from apex_native.hub import local_gguf
 from apex_native.interrupt import run_interruptible
 
 __all__ = ["Loaded", "ModelTraits", "Work", "model_traits", "require_able", "require_traits"]
@@ -65,9 +66,10 @@ def model_traits(path: str | os.PathLike[str]) -> ModelTraits:
     Raises GgufError where the file is damaged, incomplete or no model, ModelError where llama.cpp
     refuses it or would end the process.
     """
+    name = os.fsencode(local_gguf(path))
     stop = core.StopFlag()
     try:
-        found = run_interruptible(lambda: core.model_traits(os.fsencode(path), stop=stop), stop.set)
+        found = run_interruptible(lambda: core.model_traits(name, stop=stop), stop.set)
     finally:
         forward_log()
     return ModelTraits(**found)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["RowFiles", "RowRange", "WeightSource", "read_rows"]
+__all__ = ["Interruptible", "RowFiles", "RowRange", "WeightSource", "interrupt", "read_rows"]
 
 
 @runtime_checkable
@@ -53,6 +53,21 @@ class WeightSource(Protocol):
     def stored_tensor(self, name: str) -> Any:
         """A tensor's rows for native readers, as `RowFiles.tensor` makes it; KeyError."""
         ...
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """A source whose rows may be waited for, over a network for example."""
+
+    def interrupt(self) -> None:
+        """Let those who wait go, with Cancelled."""
+        ...
+
+
+def interrupt(source: WeightSource) -> None:
+    """Work on a source was given up: let its workers end soon, where they may be waiting."""
+    if isinstance(source, Interruptible):
+        source.interrupt()
 
 
 @dataclass(frozen=True, slots=True)

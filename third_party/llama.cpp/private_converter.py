@@ -21,6 +21,10 @@ SWITCHES = '''"""What a checkpoint may do; set by apex_native.conversion."""
 
 trust_remote_code = False
 folder_metadata = True
+
+
+def before_read(place):
+    """Called with a file's name, offset and size before a tensor's bytes are mapped."""
 '''
 METHOD_CALL = '''
 
@@ -81,6 +85,11 @@ EDITS = (
         "            if name in META_METHODS:\n"
         "                return meta_attr\n"
         "            if callable(meta_attr):\n",
+    ),
+    Edit(
+        "gguf/utility.py",
+        r"^( *)return np\.memmap\(self\.data_range\.filename,",
+        r"\1_switches.before_read(self.data_range)\n\1return np.memmap(self.data_range.filename,",
     ),
     # What the folder is called and what its README says is written where that is asked for.
     Edit(

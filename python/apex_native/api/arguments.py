@@ -25,14 +25,14 @@ AnyImatrix = Union["Imatrix", str, os.PathLike[str]]
 
 @contextmanager
 def opened(argument: str, source: AnySource) -> Iterator[WeightSource]:
-    """The open source, or the file of that path for as long as it is needed."""
+    """The open source, or the file of that path or address for as long as its table is needed."""
     if isinstance(source, GgufFile) or isinstance(source, WeightSource):  # noqa: SIM101  (closed files)
         yield source
         return
     require_kind(
         argument, source, (GgufFile, str, os.PathLike), "give a path, or what apex.open_gguf gave"
     )
-    with open_source(source) as file:
+    with open_source(source, needs_data=False) as file:
         yield file
 
 

@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from apex_native.cli.options import parse_size
 from apex_native.conversion.options import ConversionOptions, OutType, Part
 
 if TYPE_CHECKING:
     from apex_native.conversion import ModelInput
 
-__all__ = ["CHECKPOINT", "CheckpointChoices", "SourceArgument", "open_model"]
+__all__ = ["CHECKPOINT", "CheckpointChoices", "SourceArgument", "cache_limit", "open_model"]
 
 CHECKPOINT = "Checkpoints (a folder of safetensors)"
 
 SourceArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="FILE", help="GGUF model, any shard of a split one, or a checkpoint's folder."
+        metavar="FILE",
+        help="GGUF model, any shard of a split one, a checkpoint's folder, or either on the hub: "
+        "hf://owner/repo[@revision][/file].",
     ),
 ]
 
@@ -99,6 +102,17 @@ class CheckpointChoices:
         ),
     ] = False
 
+    cache_limit: Annotated[
+        str | None,
+        typer.Option(
+            "--cache-limit",
+            metavar="SIZE",
+            rich_help_panel=CHECKPOINT,
+            help="For hf:// addresses: keep no more than this of its files on the disk at a time, "
+            "and none at the end. Default: they stay in the hub's cache.",
+        ),
+    ] = None
+
     @property
     def given(self) -> tuple[str, ...]:
         """Fields that are not at their default, as options."""
@@ -128,12 +142,30 @@ class CheckpointChoices:
 _OPTIONS = {"fuse_gate_up": "--fuse-gate-up-exps"}
 
 
-def open_model(path: Path, choices: CheckpointChoices) -> ModelInput:
-    """The open file or folder; a usage error for an option that only the other kind has."""
-    from apex_native.conversion import open_source
+def cache_limit(path: Path, choices: CheckpointChoices) -> int | None:
+    """--cache-limit in bytes; a usage error where nothing is fetched."""
+    from apex_native.hub import is_address
 
-    if choices.given and not path.is_dir():
+    if choices.cache_limit is None:
+        return None
+    if not is_address(path):
+        raise typer.BadParameter(
+            f"is for an hf:// address, {path} is none", param_hint="--cache-limit"
+        )
+    return parse_size(choices.cache_limit)
+
+
+def open_model(path: Path, choices: CheckpointChoices, *, needs_data: bool = False) -> ModelInput:
+    """The open file or folder; a usage error for an option that only the other kind has.
+
+    needs_data: weights will be read, so a GGUF file of the hub is downloaded.
+    """
+    from apex_native.conversion import open_source
+    from apex_native.hub import is_address
+
+    limit = cache_limit(path, choices)
+    if choices.given and not (path.is_dir() or is_address(path)):
         raise typer.BadParameter(
             f"is for a checkpoint's folder, {path} is none", param_hint=choices.given[0]
         )
-    return open_source(path, choices.options())
+    return open_source(path, choices.options(), cache_limit=limit, needs_data=needs_data)

@@ -26,7 +26,8 @@ __all__ = ["register"]
 FolderArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="FOLDER", help="Checkpoint: safetensors, config.json and tokenizer files."
+        metavar="FOLDER",
+        help="Checkpoint: safetensors, config.json and tokenizer; or hf://owner/repo[@revision].",
     ),
 ]
 
@@ -101,16 +102,18 @@ def convert(
     Nothing of the model stays in memory. `quantize FOLDER` needs no such file.
     """
     from apex_native.api import convert as write
+    from apex_native.cli.checkpoint_options import cache_limit
     from apex_native.cli.progress import quantize_progress
     from apex_native.conversion import open_checkpoint
 
     _require_consistent(chosen)
+    limit = cache_limit(folder, choices)
     out = Output(json_mode=json_mode, quiet=quiet)
     out.note(f"reading {folder}")
-    with open_checkpoint(folder, _options(choices, chosen)) as source:
+    with open_checkpoint(folder, _options(choices, chosen), cache_limit=limit) as source:
         path = chosen.output or Path()
         if path.is_dir():
-            path = path / _file_name(folder, chosen.part, source.weights_type.name)
+            path = path / _file_name(source.path, chosen.part, source.weights_type.name)
         with quantize_progress(out, f"writing {path.name}") as progress:
             manifest = write(
                 source, path, n_threads=threads, resume=chosen.resume, force=chosen.force,

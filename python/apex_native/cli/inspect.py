@@ -64,7 +64,7 @@ def inspect(
     from apex_native.reports import model_facts, stored_rows
 
     out = Output(json_mode=json_mode, quiet=quiet)
-    with open_model(file, checkpoint) as source:
+    with open_model(file, checkpoint, needs_data=stats) as source:
         classification = classify_tensors(source.facts)
         sizes = tuple(path.stat().st_size for path in source.shard_paths)
         facts = model_facts(classification, file_bytes=sizes)

@@ -13,6 +13,7 @@ _OPTIONS = {
     "all_experts=True": "--all-experts",
     "allow_pickle=True": "--allow-pickle",
     "allow_requantize=True": "--allow-requantize",
+    "cache_limit": "--cache-limit",
     "calibrate": "--calibration",
     "check_memory=False": "--no-memory-check",
     "chunks": "--chunks",

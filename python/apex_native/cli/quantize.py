@@ -93,7 +93,7 @@ def quantize(
     if is_several(choices):
         quantize_several(out, file, choices, run, calibration, moments, compute, checkpoint)
         return
-    with open_model(file, checkpoint) as whole:
+    with open_model(file, checkpoint, needs_data=not run.dry_run) as whole:
         collects = calibration.calibration is not None
         source = pruned(whole, choices.prune_layers, collects=collects)
         job = _prepare(source, choices, run, plan_file, collects=collects)

@@ -64,7 +64,7 @@ def quantize_several(
 
     folder = _folder(run)
     recipes = _recipes(choices)
-    with open_model(file, checkpoint) as whole:
+    with open_model(file, checkpoint, needs_data=not run.dry_run) as whole:
         collects = calibration.calibration is not None
         source = pruned(whole, choices.prune_layers, collects=collects)
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,15 @@ from apex_native.conversion.lazy import (
 )
 from apex_native.conversion.upstream import upstream
 
-__all__ = ["computed_rows"]
+__all__ = ["Reading", "computed_rows"]
 
 BLOCK_BYTES = 16 << 20
 """Stored bytes of a block; on the way it is F32, once or twice."""
 
 _THREAD = threading.local()
+
+Reading = Callable[[], AbstractContextManager[None]]
+"""What is entered while the checkpoint's files are read."""
 
 _Slicer = Callable[[int, int], Any]
 
@@ -43,15 +46,18 @@ _ELEMENTWISE = {
 }
 
 
-def computed_rows(data: Any, shape: tuple[int, ...], row_bytes: int) -> Any:
+def computed_rows(
+    data: Any, shape: tuple[int, ...], row_bytes: int, reading: Reading = nullcontext
+) -> Any:
     """`core.RowBlocks` that compute a tensor's rows when a worker asks for them.
 
-    shape is row-major, row_bytes the stored bytes of a row.
+    shape is row-major, row_bytes the stored bytes of a row; reading is entered while a block is
+    computed.
     """
     n_rows = int(np.prod(shape[:-1], dtype=np.int64))
     slicer = _slicer(data) if len(shape) > 1 else None
     if slicer is None:
-        return core.RowBlocks(n_rows, n_rows, row_bytes, lambda _: _whole(data))
+        return core.RowBlocks(n_rows, n_rows, row_bytes, lambda _: _whole(data, reading))
     n_slices = shape[0]
     rows_per_slice = n_rows // n_slices
     n_per_block = max(1, min(n_slices, BLOCK_BYTES // (rows_per_slice * row_bytes)))
@@ -60,14 +66,14 @@ def computed_rows(data: Any, shape: tuple[int, ...], row_bytes: int) -> Any:
 
     def block_of(block: int) -> npt.NDArray[np.uint8]:
         first = block * n_per_block
-        with _alone():
+        with reading(), _alone():
             return _bytes(slices(first, min(first + n_per_block, n_slices)))
 
     return core.RowBlocks(n_rows, n_per_block * rows_per_slice, row_bytes, block_of)
 
 
-def _whole(data: Any) -> npt.NDArray[np.uint8]:
-    with _alone():
+def _whole(data: Any, reading: Reading) -> npt.NDArray[np.uint8]:
+    with reading(), _alone():
         return _bytes(evaluate(data))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from apex_native.errors import CheckpointError
 
-__all__ = ["Shard", "check_folder", "is_checkpoint", "read_shard", "shards_of"]
+__all__ = ["Shard", "check_folder", "is_checkpoint", "read_shard", "shards_of", "weight_map"]
 
 MAX_HEADER_BYTES = 100_000_000
 """The safetensors library's own limit."""
@@ -77,7 +77,7 @@ def shards_of(folder: Path) -> tuple[Path, ...]:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return tuple(sorted(folder.glob("model*.safetensors")))
-    paths = tuple(folder / name for name in sorted(set(_weight_map(index).values())))
+    paths = tuple(folder / name for name in sorted(set(weight_map(index).values())))
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -138,7 +138,7 @@ def _check_index(folder: Path, shards: tuple[Shard, ...]) -> None:
     if not index.is_file():
         return
     held = {name: shard.path.name for shard in shards for name in shard.names}
-    promised = _weight_map(index)
+    promised = weight_map(index)
     for name, file in promised.items():
         if name not in held:
             raise CheckpointError(
@@ -153,7 +153,8 @@ def _check_index(folder: Path, shards: tuple[Shard, ...]) -> None:
             )
 
 
-def _weight_map(index: Path) -> Mapping[str, str]:
+def weight_map(index: Path) -> Mapping[str, str]:
+    """Tensor → file, as model.safetensors.index.json says; CheckpointError unless it is one."""
     found = _json_file(index, "which file holds which tensor").get("weight_map")
     names = found.values() if isinstance(found, dict) else [None]
     if not all(isinstance(name, str) and Path(name).name == name for name in names):

@@ -9,11 +9,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from apex_native.conversion.upstream import upstream
 
-__all__ = ["Operation", "dim_of", "evaluate", "is_lazy", "operation_of"]
+__all__ = ["Operation", "dim_of", "evaluate", "files_of", "is_lazy", "operation_of"]
 
 ELEMENT = "element"
 """Name of the operation that takes one of several results, of a split for example."""
@@ -83,3 +84,24 @@ def _evaluate(value: Any, known: dict[int, Any], alive: list[Any]) -> Any:
         known[id(value)] = value._func(*args, **value._kwargs)
         alive.append(value)
     return known[id(value)]
+
+
+def files_of(value: Any) -> set[Path]:
+    """The files that a lazy value is computed from."""
+    local = upstream().gguf.utility.LocalTensor
+    found: set[Path] = set()
+    seen: set[int] = set()
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, local):
+            found.add(Path(item.data_range.filename))
+        elif isinstance(item, list | tuple):
+            waiting.extend(item)
+        elif is_lazy(item) and item._data is None:
+            waiting.extend(item._args)
+            waiting.extend(item._kwargs.values())
+    return found

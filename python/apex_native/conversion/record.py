@@ -66,14 +66,21 @@ class _Spill:
         return SpilledArray(Path(self._file.name), offset)
 
 
-def record(folder: Path, options: ConversionOptions) -> Recorded:
+def record(
+    folder: Path,
+    options: ConversionOptions,
+    before_read: Callable[[Path, int, int], None] | None = None,
+) -> Recorded:
     """Run upstream's converter over a folder as far as its header.
 
-    Raises CheckpointError, in one sentence, for whatever it does not accept.
+    before_read is told path, offset and size of whatever it reads of the weights. Raises
+    CheckpointError, in one sentence, for whatever it does not accept.
     """
     with (
         working(
-            trust_remote_code=options.trust_remote_code, folder_metadata=options.folder_metadata
+            trust_remote_code=options.trust_remote_code,
+            folder_metadata=options.folder_metadata,
+            before_read=before_read,
         ) as upstream,
         explained(folder),
     ):

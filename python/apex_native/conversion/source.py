@@ -17,12 +17,13 @@ from apex_native.conversion.folder import check_folder
 from apex_native.conversion.options import ConversionOptions
 from apex_native.conversion.record import RecordedTensor, SpilledArray, record
 from apex_native.conversion.upstream import upstream
+from apex_native.conversion.weight_files import LocalWeights, WeightFiles
 from apex_native.errors import CheckpointError
-from apex_native.gguf import GgufFile, WeightStatistics, open_gguf, statistics_of
+from apex_native.gguf import GgufFile, WeightStatistics, statistics_of
 from apex_native.types import GgmlType, GgufFacts
-from apex_native.weights import RowFiles, RowRange
+from apex_native.weights import RowRange
 
-__all__ = ["CheckpointSource", "ModelInput", "open_checkpoint", "open_source"]
+__all__ = ["CheckpointSource"]
 
 
 class CheckpointSource:
@@ -33,16 +34,24 @@ class CheckpointSource:
     are computed expert by expert.
     """
 
-    def __init__(self, path: str | os.PathLike[str], options: ConversionOptions) -> None:
-        """Read headers, config and tokenizer; CheckpointError for whatever is wrong with them."""
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        options: ConversionOptions,
+        files: WeightFiles | None = None,
+    ) -> None:
+        """Read headers, config and tokenizer; CheckpointError for whatever is wrong with them.
+
+        files: where the weights are, if not in the folder.
+        """
         self.path = Path(path)
         self.options = options
+        self._files: WeightFiles = files or LocalWeights()
         self._shards = check_folder(self.path, allow_pickle=options.allow_pickle)
-        recorded = record(self.path, options)
+        recorded = record(self.path, options, self._files.before_read)
         self.header = recorded.header
         self._recorded = recorded
         self._tensors = {tensor.name: tensor for tensor in recorded.tensors}
-        self._files = RowFiles()
         self._head = _opened_header(recorded.header)
         self.facts: GgufFacts = replace(self._head.facts, has_data=True)
 
@@ -61,9 +70,13 @@ class CheckpointSource:
         return f"CheckpointSource({str(self.path)!r}, {len(self.facts.tensors)} tensors)"
 
     def close(self) -> None:
-        """Let go of the checkpoint; tensors that workers hold stay readable."""
+        """Let go of the checkpoint; tensors that workers hold of a folder stay readable."""
         self._tensors = {}
-        self._files = RowFiles()
+        self._files.close()
+
+    def interrupt(self) -> None:
+        """Let workers that wait for a download go: the work was given up."""
+        self._files.interrupt()
 
     @property
     def weights_type(self) -> GgmlType:
@@ -83,18 +96,20 @@ class CheckpointSource:
     @property
     def missing_data(self) -> str | None:
         """Which file is not whole, as a sentence."""
-        return next((shard.missing for shard in self._shards if shard.missing), None)
+        missing = (shard.missing for shard in self._shards)
+        return next((said for said in missing if said), self._files.missing)
 
     def encoded_pair(self, key: str) -> bytes:
         """A key-value pair as the converted file would store it; KeyError if absent."""
         return self._head.encoded_pair(key)
 
     def fingerprint(self) -> str:
-        """sha256 over what the header would be and each file's size and modification time."""
+        """sha256 over what the header would be and each file's size and modification time.
+
+        Of a checkpoint of the hub, over the files' hashes.
+        """
         digest = hashlib.sha256(self.header)
-        for path in self.shard_paths:
-            status = path.stat()
-            digest.update(repr((path.name, status.st_size, status.st_mtime_ns)).encode())
+        digest.update(self._files.identity(self.shard_paths).encode())
         return digest.hexdigest()
 
     def stored_tensor(self, name: str) -> Any:
@@ -103,11 +118,15 @@ class CheckpointSource:
         info = self._head.tensors[self._head.index(name)]
         ranges = _ranges_of(tensor)
         if ranges is not None:
-            return self._files.tensor(info, ranges)
+            files = LocalWeights() if isinstance(tensor.data, SpilledArray) else self._files
+            return files.tensor(info, ranges)
         from apex_native.conversion.computed import computed_rows
+        from apex_native.conversion.lazy import files_of
 
         row_bytes = info.type.row_bytes(info.n_per_row)
-        blocks = computed_rows(tensor.data, info.shape, row_bytes)
+        paths = frozenset(files_of(tensor.data))
+        files = self._files
+        blocks = computed_rows(tensor.data, info.shape, row_bytes, lambda: files.reading(paths))
         n_rows = info.nbytes // row_bytes
         return core.StoredTensor(name, info.type.id, list(info.shape), [(blocks, 0, n_rows, None)])
 
@@ -120,29 +139,6 @@ class CheckpointSource:
     def is_computed(self, name: str) -> bool:
         """Are the tensor's values computed, and not only read? KeyError."""
         return _ranges_of(self._tensors[name]) is None
-
-
-def open_checkpoint(
-    path: str | os.PathLike[str], options: ConversionOptions | None = None
-) -> CheckpointSource:
-    """Open a folder of safetensors with config and tokenizer, as transformers saves them.
-
-    Needs the extra `convert`. Raises CheckpointError.
-    """
-    return CheckpointSource(path, options or ConversionOptions())
-
-
-ModelInput = GgufFile | CheckpointSource
-"""What users give as a model to plan and to quantize."""
-
-
-def open_source(
-    path: str | os.PathLike[str], options: ConversionOptions | None = None
-) -> ModelInput:
-    """Open what weights come from: a checkpoint's folder, or else a GGUF file."""
-    if Path(path).is_dir():
-        return open_checkpoint(path, options)
-    return open_gguf(path)
 
 
 def _ranges_of(tensor: RecordedTensor) -> list[RowRange] | None:

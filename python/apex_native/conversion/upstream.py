@@ -6,9 +6,10 @@ import functools
 import importlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from apex_native.errors import CheckpointError
@@ -55,14 +56,28 @@ def upstream() -> Upstream:
 
 
 @contextmanager
-def working(*, trust_remote_code: bool, folder_metadata: bool) -> Iterator[Upstream]:
-    """The converter with its switches set; one thread at a time, as its modules have globals."""
+def working(
+    *,
+    trust_remote_code: bool,
+    folder_metadata: bool,
+    before_read: Callable[[Path, int, int], None] | None = None,
+) -> Iterator[Upstream]:
+    """The converter with its switches set; one thread at a time, as its modules have globals.
+
+    before_read is told path, offset and size of what the converter is about to read.
+    """
     found = upstream()
     with _LOCK, found.torch.inference_mode():
         found.switches.trust_remote_code = trust_remote_code
         found.switches.folder_metadata = folder_metadata
+        unwatched = found.switches.before_read
+        if before_read is not None:
+            found.switches.before_read = lambda place: before_read(
+                Path(place.filename), place.offset, place.size
+            )
         try:
             yield found
         finally:
+            found.switches.before_read = unwatched
             found.switches.trust_remote_code = False
             found.switches.folder_metadata = True

@@ -23,7 +23,7 @@ from apex_native.quantization.journal import FinishedTensor
 from apex_native.quantization.output_run import OutputRun
 from apex_native.quantization.progress import Progress
 from apex_native.quantization.recorder import Recorder
-from apex_native.weights import WeightSource
+from apex_native.weights import WeightSource, interrupt
 
 if TYPE_CHECKING:
     from apex_native._core import QuantizeJob, QuantizeTask, RowsConverter
@@ -102,6 +102,9 @@ class Conversion:
                 try:
                     self._finish(job, places, recorders, done)
                     done += job.source_bytes_done
+                except BaseException:
+                    interrupt(self._source)
+                    raise
                 finally:
                     job.close()
 
