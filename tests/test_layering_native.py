@@ -17,10 +17,11 @@ ROOT = Path(__file__).parents[1]
 CSRC = ROOT / "csrc"
 
 MAY_INCLUDE = {
+    "turbo": set[str](),
     "kernels": set[str](),
     "core": {"kernels"},
     "moments": {"kernels", "core"},
-    "model": {"kernels", "core"},
+    "model": {"turbo", "kernels", "core"},
     "scoring": {"kernels", "core", "model"},
     "calibration": {"core", "moments", "model"},
     "tasks": {"core", "model", "scoring"},
@@ -35,7 +36,7 @@ MAY_INCLUDE = {
 PRIVATE_TO_LLAMA_CPP = re.compile(r"llama-(?!cpp\.h)\S*|traits\.h")
 """Headers that upstream does not install: they change without notice."""
 
-WITHOUT_LLAMA_CPP = ("kernels", "core", "moments", "cuda")
+WITHOUT_LLAMA_CPP = ("turbo", "kernels", "core", "moments", "cuda")
 
 SOURCES = sorted(p for p in CSRC.rglob("*") if p.suffix in {".cpp", ".h", ".cu", ".cuh"})
 

@@ -32,7 +32,11 @@ CTX = 3000
 CELLS = 3072
 """A context is a multiple of 256 tokens."""
 
-PAIRS = [(GgmlType.F16, GgmlType.F16), (GgmlType.Q8_0, GgmlType.Q4_0)]
+PAIRS = [
+    (GgmlType.F16, GgmlType.F16),
+    (GgmlType.Q8_0, GgmlType.Q4_0),
+    (GgmlType.Q8_0, GgmlType.TURBO3),
+]
 
 
 def expected_layers(model: Expected, type_k: GgmlType, type_v: GgmlType) -> list[int]:

@@ -91,6 +91,7 @@ PYBIND11_MODULE(_core, module) {
     module.doc() = "The native core of apex_native. Private: use the package's functions.";
     register_errors(module);
     register_types(module);
+    register_cache(module);
     register_gguf(module);
     register_rows(module);
     register_stored_tensor(module);

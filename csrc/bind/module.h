@@ -12,6 +12,7 @@ using namespace pybind11::literals;
 
 void register_errors(py::module_& module);
 void register_types(py::module_& module);
+void register_cache(py::module_& module);
 void register_gguf(py::module_& module);
 void register_rows(py::module_& module);
 void register_quantize(py::module_& module);

@@ -3,10 +3,11 @@
 
 #include "bind/module.h"
 #include "core/checks.h"
+#include "model/cache_types.h"
 
 namespace pybind11::detail {
 
-// An int in Python. ValueError where ggml has no type of that number.
+// An int in Python. ValueError where neither ggml nor a cache has a type of that number.
 template <>
 struct type_caster<ggml_type> {
     PYBIND11_TYPE_CASTER(ggml_type, const_name("int"));
@@ -14,7 +15,9 @@ struct type_caster<ggml_type> {
     bool load(handle source, bool convert) {
         make_caster<int64_t> number;
         if (!number.load(source, convert)) return false;
-        value = apex::checked_type(cast_op<int64_t>(number));
+        const auto found = cast_op<int64_t>(number);
+        value = apex::is_turbo_number(found) ? static_cast<ggml_type>(found)
+                                             : apex::checked_type(found);
         return true;
     }
 

@@ -1,13 +1,13 @@
 #include "model/context.h"
 
 #include <algorithm>
-#include <iterator>
 #include <string>
 
 #include "core/abort_guard.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "llama-ext.h"
+#include "model/cache_types.h"
 
 namespace apex {
 namespace {
@@ -24,13 +24,7 @@ void check_options(const Model& model, const ContextOptions& options) {
         fail<InvalidArgument>("n_seq_max: expected 1 to ", kMaxSequences, ", found ",
                               options.n_seq_max);
     }
-    for (const ggml_type type : {options.type_k, options.type_v}) {
-        if (is_cache_type(type)) continue;
-        std::string names;
-        for (const ggml_type known : kCacheTypes) names += std::string(" ") + ggml_type_name(known);
-        fail<InvalidArgument>("a KV cache cannot have type ", ggml_type_name(type),
-                              "; expected one of", names);
-    }
+    check_cache_types(model, options.type_k, options.type_v);
 }
 
 llama_flash_attn_type to_llama(FlashAttention choice) {
@@ -63,10 +57,6 @@ llama_context_params to_llama(const ContextOptions& options, int n_threads) {
 
 }  // namespace
 
-bool is_cache_type(ggml_type type) {
-    return std::find(std::begin(kCacheTypes), std::end(kCacheTypes), type) != std::end(kCacheTypes);
-}
-
 Context::Context(std::shared_ptr<Model> model, std::shared_ptr<ThreadPool> pool,
                  const ContextOptions& options, EvalHook* hook,
                  std::shared_ptr<const StopFlag> stop)
@@ -94,6 +84,7 @@ Context::Context(std::shared_ptr<Model> model, std::shared_ptr<ThreadPool> pool,
         fail<ModelError>(model_->path(), ": llama.cpp cannot make a context of ", options_.n_ctx,
                          " tokens: ", last_errors());
     }
+    check_cache_rotation(*model_, context_.get(), options_.type_k, options_.type_v);
     llama_attach_threadpool(context_.get(), pool_->get(), pool_->get());
     if (options_.leave_logits) host_logits_.replace_buffer(context_.get(), host_logits_bytes());
 }

@@ -89,11 +89,4 @@ class Context {
     llama_context_ptr context_;
 };
 
-// The types a KV cache may have (common/arg.cpp of llama.cpp, kv_cache_types).
-inline constexpr ggml_type kCacheTypes[] = {
-    GGML_TYPE_F32,  GGML_TYPE_F16,  GGML_TYPE_BF16, GGML_TYPE_Q8_0,   GGML_TYPE_Q5_1,
-    GGML_TYPE_Q5_0, GGML_TYPE_Q4_1, GGML_TYPE_Q4_0, GGML_TYPE_IQ4_NL,
-};
-bool is_cache_type(ggml_type type);
-
 }  // namespace apex

@@ -30,8 +30,8 @@ MetadataValue = MetadataScalar | tuple[MetadataScalar, ...]
 class GgmlType(Enum):
     """A ggml tensor type: (ggml id, weights per block, bytes per block).
 
-    Numbers are those of ``ggml.h``/``ggml-common.h`` of the pinned llama.cpp;
-    ``tests/test_types.py`` compares each with ``ggml_get_type_traits``.
+    Numbers are those of ``ggml.h``/``ggml-common.h`` of the pinned llama.cpp, the last three of
+    ``csrc/turbo/turbo.h``; ``tests/test_types.py`` compares each with ``ggml_get_type_traits``.
     """
 
     F32 = (0, 1, 4)
@@ -69,6 +69,9 @@ class GgmlType(Enum):
     NVFP4 = (40, 64, 36)
     Q1_0 = (41, 128, 18)
     Q2_0 = (42, 64, 18)
+    TURBO2 = (60, 64, 18)
+    TURBO3 = (61, 64, 26)
+    TURBO4 = (62, 64, 34)
 
     def __init__(self, id: int, block_size: int, block_bytes: int) -> None:
         self.id = id
@@ -89,8 +92,15 @@ class GgmlType(Enum):
         return self in (GgmlType.F32, GgmlType.F16, GgmlType.BF16)
 
     @property
+    def is_cache_only(self) -> bool:
+        """True for the types of this package's KV caches, which no file holds."""
+        return self in (GgmlType.TURBO2, GgmlType.TURBO3, GgmlType.TURBO4)
+
+    @property
     def is_target(self) -> bool:
         """True if weights can be written in this type (``ggml_quantize_chunk`` handles it)."""
+        if self.is_cache_only:
+            return False
         return self.is_float or (self.is_quantized and self not in (GgmlType.Q8_1, GgmlType.Q8_K))
 
     @property
@@ -131,11 +141,12 @@ class GgmlType(Enum):
 
 _TYPE_BY_ID = {t.id: t for t in GgmlType}
 
-CACHE_TYPES = tuple(
-    GgmlType[name]
-    for name in ["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL"]
+CACHE_TYPES = (
+    *(GgmlType.F32, GgmlType.F16, GgmlType.BF16, GgmlType.Q8_0, GgmlType.Q5_1, GgmlType.Q5_0),
+    *(GgmlType.Q4_1, GgmlType.Q4_0, GgmlType.IQ4_NL),
+    *(GgmlType.TURBO4, GgmlType.TURBO3, GgmlType.TURBO2),
 )
-"""What a KV cache may hold: ``kCacheTypes`` of csrc/model/context.h (tests/test_types.py)."""
+"""What a KV cache may hold: ``cache_types`` of csrc/model/cache_types.cpp (tests/test_types.py)."""
 
 
 class Role(Enum):
