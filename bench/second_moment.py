@@ -49,6 +49,14 @@ class Pair:
     made: Made
 
 
+def calibration(args: argparse.Namespace, model: apex.Model) -> tuple[str, bool]:
+    """The text moments are collected on, and whether special tokens in it are parsed."""
+    if args.calibration:
+        return "\n".join(path.read_text(encoding="utf-8") for path in args.calibration), True
+    corpus = build_corpus("diverse", model, tokens=args.tokens, seed=args.seed)
+    return corpus.text, corpus.parse_special
+
+
 def collect(args: argparse.Namespace, folder: Path) -> tuple[Imatrix, Path, tuple[float, float]]:
     """Importance matrix and moments of the built-in text, and how long each took to collect."""
     hessian, times = folder / "hessian.gguf", folder / "collection.json"
@@ -57,11 +65,11 @@ def collect(args: argparse.Namespace, folder: Path) -> tuple[Imatrix, Path, tupl
         return load_imatrix(folder / "imatrix.gguf"), hessian, (seconds[0], seconds[1])
     seconds = []
     with apex.load_model(args.model, n_threads=args.threads) as model:
-        corpus = build_corpus("diverse", model, tokens=args.tokens, seed=args.seed)
+        text, parse_special = calibration(args, model)
         for target in (None, hessian):
             started = time.perf_counter()
             imatrix = apex.collect_imatrix(
-                model, corpus.text, parse_special=corpus.parse_special,
+                model, text, parse_special=parse_special,
                 output=folder / "imatrix.gguf", hessian=target, force=True,
             )  # fmt: skip
             seconds.append(time.perf_counter() - started)
@@ -164,30 +172,47 @@ def show_costs(found: list[Pair], collecting: tuple[float, float]) -> None:
     print(f"\ncollection: {collecting[0]:.1f} s, with second moments {collecting[1]:.1f} s")
 
 
-def main() -> None:
-    """Make the files, compute the texts, print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def show_divergence(args: argparse.Namespace, found: list[Pair]) -> None:
+    """Text after text."""
+    print("\n| recipe | text | ggml | feedback | mean | 95 % | ggml 99.9 % | feedback | tail |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for text in args.texts:
+        label, _, file = text.partition("=")
+        print("\n".join(evaluate(args, found, label, Path(file))), flush=True)
+
+
+def parsed(description: str) -> argparse.Namespace:
+    """The arguments of this script and of second_moment_order.py."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("texts", nargs="*", metavar="NAME=FILE")
     parser.add_argument("--model", type=Path, default=apex.demo_model())
     parser.add_argument("--folder", type=Path, help="keep files there, and use those that are")
     parser.add_argument("--types", nargs="*", default=[])
     parser.add_argument("--tiers", nargs="*", default=[])
+    parser.add_argument(
+        "--calibration",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help="text files in the place of the built-in text",
+    )
     parser.add_argument("--tokens", type=int, default=140000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--chunks", type=int, default=100, help="of each text")
     parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Make the files, compute the texts, print the tables."""
+    args = parsed(__doc__ or "")
     with tempfile.TemporaryDirectory() as name:
         folder = args.folder or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
         imatrix, hessian, collecting = collect(args, folder)
         found = list(pairs(args, folder, imatrix, hessian))
         show_costs(found, collecting)
-        print("\n| recipe | text | ggml | feedback | mean | 95 % | ggml 99.9 % | feedback | tail |")
-        print("|---|---|---|---|---|---|---|---|---|")
-        for text in args.texts:
-            label, _, file = text.partition("=")
-            print("\n".join(evaluate(args, found, label, Path(file))), flush=True)
+        show_divergence(args, found)
 
 
 if __name__ == "__main__":
