@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import apex_native as apex
 from apex_native.errors import DataError, OutputError
+from apex_native.plan import tier_text
 from apex_native.sweeps import SweepStore, read_definition
-from apex_native.sweeps.candidates import choices_of
+from apex_native.sweeps.candidates import choices_of, make_candidates
 from apex_native.sweeps.jobs import (
     Block,
     Candidate,
@@ -106,7 +108,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"candidates": []}, "candidates must not be empty"),
     ({"probes": [{"types": "Q9"}]}, r"probes\[0\].types"),
     ({"probes": [{"types": "Q4_0", "matrix": "m"}]}, "none of none"),
-    ({"candidates": [{}]}, "tier or ftype or plan or file must be given"),
+    ({"candidates": [{}]}, "tier or ftype or like or plan or file must be given"),
     ({"candidates": [{"tier": "a", "ftype": "b"}]}, "found 2"),
     ({"candidates": [{"tier": "a", "tire": 1}]}, "did you mean 'tier'"),
     ({"candidates": [{"tier": "a", "matrix": "m"}]}, "names 'm', which is none of none"),
@@ -182,3 +184,25 @@ def test_another_file_at_the_path_is_not_used(tmp_path: Path) -> None:
     huge = replace(file, path="/nowhere", nbytes=1 << 62)
     with pytest.raises(OutputError, match="bytes free"):
         LocalFiles(tmp_path / "cache", read_piece).path(huge)
+
+
+def test_types_of_another_file_and_of_a_recipe_are_candidates(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path / "model.gguf", "qwen3moe")
+    (tmp_path / "own.toml").write_text(tier_text("quality"))
+    with apex.open_gguf(tmp_path / "model.gguf") as source:
+        apex.quantize(source, apex.make_plan(source, ftype="Q5_0"), tmp_path / "theirs.gguf")
+        definition = read_definition(
+            {
+                "reference": "model.gguf",
+                "texts": [{"file": "text.txt"}],
+                "candidates": [{"like": "theirs.gguf"}, {"tier": ["own.toml"]}],
+            },
+            tmp_path,
+        )
+        found = make_candidates(source, choices_of(definition), {})
+        expected = (
+            apex.make_plan(source, like=tmp_path / "theirs.gguf"),
+            apex.make_plan(source, tier=str(tmp_path / "own.toml")),
+        )
+    assert [one.name for one in found.candidates] == ["theirs", "own"]
+    assert [one.plan for one in found.candidates] == [plan.to_json() for plan in expected]

@@ -65,11 +65,13 @@ def _choices(grid: CandidateGrid) -> Iterator[Choice]:
 
 def _name(grid: CandidateGrid, value: str, matrix: str, prior: str, cache: tuple[str, str]) -> str:
     """What differs inside the grid, and what is unusual."""
-    is_path = grid.base in ("plan", "file") or os.sep in value
+    is_path = grid.base in ("like", "plan", "file") or os.sep in value
     parts = [grid.name] if grid.name else []
     if not grid.name or len(grid.values) > 1:
         parts.append(
-            Path(value).name.removesuffix(".gguf").removesuffix(".json") if is_path else value
+            Path(value).name.removesuffix(".gguf").removesuffix(".json").removesuffix(".toml")
+            if is_path
+            else value
         )
     if len(grid.matrices) > 1:
         parts.append("no matrix" if matrix == NO_MATRIX else matrix)
@@ -134,11 +136,12 @@ def _planned(
 def _plan(source: GgufFile, choice: Choice, imatrix: Imatrix | None) -> Plan:
     if choice.grid.base == "plan":
         return Plan.load(choice.value)
-    base = {"tier": choice.value} if choice.grid.base == "tier" else {"ftype": choice.value}
+    base = {choice.grid.base: choice.value}
     return make_plan(
         source,
         tier=base.get("tier"),
         ftype=base.get("ftype"),
+        like=base.get("like"),
         tensor_types=choice.grid.tensor_types,
         imatrix=imatrix,
         prior=choice.prior,

@@ -46,7 +46,8 @@ MATRIX_BLOCK_CHUNKS = 32
 """The same of an importance matrix, whose parts take hundreds of megabytes each."""
 
 NO_MATRIX = "none"
-_BASES = ("tier", "ftype", "plan", "file")
+_BASES = ("tier", "ftype", "like", "plan", "file")
+_PATHS = ("like", "plan", "file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class MatrixDefinition:
 
 @dataclass(frozen=True, slots=True)
 class CandidateGrid:
-    """Every combination of one base (tier, ftype, plan or file) and the other choices.
+    """Every combination of one base (tier, ftype, like, plan or file) and the other choices.
 
     matrices are names of the sweep's. caches are pairs of types, keys first.
     """
@@ -233,8 +234,7 @@ def _grid(
         raise reader.error(" or ".join(_BASES), f"must be given, one of them; found {len(given)}")
     base = given[0]
     values = reader.choices(base)
-    if base in ("plan", "file"):
-        values = tuple(str(folder / value) for value in values)
+    values = tuple(_value(folder, base, value) for value in values)
     chosen = reader.choices("matrix", (NO_MATRIX,))
     for name in chosen:
         if name != NO_MATRIX and name not in matrices:
@@ -252,6 +252,12 @@ def _grid(
     )
     reader.done()
     return grid
+
+
+def _value(folder: Path, base: str, value: str) -> str:
+    """Relative to the sweep's file where it is a path; a tier may be a recipe's."""
+    is_path = base in _PATHS or (base == "tier" and value.endswith(".toml"))
+    return str(folder / value) if is_path else value
 
 
 def _probes(reader: TomlReader, matrices: Mapping[str, tuple[MatrixDefinition, ...]]) -> ProbeGrid:
