@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -19,12 +18,9 @@ pytest.importorskip("transformers")
 import apex_native as apex  # noqa: E402
 import checkpoint_models  # noqa: E402  (needs torch)
 from apex_native.conversion import ConversionOptions, OutType, Part, open_checkpoint  # noqa: E402
+from upstream_convert import PRE_TOKENIZER, convert_all  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
-
-ROOT = Path(__file__).resolve().parent.parent
-PRE_TOKENIZER = "qwen2"
-"""Tiny tokenizers are in no table of upstream's; both sides are told this name."""
 
 UPSTREAM = ConversionOptions(folder_metadata=True, pre_tokenizer=PRE_TOKENIZER)
 PARTS = {
@@ -63,25 +59,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def upstream_files(folders: dict[str, Path]) -> dict[str, Path]:
     """What upstream's script writes for every case; it is started once for all."""
-    fetch = ROOT / "third_party" / "llama.cpp" / "fetch.py"
-    source = subprocess.run(
-        [sys.executable, fetch, "--part", "converter"], capture_output=True, text=True, check=True
-    ).stdout.strip()
     root = folders["llama"].parent
     outputs = {case: root / f"{i}.gguf" for i, case in enumerate(CASES)}
-    jobs = [
-        [str(folders[family]), "--outfile", str(outputs[case]), *arguments]
-        for case, (family, arguments, _) in CASES.items()
-    ]
-    (root / "jobs.json").write_text(json.dumps(jobs))
-    script = ROOT / "tests" / "upstream_convert.py"
-    done = subprocess.run(
-        [sys.executable, script, source, PRE_TOKENIZER, root / "jobs.json"],
-        capture_output=True, text=True, check=False, timeout=900,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    errors = zip(CASES, json.loads(done.stdout.splitlines()[-1]), strict=True)
-    assert {case: error for case, error in errors if error is not None} == {}
+    convert_all(
+        [
+            [folders[family], "--outfile", outputs[case], *arguments]
+            for case, (family, arguments, _) in CASES.items()
+        ]
+    )
     # Upstream puts the kind of a part before the name.
     prefix = {"--mmproj": "mmproj-", "--mtp": "mtp-"}
     for case, (_, arguments, _) in CASES.items():
