@@ -66,6 +66,14 @@ def int4(name: str, weight: torch.Tensor, *, most: int = 7) -> Tensors:
     }
 
 
+def int4_on_eights(name: str, weight: torch.Tensor) -> Tensors:
+    """Groups that reach -8, as a symmetric grid may."""
+    values, scales = grouped(weight, 7)
+    values[:, ::GROUP] = -8
+    packed = {name + "_packed": packed_int32(values + 8, 1), name + "_scale": scales}
+    return {**packed, name + "_shape": torch.tensor(weight.shape)}
+
+
 def int4_with_zeros(name: str, weight: torch.Tensor) -> Tensors:
     zeros = torch.randint(0, 16, (weight.shape[0], weight.shape[1] // GROUP))
     return {**int4(name, weight), name + "_zero_point": packed_int32(zeros, 0)}
@@ -154,7 +162,10 @@ COMPRESSED_NVFP4 = ("weight_packed", "weight_scale", "weight_global_scale", "inp
 
 QUANTIZED: dict[str, Callable[[Path], None]] = {
     "int4": quantized(int4, **compressed("pack-quantized", **INT4)),
-    "int4_with_zeros": quantized(int4_with_zeros, **compressed("pack-quantized", **INT4)),
+    "int4_on_eights": quantized(int4_on_eights, **compressed("pack-quantized", **INT4)),
+    "int4_with_zeros": quantized(
+        int4_with_zeros, **compressed("pack-quantized", **{**INT4, "symmetric": False})
+    ),
     "int8_channel": quantized(
         int8_channel, **compressed("int-quantized", num_bits=8, type="int", strategy="channel")
     ),

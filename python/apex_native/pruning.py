@@ -53,11 +53,13 @@ class PrunedSource:
                 self._old_names[name] = tensor.name
                 tensors.append(replace(tensor, name=name))
         facts = source.facts
+        stored = {self.new_name(name) for name in facts.as_stored}
         self._facts = replace(
             facts,
             metadata={**facts.metadata, self._key: len(kept)},
             tensors=tuple(tensors),
             n_layer_of_mixes=_whole_count(facts, self._key),
+            as_stored=frozenset(name for name in stored if name is not None),
             kv_sizes={**facts.kv_sizes, self._key: len(encode_entry(self._count))},
         )
 

@@ -225,6 +225,7 @@ class GgufFacts:
     (key, type and value), so that the size of a copy's header can be computed exactly.
     n_layer_of_mixes: the count of layers that llama.cpp's mixes go by where it is not block_count
     (layers were left out, and they still go by the whole model's).
+    as_stored: tensors in a quantized form that holds what was published exactly; plans keep it.
     """
 
     metadata: Mapping[str, MetadataValue]
@@ -233,6 +234,7 @@ class GgufFacts:
     alignment: int = 32
     has_data: bool = True
     n_layer_of_mixes: int | None = None
+    as_stored: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
         n_bytes = sum(tensor.nbytes for tensor in self.tensors)

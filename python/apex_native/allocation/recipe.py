@@ -35,7 +35,7 @@ def recipe_text(plan: Plan, name: str) -> str:
     parts: dict[str, dict[int, GgmlType]] = {}
     tensors: dict[str, GgmlType] = {}
     for tensor in plan.tensors:
-        if tensor.decided_by is DecidedBy.KEPT or tensor.is_mtp:
+        if tensor.decided_by in (DecidedBy.KEPT, DecidedBy.STORED) or tensor.is_mtp:
             continue
         if tensor.layer is None:
             tensors[tensor.name] = tensor.type

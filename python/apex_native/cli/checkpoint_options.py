@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from apex_native.cli.option_names import in_options
 from apex_native.cli.options import parse_size
 from apex_native.conversion.options import ConversionOptions, OutType, Part
 
 if TYPE_CHECKING:
     from apex_native.conversion import ModelInput
 
-__all__ = ["CHECKPOINT", "CheckpointChoices", "SourceArgument", "cache_limit", "open_model"]
+__all__ = [
+    "CHECKPOINT",
+    "CheckpointChoices",
+    "SourceArgument",
+    "cache_limit",
+    "note_lines",
+    "open_model",
+]
 
 CHECKPOINT = "Checkpoints (a folder of safetensors)"
 
@@ -76,6 +84,15 @@ class CheckpointChoices:
             help="FP8 weights become Q8_0 and not 16 bits.",
         ),
     ] = False
+    int4_as_q4_0: Annotated[
+        bool,
+        typer.Option(
+            "--int4-as-q4-0",
+            rich_help_panel=CHECKPOINT,
+            help="INT4 weights (Kimi, GPTQ) become Q4_0 with exactly their values, and not 16 "
+            "bits.",
+        ),
+    ] = False
     pre_tokenizer: Annotated[
         str | None,
         typer.Option(
@@ -133,6 +150,7 @@ class CheckpointChoices:
             fuse_gate_up=self.fuse_gate_up,
             fuse_qkv=self.fuse_qkv,
             fp8_as_q8=self.fp8_as_q8,
+            int4_as_q4_0=self.int4_as_q4_0,
             pre_tokenizer=self.pre_tokenizer,
             allow_pickle=self.allow_pickle,
             trust_remote_code=self.trust_remote_code,
@@ -140,6 +158,12 @@ class CheckpointChoices:
 
 
 _OPTIONS = {"fuse_gate_up": "--fuse-gate-up-exps"}
+
+
+def note_lines(source: ModelInput) -> list[str]:
+    """What a checkpoint has besides what is shown, a line each; nothing of a file."""
+    notes = getattr(source, "notes", ())
+    return [f"{'also' if i == 0 else '':<14}{in_options(text)}" for i, text in enumerate(notes)]
 
 
 def cache_limit(path: Path, choices: CheckpointChoices) -> int | None:

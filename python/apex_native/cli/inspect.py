@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apex_native.cli.checkpoint_options import CheckpointChoices, SourceArgument, open_model
+from apex_native.cli.checkpoint_options import (
+    CheckpointChoices,
+    SourceArgument,
+    note_lines,
+    open_model,
+)
 from apex_native.cli.options import (
     JsonOption,
     QuietOption,
@@ -69,6 +74,7 @@ def inspect(
         sizes = tuple(path.stat().st_size for path in source.shard_paths)
         facts = model_facts(classification, file_bytes=sizes)
         missing = source.missing_data
+        notes = note_lines(source)
         rows = stored_rows(classification)
         statistics = _statistics(source, classification, threads) if stats else ()
         document = _document(source, classification, facts, rows, statistics)
@@ -77,6 +83,8 @@ def inspect(
     out.document(document)
     for label, value in _fact_lines(facts):
         out.text(f"{label:<14}{value}")
+    for line in notes:
+        out.text(line)
     if missing is not None:
         # Without the file's name, which the command has.
         found = missing.rpartition(": ")[2]
@@ -196,6 +204,7 @@ def _document(
         "schema_version": INSPECT_SCHEMA_VERSION,
         **values,
         "warnings": list(classification.warnings),
+        "also": list(getattr(source, "notes", ())),
         "roles": [
             {
                 "role": row.role.value,

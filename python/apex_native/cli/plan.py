@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apex_native.cli.checkpoint_options import CheckpointChoices, SourceArgument, open_model
+from apex_native.cli.checkpoint_options import (
+    CheckpointChoices,
+    SourceArgument,
+    note_lines,
+    open_model,
+)
 from apex_native.cli.choices import (
     choices_document,
     offers_document,
@@ -131,6 +136,7 @@ def plan(
         made = planner.planned().plan
         read_otherwise = planner.other_semantics()
         fitting = _fitted(source, made, fit)
+        notes = note_lines(source)
         offers = row_offers(source, made, imatrix=choices.imatrix)
         compared = {name: compare_plans(made, planner.compared(name)) for name in names}
     if output is not None:
@@ -144,7 +150,7 @@ def plan(
         show_fit(out, fitting, file.name)
     if read_otherwise is not None:
         out.text(_semantics_line(read_otherwise[0].value, compare_plans(made, read_otherwise[1])))
-    show_findings(out, made, every=explain)
+    show_findings(out, made, every=explain, notes=notes)
     if offers is not None:
         show_offers(out, offers)
     _show_more(out, made if explain else None, compared)
@@ -273,8 +279,10 @@ def _semantics_line(other: str, difference: PlanComparison) -> str:
     )
 
 
-def show_findings(out: Output, plan: Plan, *, every: bool = False) -> None:
-    """The audit, the most severe first; one line a kind, or every finding."""
+def show_findings(
+    out: Output, plan: Plan, *, every: bool = False, notes: Sequence[str] = ()
+) -> None:
+    """The audit, the most severe first; one line a kind, or every finding; and notes."""
     from apex_native.reports import group_findings
 
     for group in group_findings(plan.findings):
@@ -283,6 +291,8 @@ def show_findings(out: Output, plan: Plan, *, every: bool = False) -> None:
             lines = [f"{f.tensor}: {f.message}" if f.tensor else f.message for f in group.findings]
         for line in lines:
             out.text(f"{group.severity.value:<9}{in_options(line)}")
+    for line in notes:
+        out.text(line)
 
 
 def warn_of_findings(out: Output, findings: Sequence[Finding]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from apex_native.conversion.upstream import upstream
 
-__all__ = ["Operation", "dim_of", "evaluate", "files_of", "is_lazy", "operation_of"]
+__all__ = ["Operation", "dim_of", "evaluate", "files_of", "is_lazy", "leaves_of", "operation_of"]
 
 ELEMENT = "element"
 """Name of the operation that takes one of several results, of a split for example."""
@@ -88,8 +88,13 @@ def _evaluate(value: Any, known: dict[int, Any], alive: list[Any]) -> Any:
 
 def files_of(value: Any) -> set[Path]:
     """The files that a lazy value is computed from."""
+    return {Path(leaf.data_range.filename) for leaf in leaves_of(value)}
+
+
+def leaves_of(value: Any) -> list[Any]:
+    """The stored tensors that a lazy value is computed from: dtype, shape, data_range."""
     local = upstream().gguf.utility.LocalTensor
-    found: set[Path] = set()
+    found: list[Any] = []
     seen: set[int] = set()
     waiting = [value]
     while waiting:
@@ -98,7 +103,7 @@ def files_of(value: Any) -> set[Path]:
             continue
         seen.add(id(item))
         if isinstance(item, local):
-            found.add(Path(item.data_range.filename))
+            found.append(item)
         elif isinstance(item, list | tuple):
             waiting.extend(item)
         elif is_lazy(item) and item._data is None:

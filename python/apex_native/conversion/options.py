@@ -33,8 +33,9 @@ class ConversionOptions:
 
     name: `general.name`; folder_metadata: what the folder's name and its README say goes into the
     metadata too, as upstream does. pre_tokenizer: the name of a known one, for a tokenizer that
-    upstream does not recognise. allow_pickle: read .bin files, which torch unpickles;
-    trust_remote_code: let the checkpoint's own Python run.
+    upstream does not recognise. int4_as_q4_0: what was rounded to 4-bit integers in groups (Kimi,
+    GPTQ) becomes Q4_0 with exactly those values, and not 16 bits. allow_pickle: read .bin files,
+    which torch unpickles; trust_remote_code: let the checkpoint's own Python run.
     """
 
     out_type: OutType = OutType.AUTO
@@ -44,6 +45,7 @@ class ConversionOptions:
     fuse_gate_up: bool = False
     fuse_qkv: bool = False
     fp8_as_q8: bool = False
+    int4_as_q4_0: bool = False
     pre_tokenizer: str | None = None
     allow_pickle: bool = False
     trust_remote_code: bool = False

@@ -11,6 +11,7 @@ from typing import Any
 from apex_native.conversion.failures import explained
 from apex_native.conversion.options import ConversionOptions, Part
 from apex_native.conversion.upstream import Upstream, working
+from apex_native.errors import CheckpointError
 from apex_native.types import GgmlType
 
 __all__ = ["Recorded", "RecordedTensor", "record"]
@@ -18,6 +19,9 @@ __all__ = ["Recorded", "RecordedTensor", "record"]
 SPILL_BYTES = 1 << 20
 """What upstream computes at once and is larger goes to a temporary file: it repacks 4-bit formats
 tensor by tensor while it records."""
+
+
+_ENCODERS = ("vision", "audio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +48,15 @@ class Recorded:
     """The file that upstream would write, without its data.
 
     header holds everything before the data section. spill is kept: it owns the temporary files.
+    int4_names: tensors whose values Q4_0 holds exactly. has_projector: images or sound can be made
+    a file of their own from the same folder.
     """
 
     header: bytes
     tensors: tuple[RecordedTensor, ...]
     spill: Any
+    int4_names: frozenset[str]
+    has_projector: bool
 
 
 class _Spill:
@@ -76,6 +84,8 @@ def record(
     before_read is told path, offset and size of whatever it reads of the weights. Raises
     CheckpointError, in one sentence, for whatever it does not accept.
     """
+    from apex_native.conversion.int4 import has_int4_grid  # numpy: planning works without
+
     with (
         working(
             trust_remote_code=options.trust_remote_code,
@@ -86,9 +96,17 @@ def record(
     ):
         spill = _Spill()
         model = _make_model(upstream, folder, options, _writer_class(upstream, spill))
+        writer = getattr(model, "impl", model).gguf_writer
+        config = getattr(model, "impl", model).hparams.get("quantization_config")
+        writer.has_int4_grid = has_int4_grid(config)
+        if options.int4_as_q4_0 and not writer.has_int4_grid:
+            raise CheckpointError(
+                f"{folder}: no INT4 checkpoint on a grid around zero in groups of whole blocks of "
+                "32; leave `int4_as_q4_0=True` out"
+            )
+        writer.keeps_int4 = options.int4_as_q4_0
         model.prepare_tensors()
         model.prepare_metadata(vocab_only=False)
-        writer = getattr(model, "impl", model).gguf_writer
         tensors = tuple(
             RecordedTensor(
                 name,
@@ -99,16 +117,36 @@ def record(
             )
             for name, info in writer.tensors[0].items()
         )
-        return Recorded(_header(writer), tensors, spill)
+        return Recorded(
+            _header(writer),
+            tensors,
+            spill,
+            frozenset(writer.int4_names),
+            _has_projector(upstream, folder),
+        )
 
 
 def _writer_class(upstream: Upstream, spill: _Spill) -> type[Any]:
     """Upstream's writer, which keeps what it is given; arrays that are not lazy are spilled."""
+    from apex_native.conversion.int4 import is_packed, packed_as_q4_0
+
     base: type[Any] = upstream.gguf.GGUFWriter
     lazy = (upstream.gguf.LazyNumpyTensor, upstream.gguf.LazyChunkedTensor)
 
     class RecordingWriter(base):  # type: ignore[misc]  # an untyped package
+        has_int4_grid = False
+        keeps_int4 = False
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.int4_names: list[str] = []
+
         def add_tensor(self, name: str, tensor: Any, *args: Any, **kwargs: Any) -> None:
+            if self.has_int4_grid and is_packed(tensor):
+                self.int4_names.append(name)
+                if self.keeps_int4:
+                    tensor = packed_as_q4_0(tensor)
+                    kwargs["raw_dtype"] = upstream.gguf.GGMLQuantizationType.Q4_0
             super().add_tensor(name, tensor, *args, **kwargs)
             if not isinstance(tensor, lazy) and tensor.nbytes > SPILL_BYTES:
                 self.tensors[-1][name].tensor = spill.add(tensor)
@@ -148,6 +186,14 @@ def _make_model(
         )
     finally:
         upstream.gguf.GGUFWriter = plain_writer
+
+
+def _has_projector(upstream: Upstream, folder: Path) -> bool:
+    base = upstream.base
+    hparams = base.ModelBase.load_hparams(folder, False)
+    has_encoder = any(isinstance(hparams.get(f"{kind}_config"), dict) for kind in _ENCODERS)
+    architecture = base.get_model_architecture(hparams, base.ModelType.MMPROJ)
+    return has_encoder and architecture in upstream.conversion.MMPROJ_MODEL_MAP
 
 
 def _configured(found: type[Any], architecture: str, options: ConversionOptions) -> type[Any]:

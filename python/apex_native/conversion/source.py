@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from apex_native._native import core
 from apex_native.conversion.folder import check_folder
-from apex_native.conversion.options import ConversionOptions
+from apex_native.conversion.options import ConversionOptions, Part
 from apex_native.conversion.record import RecordedTensor, SpilledArray, record
 from apex_native.conversion.upstream import upstream
 from apex_native.conversion.weight_files import LocalWeights, WeightFiles
@@ -53,7 +53,8 @@ class CheckpointSource:
         self._recorded = recorded
         self._tensors = {tensor.name: tensor for tensor in recorded.tensors}
         self._head = _opened_header(recorded.header)
-        self.facts: GgufFacts = replace(self._head.facts, has_data=True)
+        kept = recorded.int4_names if options.int4_as_q4_0 else frozenset()
+        self.facts: GgufFacts = replace(self._head.facts, has_data=True, as_stored=kept)
 
     def __enter__(self) -> Self:
         return self
@@ -85,6 +86,33 @@ class CheckpointSource:
         for tensor in self.facts.tensors:
             sizes[tensor.type] += tensor.nbytes
         return sizes.most_common(1)[0][0]
+
+    @property
+    def int4_names(self) -> frozenset[str]:
+        """Tensors that were rounded to 4-bit integers in groups: Q4_0 holds them exactly."""
+        return self._recorded.int4_names
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What else the checkpoint has in it, and how to get it: a sentence each."""
+        found = []
+        part = self.options.part
+        if self._recorded.has_projector and part is not Part.MMPROJ:
+            found.append(
+                "a projector for images or sound: `convert` writes it with `part='mmproj'`"
+            )
+        n_mtp = self.facts.metadata.get(f"{self.facts.architecture}.nextn_predict_layers", 0)
+        if n_mtp and part is Part.MODEL:
+            found.append(
+                f"{n_mtp} layer{'s' if n_mtp != 1 else ''} for multi-token prediction, with the "
+                "model: `part='model-without-mtp'` leaves them out, `part='mtp'` takes them alone"
+            )
+        if self.int4_names and not self.options.int4_as_q4_0:
+            found.append(
+                f"{len(self.int4_names)} tensors of 4-bit integers: Q4_0 holds them exactly, with "
+                "`int4_as_q4_0=True`"
+            )
+        return tuple(found)
 
     @property
     def shard_paths(self) -> tuple[Path, ...]:

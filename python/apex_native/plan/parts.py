@@ -28,6 +28,7 @@ class DecidedBy(StrEnum):
     """What decided a tensor's type (before the shape fallback)."""
 
     KEPT = "kept"
+    STORED = "stored"
     OPTION = "option"
     RULE = "rule"
     TIER = "tier"

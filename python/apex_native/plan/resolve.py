@@ -23,6 +23,11 @@ from apex_native.types import Classification, ClassifiedTensor, GgmlType
 __all__ = ["Decision", "resolve_types"]
 
 
+_PUBLISHED = frozenset({GgmlType.MXFP4, GgmlType.NVFP4})
+"""Types that models are published in, and that a converter takes over bit by bit. A tier or a mix
+is about weights of 16 bits; who wants these in another type says so with a rule."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The type asked for a tensor and the one it can have; rule is set if a rule decided."""
@@ -95,6 +100,7 @@ class _Resolver:
         self._architecture = classification.architecture
         self._n_layer = classification.n_layer
         self._semantics = semantics
+        self._as_stored = classification.facts.as_stored
         self._mix: Mix | None = None
         file_type = request.file_type
         if file_type is not None and file_type.is_quantized and not request.options.pure:
@@ -120,6 +126,10 @@ class _Resolver:
             return self._fitted(tensor, rule.type, DecidedBy.RULE, f"rule {rule.text}", rule)
         if self._request.types is not None:
             return self._by_map(tensor, self._request.types)
+        source = tensor.info.type
+        if not self._options.pure and (source in _PUBLISHED or tensor.name in self._as_stored):
+            reason = f"as stored: {source} holds what was published, another type adds error to it"
+            return Decision(source, source, DecidedBy.STORED, reason)
         if self._request.tier is not None and self._request.edges is not None:
             return self._by_tier(tensor, self._request.tier, self._request.edges)
         return self._by_base(tensor)

@@ -41,15 +41,20 @@ def role_layouts(plan: Plan) -> tuple[RoleLayout, ...]:
 
 
 def _types(tensors: Iterable[PlannedTensor]) -> str:
-    """Layers by their types; what is never quantized (norms, biases) is named at the end."""
+    """Layers by their types; what keeps its type (norms; as published) comes last."""
     by_place: dict[int | None, set[GgmlType]] = {}
     kept: set[GgmlType] = set()
+    stored: set[GgmlType] = set()
     for tensor in tensors:
         if tensor.decided_by is DecidedBy.KEPT:
             kept.add(tensor.type)
+        elif tensor.decided_by is DecidedBy.STORED:
+            stored.add(tensor.type)
         else:
             by_place.setdefault(tensor.layer, set()).add(tensor.type)
     parts = _by_layers(by_place)
+    if stored:
+        parts.append(f"{_joined(stored)} as stored")
     if kept:
         parts.append(f"{_joined(kept)} kept")
     return " · ".join(parts)
