@@ -149,7 +149,8 @@ void check_cache_rotation(const Model& model, llama_context* context, ggml_type 
         if (is_turbo(type_k)) rotated = rotated && cache->*member(RotatesKeys());
         if (is_turbo(type_v)) rotated = rotated && cache->*member(RotatesValues());
     }
-    if (rotated) return;
+    // Only to measure what the rotation is for (bench/kv_cache.py).
+    if (rotated || std::getenv("APEX_TURBO_UNROTATED") != nullptr) return;
     const char* disabled = std::getenv("LLAMA_ATTN_ROT_DISABLE");
     const bool by_user = disabled != nullptr && std::atoi(disabled) != 0;
     fail<ModelError>(
