@@ -7,6 +7,7 @@ Where there is a GPU and the build can use it, its rows and its attention too
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from apex_native._native import core
 from apex_native.demo_text import demo_text
 from apex_native.memory import ContextSettings, context_memory
 from apex_native.types import CACHE_TYPES, GgmlType
+from cli_tools import invoke
 from gguf_builder import quantized_tensor
 from gguf_builder import write_gguf as write_model
 from memory_models import MODELS
@@ -232,6 +234,24 @@ def test_bytes_of_a_turbo_cache() -> None:
     # 2 layers of 2 heads of 64: (34 / 32 + 26 / 64) bytes a value instead of 2 + 2.
     assert plain.bytes_per_token == 2 * 128 * 4
     assert turbo.bytes_per_token == 2 * 128 * (34 / 32 + 26 / 64)
+
+
+def test_inspect_shows_the_cache() -> None:
+    asked = ("--ctx", "2048", "--type-k", "q8_0", "--type-v", "turbo3")
+    found = json.loads(invoke("inspect", apex.demo_model(), *asked, "--json").stdout)["cache"]
+    assert found["bytes_per_token"] == 2 * 128 * (34 / 32 + 26 / 64)
+    assert found["bytes"] - found["state_bytes"] == 2048 * found["bytes_per_token"]
+    assert sum(found["layers"].values()) == found["bytes"]
+    text = invoke("inspect", apex.demo_model(), *asked).stdout
+    assert "cache         q8_0/turbo3, 376 bytes a token" in text
+
+
+def test_which_pairs_a_gpu_reads_as_they_are() -> None:
+    pairs = {"direct": (Q8_0, TURBO3), "converted": (GgmlType.Q5_1, GgmlType.Q5_1),
+             "host": (Q8_0, GgmlType.IQ4_NL)}  # fmt: skip
+    for path, (type_k, type_v) in pairs.items():
+        expected = path if core.build_info()["cuda"] else "direct"
+        assert core.cuda_cache_path(type_k.id, type_v.id) == expected
 
 
 # --- nothing is written ---------------------------------------------------------------------------

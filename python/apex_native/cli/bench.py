@@ -12,6 +12,7 @@ import typer
 from apex_native.cli import bench_kernels
 from apex_native.cli.bench_options import number_list, pair_list, settings_errors, type_list
 from apex_native.cli.bench_progress import Show, bench_progress
+from apex_native.cli.cache_option import warn_of_slow_caches
 from apex_native.cli.compute_options import DeviceChoices
 from apex_native.cli.options import RUN, ForceOption, JsonOption, QuietOption, examples, spread
 from apex_native.cli.output import Output
@@ -180,6 +181,7 @@ def bench(
     placement = Placement(
         n_threads=settings[0].n_threads, repack=not no_repack, **devices.settings()
     )
+    warn_of_slow_caches(out, [(s.type_k, s.type_v) for s in settings], on_gpu=placement.on_gpu)
     finished: dict[str, ModelSpeed] = {}
 
     def keep(speed: ModelSpeed) -> None:

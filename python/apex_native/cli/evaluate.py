@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apex_native.cli.bench_options import settings_errors
+from apex_native.cli.cache_option import warn_of_slow_caches
 from apex_native.cli.compute_options import ComputeChoices
 from apex_native.cli.errors import EXIT_INVALID
 from apex_native.cli.eval_options import TextChoices
@@ -96,6 +97,7 @@ def evaluate(
 
     out = Output(json_mode=json_mode, quiet=quiet)
     _require_request(text, tasks, candidates, reference)
+    warn_of_slow_caches(out, [(text.type_k, text.type_v)], on_gpu=compute.placement.on_gpu)
     if text.save_base is not None:
         require_writable(text.save_base, force=force)
     with _progress(out) as progress, settings_errors():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apex_native.cli.cache_option import CacheChoices, cache_document, show_cache
 from apex_native.cli.checkpoint_options import (
     CheckpointChoices,
     SourceArgument,
@@ -22,9 +23,11 @@ from apex_native.cli.options import (
 )
 from apex_native.cli.output import Output, exact_size
 from apex_native.cli.tables import Column, Table
+from apex_native.types import GgmlType
 
 if TYPE_CHECKING:
     from apex_native.conversion import ModelInput
+    from apex_native.memory import ContextMemory
     from apex_native.reports import ModelFacts, RoleStatistics, StoredRow
     from apex_native.types import Classification
 
@@ -47,6 +50,7 @@ def register(app: typer.Typer) -> None:
             "apex-native inspect model-bf16.gguf",
             "apex-native inspect model-bf16-00001-of-00004.gguf --stats",
             "apex-native inspect model-bf16.gguf --json | jq .total_bytes",
+            "apex-native inspect model.gguf --ctx 32768 --type-k q8_0 --type-v turbo4",
         ),
     )(spread(inspect))
 
@@ -54,6 +58,7 @@ def register(app: typer.Typer) -> None:
 def inspect(
     file: SourceArgument,
     checkpoint: CheckpointChoices,
+    cache: CacheChoices,
     stats: Annotated[
         bool, typer.Option("--stats", help="Also read all weights: rms, max, kurtosis, outliers.")
     ] = False,
@@ -78,8 +83,11 @@ def inspect(
         rows = stored_rows(classification)
         statistics = _statistics(source, classification, threads) if stats else ()
         document = _document(source, classification, facts, rows, statistics)
+        memory = _memory(source, cache)
     for warning in classification.warnings:
         out.warning(warning)
+    if memory is not None:
+        document["cache"] = cache_document(memory)
     out.document(document)
     for label, value in _fact_lines(facts):
         out.text(f"{label:<14}{value}")
@@ -94,6 +102,17 @@ def inspect(
     if stats:
         out.text()
         out.table(_statistics_table(statistics))
+    if memory is not None:
+        show_cache(out, memory)
+
+
+def _memory(source: ModelInput, cache: CacheChoices) -> ContextMemory | None:
+    if cache.ctx is None:
+        return None
+    from apex_native.memory import ContextSettings, context_memory
+
+    types = GgmlType.parse(cache.type_k), GgmlType.parse(cache.type_v)
+    return context_memory(source, ContextSettings(cache.ctx, *types))
 
 
 def _statistics(
