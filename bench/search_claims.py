@@ -72,7 +72,7 @@ def main() -> None:
     request = SearchRequest(
         tuple(int(part) for part in options.budgets.split(",")),
         tuple(DomainText(Path(p).name, read_text([Path(p)])) for p in options.text),
-        effort=Effort(TextSizes(fit=12, choose=16, verify=options.chunks)),
+        effort=Effort(TextSizes(fit=12, verify=options.chunks)),
         placement=Placement(n_threads=options.threads),
     )
     rankings = []

@@ -16,20 +16,33 @@ __all__ = ["EFFORTS", "Effort", "SearchRequest"]
 class Effort:
     """How much is measured: chunks of the parts, and candidates for each budget.
 
-    candidates: solutions of the surrogate that are measured. moves: rounds of local moves.
-    baselines: fixed recipes that are measured beside the result, the best predicted first.
+    candidates: solutions of the surrogate that are measured. moves: rounds of local moves. look:
+    chunks of the choose part that all of them are measured on. finalists: those best there, which
+    the whole part decides between. baselines: fixed recipes that are measured beside the result,
+    the best predicted first.
     """
 
     sizes: TextSizes = field(default_factory=TextSizes)
     candidates: int = 5
     moves: int = 1
+    look: int = 16
+    finalists: int = 2
     baselines: int = 3
 
 
 EFFORTS: Mapping[str, Effort] = {
-    "quick": Effort(TextSizes(fit=6, choose=8, verify=16), candidates=2, moves=1, baselines=2),
+    "quick": Effort(
+        TextSizes(fit=6, choose=16, verify=16), candidates=2, moves=1, look=8, baselines=2
+    ),
     "normal": Effort(),
-    "thorough": Effort(TextSizes(fit=32, choose=40, verify=80), candidates=6, moves=4, baselines=6),
+    "thorough": Effort(
+        TextSizes(fit=32, choose=120, verify=80),
+        candidates=6,
+        moves=4,
+        look=40,
+        finalists=3,
+        baselines=6,
+    ),
 }
 """By name. normal is meant for some minutes on a small model, thorough for when it matters."""
 

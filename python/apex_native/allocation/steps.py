@@ -42,11 +42,17 @@ class _Budget:
     budget: int
     problem: Problem
     tried: dict[_Key, tuple[Solution, float]] = field(default_factory=dict)
-    """Solutions that were measured on the choose part, with their KLD."""
+    """Solutions that were measured on the beginning of the choose part, with their KLD."""
+    finals: dict[_Key, tuple[Solution, float]] = field(default_factory=dict)
+    """The best of them, with their KLD on the whole of it."""
 
     def best(self) -> tuple[Solution, float]:
         """The solution of the least measured KLD."""
-        return min(self.tried.values(), key=lambda pair: pair[1])
+        return self.leading(1)[0] if not self.finals else _sorted(self.finals)[0]
+
+    def leading(self, n: int) -> list[tuple[Solution, float]]:
+        """The n best of those that were tried."""
+        return _sorted(self.tried)[:n]
 
 
 class Search:
@@ -80,6 +86,7 @@ class Search:
         held_out = self._held_out(n_fitted)
         for _ in range(self.request.effort.moves):
             self._choose(self._refined_candidates())
+        self._decide()
         outcomes = self._verify(fixed_recipes(self.space))
         report = search_report(self.probed, self.surrogate, self._model(), held_out, self.session)
         seconds = time.monotonic() - self._started
@@ -133,11 +140,8 @@ class Search:
         costs = self._costs(JointModel({}, SUM))
         found = [solve(budget.problem, costs, SUM, exact=False) for budget in self._budgets]
         types = _distinct([solution.types for solution in found] + self._spread())
-        measured = self._measure("joint measurements", types, self.text.fit)
-        self._joints = [
-            Joint(one, self._weighted(m, self.text.fit))
-            for one, m in zip(types, measured, strict=True)
-        ]
+        kld = self._klds("joint measurements", types, self.text.fit)
+        self._joints = [Joint(one, kld[_key(one)]) for one in types]
 
     def _spread(self) -> list[Types]:
         """Uniform choices around a single budget, so that the link has something to go by."""
@@ -184,15 +188,25 @@ class Search:
             if _key(solution.types) not in budget.tried
         ]
         types = _distinct([solution.types for _, solution in new])
-        measured = self._measure("choosing", types, self.text.choose)
-        kld = {
-            _key(one): self._weighted(m, self.text.choose)
-            for one, m in zip(types, measured, strict=True)
-        }
+        kld = self._klds("choosing", types, self.text.choose.first(self.request.effort.look))
         for budget, solution in new:
             key = _key(solution.types)
             budget.tried[key] = (solution, kld[key])
         self._joints += [Joint(one, kld[_key(one)]) for one in types]
+
+    def _decide(self) -> None:
+        """Between the best few of each budget, on all of the choose part."""
+        n = self.request.effort.finalists
+        finals = [(budget, one) for budget in self._budgets for one, _ in budget.leading(n)]
+        types = _distinct([solution.types for _, solution in finals])
+        kld = self._klds("deciding", types, self.text.choose)
+        for budget, solution in finals:
+            key = _key(solution.types)
+            budget.finals[key] = (solution, kld[key])
+
+    def _klds(self, what: str, types: Sequence[Types], part: Part) -> dict[_Key, float]:
+        measured = self._measure(what, types, part)
+        return {_key(one): self._weighted(m, part) for one, m in zip(types, measured, strict=True)}
 
     def _held_out(self, n_fitted: int) -> dict[str, tuple[float, float]]:
         """How well predictors that saw the fit part only foretold the choose part."""
@@ -261,6 +275,10 @@ class Search:
 
     def _step(self, what: str) -> Callable[[float], None]:
         return lambda share: self._say(what, share)
+
+
+def _sorted(found: Mapping[_Key, tuple[Solution, float]]) -> list[tuple[Solution, float]]:
+    return sorted(found.values(), key=lambda pair: pair[1])
 
 
 def _key(types: Types) -> _Key:

@@ -30,7 +30,7 @@ class TextSizes:
     """Chunks each part has at most, all domains together."""
 
     fit: int = 12
-    choose: int = 16
+    choose: int = 40
     verify: int = 24
 
 
