@@ -36,7 +36,7 @@ EFFORTS: Mapping[str, Effort] = {
     ),
     "normal": Effort(),
     "thorough": Effort(
-        TextSizes(fit=32, choose=120, verify=80),
+        TextSizes(fit=32, choose=80, verify=80),
         candidates=6,
         moves=4,
         look=40,
