@@ -34,7 +34,8 @@ def places(tmp_path: Path) -> dict[str, str]:
 USAGE = [
     ("frobnicate", "no such verb: frobnicate; the verbs are inspect, plan"),
     ("quantise DEMO", "did you mean quantize?"),
-    ("plan DEMO --teir quality", "or --tier"),
+    ("plan DEMO --teir quality", "did you mean --tier? see"),
+    ("corpus DEMO --model DEMO", "no such option: --model; see"),
     ("--bogus", "no such option: --bogus"),
     ("inspect", "Missing argument 'FILE'"),
     ("quantize DEMO", "give exactly one of --tier, --type, --like"),

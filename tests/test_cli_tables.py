@@ -6,15 +6,18 @@
 from __future__ import annotations
 
 import io
+import re
 from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apex_native.cli.app import app
 from apex_native.cli.output import Output
-from apex_native.cli.result_tables import show_results
+from apex_native.cli.result_tables import _with_interval, show_results
 from apex_native.cli.table_layout import wrap
 from apex_native.cli.table_render import LineKind, plain_lines, terminal_lines
 from apex_native.cli.tables import Column, Table
@@ -165,6 +168,31 @@ def main() -> None:
     for width in WIDTHS:
         path = GOLDEN / f"terminal_evaluation_{width}.txt"
         path.write_text(evaluation_text(width), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((-0.0471, -0.06092, -0.032), ("-0.0471", "-0.0609 to -0.0320")),
+        ((-0.00614, -0.054, 0.0372), ("-0.0061", "-0.0540 to +0.0372")),
+        ((12.3456, 1.5, 101.0), ("+12", "+2 to +101")),
+        ((2e-8, -1e-9, 3e-8), ("+2.00e-08", "-1.00e-09 to +3.00e-08")),
+        ((0.25, None, None), ("+0.250", "—")),
+        ((0.0, 0.0, 0.0), ("+0.00", "+0.00 to +0.00")),
+    ],
+)
+def test_a_difference_and_its_interval_have_the_same_decimals(
+    values: tuple[float, float | None, float | None], expected: tuple[str, str]
+) -> None:
+    assert _with_interval(*values) == expected
+
+
+def test_paragraphs_of_help_are_broken_by_the_terminal_alone() -> None:
+    verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert len(verbs) > 15
+    for name, verb in verbs.items():
+        assert verb.help, name
+        assert not re.search(r"[^\n]\n[^\n]", verb.help), name
 
 
 if __name__ == "__main__":

@@ -217,7 +217,11 @@ def test_progress_comes_to_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     done = [progress.tokens_done for progress in seen]
     assert done == sorted(done)
     assert done[-1] == corpus.n_tokens
-    assert {progress.source.split(":")[0] for progress in seen} == {
+    assert (seen[-1].share, seen[-1].state.rpartition(", ")[2]) == (
+        1.0,
+        f"{corpus.manifest['text']['documents']} documents",
+    )
+    assert {progress.source.split(":")[0] for progress in seen[:-1]} == {
         "chat",
         "code",
         "reasoning",

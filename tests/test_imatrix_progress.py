@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import apex_native as apex
 from apex_native.imatrix.progress import ImatrixProgress
 from calibration_models import write_expert_model
@@ -26,6 +28,27 @@ def test_tokens_are_counted_within_a_batch(tmp_path: Path) -> None:
     inside = [n for n in seen if 0 < n < 8 * 1024]
     assert inside  # one batch is all there is: they were seen before it was done
     assert all(n % 64 == 0 for n in inside)
+
+
+@pytest.mark.parametrize(("seconds", "is_kept"), [(0.0, True), (1e9, False)])
+def test_sums_are_written_down_between_batches_by_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, is_kept: bool
+) -> None:
+    monkeypatch.setattr("apex_native.imatrix.collection.CHECKPOINT_EVERY_S", seconds)
+    output = tmp_path / "m.imatrix.gguf"
+    kept: dict[int, bool] = {}
+
+    def look(progress: ImatrixProgress) -> None:
+        kept[progress.chunks_done] = output.with_name(f"{output.name}.checkpoint").exists()
+
+    path = write_expert_model(tmp_path / "m.gguf")
+    with apex.load_model(path, n_threads=1) as model:
+        apex.collect_imatrix(
+            model, [5] * (4 * 64), ctx=64, batch=64, ubatch=64, output=output, progress=look
+        )
+    assert not kept[0]
+    assert kept[3] == is_kept  # three batches are done and the fourth is not
+    assert not output.with_name(f"{output.name}.checkpoint").exists()  # no longer needed
 
 
 def test_speed_and_time_left_count_what_is_in_the_works() -> None:

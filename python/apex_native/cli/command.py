@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from inspect import cleandoc
 from typing import Any
 
 from typer.core import TyperCommand
@@ -15,6 +16,12 @@ __all__ = ["Command"]
 
 class Command(TyperCommand):
     """A verb that takes no option twice, none without effect, and no output over an input."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """As typer's; the help's paragraphs are lines of their own, for terminals to break."""
+        super().__init__(*args, **options)
+        paragraphs = cleandoc(self.help or "").split("\n\n")
+        self.help = "\n\n".join(" ".join(text.splitlines()) for text in paragraphs)
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         """Parse as typer does; a usage error for an option that is repeated or does nothing."""

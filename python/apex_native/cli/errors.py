@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import traceback
 from dataclasses import dataclass
+from typing import Any
 
 import typer
 
@@ -130,15 +132,28 @@ def _usage_sentence(error: Exception) -> str:
     # "Value error, " is how newer versions of typer begin what an enum refuses.
     message = str(format_message()).strip().rstrip(".").replace("Value error, ", "")
     option = getattr(error, "option_name", None)
-    near = getattr(error, "possibilities", None)
-    if near is not None or type(error).__name__ == "NoSuchOption":
+    if hasattr(error, "possibilities") or type(error).__name__ == "NoSuchOption":
         message = f"no such option: {option}"
-        if near:
-            message += f"; did you mean {' or '.join(sorted(near))}?"
+        likely = _near_options(str(option), getattr(error, "ctx", None))
+        if likely:
+            message += f"; did you mean {' or '.join(likely)}?"
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "apex-native"
     joint = "" if message.endswith("?") else ";"
     return f"{message}{joint} see `{command} --help`"
+
+
+_LIKELY = 0.72
+"""Of the letters of two options without their dashes: below, --model becomes --help."""
+
+
+def _near_options(option: str, context: Any) -> list[str]:
+    """Options of a verb that are spelled nearly so; none rather than a far-fetched one."""
+    parameters = context.command.params if context is not None else ()
+    names = [name for parameter in parameters for name in parameter.opts if name[:2] == "--"]
+    words = {name.lstrip("-"): name for name in names}
+    near = difflib.get_close_matches(option.lstrip("-"), words, n=2, cutoff=_LIKELY)
+    return [words[word] for word in near]
 
 
 def is_debug() -> bool:

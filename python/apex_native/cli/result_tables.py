@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from apex_native.cli.output import Output
@@ -97,8 +98,7 @@ def _comparison_table(
             names[c.first],
             UNCLEAR if c.verdict is Verdict.NOT_DISTINGUISHABLE else c.verdict.value,
             names[c.second],
-            _signed(c.difference),
-            "—" if c.low is None else f"{_signed(c.low)} to {_signed(c.high)}",
+            *_with_interval(c.difference, c.low, c.high),
         )
         for c in shown
     ]
@@ -118,8 +118,20 @@ def _comparison_table(
     return Table(columns, rows, title=heading, notes=(" ".join(notes),))
 
 
-def _signed(value: float | None) -> str:
-    return "—" if value is None else f"{value:+.3g}"
+_MOST_DECIMALS = 6
+
+
+def _with_interval(
+    difference: float | None, low: float | None, high: float | None
+) -> tuple[str, str]:
+    """A difference and its interval with the same decimals: three digits of the largest."""
+    if difference is None:
+        return "—", "—"
+    largest = max(abs(value) for value in (difference, low, high) if value is not None)
+    decimals = max(0, 2 - math.floor(math.log10(largest))) if largest else 2
+    pattern = f"+.{decimals}f" if decimals <= _MOST_DECIMALS else "+.2e"
+    interval = "—" if low is None or high is None else f"{low:{pattern}} to {high:{pattern}}"
+    return f"{difference:{pattern}}", interval
 
 
 def _not_finite(results: Results) -> list[str]:

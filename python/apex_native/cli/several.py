@@ -279,14 +279,14 @@ def _show(out: Output, manifests: Sequence[QuantizeManifest], *, skipped: int) -
         Column("file", wraps=True),
         Column("bytes", right=True),
         Column("bpw", right=True),
-        Column("rel. RMSE", right=True),
+        Column("relative RMSE", right=True),
     )
     rows = [
         (
             manifest.files[0].name,
             f"{manifest.total_bytes:,}",
             f"{manifest.bpw:.3f}",
-            f"{_relative_rmse(manifest):.5f}",
+            f"{_relative_rmse(manifest):.3%}",
         )
         for manifest in manifests
     ]

@@ -96,6 +96,7 @@ class _Builder:
         pieces = interleave([one.fill.pieces for one in drawn], rng)
         text = "".join(piece.text for piece in pieces)
         counted = self._model.tokenize(text, add_special=False, parse_special=True)
+        self._report_end(len(counted), len(pieces))
         data = text.encode()
         about_text = {
             "sha256": hashlib.sha256(data).hexdigest(),
@@ -149,6 +150,13 @@ class _Builder:
         if self._progress is not None and elapsed - self._reported >= _PROGRESS_EVERY_S:
             self._reported = elapsed
             self._progress(CorpusProgress(self._done, self._recipe.tokens, label, elapsed))
+
+    def _report_end(self, n_tokens: int, n_documents: int) -> None:
+        """The last word: what there is, and not where the last report happened to be."""
+        if self._progress is not None:
+            elapsed = time.monotonic() - self._started
+            label = "1 document" if n_documents == 1 else f"{n_documents} documents"
+            self._progress(CorpusProgress(n_tokens, n_tokens, label, elapsed))
 
     def _check(self, drawn: list[_Drawn]) -> list[str]:
         """Warnings about what could not be met; CorpusError for what is too far off."""
