@@ -94,7 +94,7 @@ step_kernels() {
 step_tests() {
   # The others are for machines without a GPU.
   run python3 -m pytest -q -p no:cacheprovider tests/test_cuda.py tests/test_cuda_model.py \
-    tests/test_real_widths.py -k "not (cpus_bits or algorithms or compile or cpu)"
+    tests/test_real_widths.py tests/test_kv_cache.py -k "not (cpus_bits or algorithms or compile or cpu)"
 }
 step_sanitize() {
   local small=(python3 bench/cuda_scoring.py --tools "$tools" --only parity --n-vocab 8192

@@ -15,9 +15,7 @@ struct type_caster<ggml_type> {
     bool load(handle source, bool convert) {
         make_caster<int64_t> number;
         if (!number.load(source, convert)) return false;
-        const auto found = cast_op<int64_t>(number);
-        value = apex::is_turbo_number(found) ? static_cast<ggml_type>(found)
-                                             : apex::checked_type(found);
+        value = apex::checked_any_type(cast_op<int64_t>(number));
         return true;
     }
 

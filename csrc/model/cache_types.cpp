@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "cache_build.h"
+#include "core/checks.h"
 #include "core/error.h"
 #include "ggml-backend.h"
 #include "llama-ext.h"
@@ -112,6 +113,15 @@ bool is_cache_type(ggml_type type) {
 
 bool is_turbo_number(int64_t number) {
     return APEX_TURBO && number >= GGML_TYPE_TURBO2 && number <= GGML_TYPE_TURBO4;
+}
+
+ggml_type checked_any_type(int64_t number) {
+    if (number < GGML_TYPE_TURBO2 || number > GGML_TYPE_TURBO4) return checked_type(number);
+    if (!is_turbo_number(number)) {
+        fail<InvalidArgument>("this build has no cache types turbo2, turbo3 and turbo4; reinstall ",
+                              "without -DAPEX_TURBO=OFF, or use q8_0 or q4_0");
+    }
+    return static_cast<ggml_type>(number);
 }
 
 CachePath cuda_cache_path(ggml_type type_k, ggml_type type_v) {

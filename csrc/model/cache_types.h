@@ -17,6 +17,10 @@ bool is_cache_type(ggml_type type);
 // A number of turbo2, turbo3 or turbo4, in a build that has them. No file holds these types.
 bool is_turbo_number(int64_t number);
 
+// The type of that number, ggml's or of caches alone. Throws InvalidArgument for others, saying so
+// where this build is without turbo2, turbo3 and turbo4.
+ggml_type checked_any_type(int64_t number);
+
 // How the GPU attends to a cache when one token is generated.
 enum class CachePath {
     direct,     // a kernel reads it as it is
