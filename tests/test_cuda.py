@@ -130,6 +130,21 @@ def test_the_kernels_compile_and_keep_their_registers(tmp_path: Path) -> None:
     assert all(path.stat().st_size > 10_000 for path in objects)
 
 
+@needs_nvcc
+def test_the_kernels_of_cache_types_compile(tmp_path: Path) -> None:
+    """Those that need none of ggml's own headers; a build for a GPU compiles the rest."""
+    include = [f"-I{llama_cpp_source() / 'ggml' / 'include'}", f"-I{ROOT / 'csrc' / 'turbo'}"]
+    done = subprocess.run(
+        [str(NVCC), "-std=c++17", "-O3", "-arch=sm_90", "-use_fast_math", "-Xptxas=-v", *include,
+         "-Werror", "all-warnings", "-c", str(ROOT / "csrc" / "turbo" / "turbo_rows.cu"),
+         "-o", str(tmp_path / "rows.o")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Compiling entry function") == 3 * 3  # written by two kinds of numbers
+    assert {int(n) for n in re.findall(r"(\d+) bytes spill stores", done.stderr)} == {0}
+
+
 def llama_cpp_source() -> Path:
     """The pinned source, which the build has put into the cache."""
     fetch = ROOT / "third_party" / "llama.cpp" / "fetch.py"
