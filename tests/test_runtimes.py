@@ -7,9 +7,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import apex_native as apex
+from own_log_probs import own_log_probs
+from tolerances import RUNTIME_ATOL
 
 pytestmark = [
     pytest.mark.slow,
@@ -18,6 +21,7 @@ pytestmark = [
 
 PROMPT = "def add(a, b):\n    return"
 N_TOKENS = 6
+N_TOP = 5
 
 # Its own process: it has a llama.cpp of its own, newer than ours.
 SERVER = """
@@ -53,6 +57,24 @@ def server(quantized: Path) -> Iterator[str]:
         yield process.stdout.readline().strip()
     finally:
         process.communicate("")
+
+
+def test_the_servers_probabilities_are_ours(quantized: Path, server: str, tmp_path: Path) -> None:
+    openai = pytest.importorskip("openai")
+    ours = own_log_probs(quantized, tmp_path)
+    with openai.OpenAI(base_url=f"{server}/v1", api_key="none", timeout=120) as client:
+        for i in range(0, len(ours.rows), 6):
+            prompt = ours.tokens[: ours.first + i + 1].tolist()
+            answer = client.completions.create(
+                model="any", prompt=prompt, max_tokens=1, temperature=0, logprobs=N_TOP
+            )
+            (found,) = answer.choices[0].logprobs.content
+            theirs = {entry["id"]: entry["logprob"] for entry in found["top_logprobs"]}
+            assert len(theirs) == N_TOP
+            assert int(ours.rows[i].argmax()) in theirs
+            for token, value in theirs.items():
+                expected = float(np.exp(ours.rows[i, token]))
+                assert np.exp(value) == pytest.approx(expected, abs=RUNTIME_ATOL)
 
 
 def test_the_server_says_what_our_own_computation_says(quantized: Path, server: str) -> None:

@@ -219,3 +219,11 @@ ten architectures on a CPU."""
 
 FIT_GPU_RTOL = 0.03
 """The same on a GPU, as far as `plan --fit` promises."""
+
+READER_KLD = 0.01
+"""KLD between our log-probabilities of a file and another reader's, in nats: its kernels round
+inputs otherwise, or not at all. transformers was at 0.001."""
+
+RUNTIME_ATOL = 0.03
+"""A token's probability by another build of llama.cpp against ours: 0.0125 was the
+largest of 60."""
