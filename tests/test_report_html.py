@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -92,16 +93,13 @@ def test_what_was_not_measured_is_not_shown() -> None:
     assert list(figures_in(text)) == ["size"]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
-@pytest.mark.parametrize("dark", [False, True])
-def test_a_browser_draws_every_figure(tmp_path: Path, dark: bool) -> None:
+def shown_by_browser(page: Path, text: str, *, dark: bool = False) -> str:
+    """The page's elements after its scripts ran; nothing is fetched."""
     assert BROWSER is not None
-    results, beside = large()
-    page = tmp_path / "report.html"
-    page.write_text(html_text(results, title="t", beside=beside), "utf-8")
+    page.write_text(text, "utf-8")
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000"]
-    options += [f"--user-data-dir={tmp_path / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    options += ["--window-size=1200,900", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    options += [f"--user-data-dir={page.parent / 'profile'}"]
     options += ["--blink-settings=preferredColorScheme=0"] if dark else []
     shown = subprocess.run(
         [BROWSER, *options, "--dump-dom", page.as_uri()],
@@ -109,15 +107,100 @@ def test_a_browser_draws_every_figure(tmp_path: Path, dark: bool) -> None:
     )  # fmt: skip
     assert shown.returncode == 0, shown.stderr[-1000:]
     assert 'data-ready="yes"' in shown.stdout, shown.stderr[-1000:]
-    assert f'data-theme="{"dark" if dark else "light"}"' in shown.stdout
+    return shown.stdout
+
+
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_draws_every_figure(tmp_path: Path, dark: bool) -> None:
+    results, beside = large()
+    text = html_text(results, title="t", beside=beside)
+    shown = shown_by_browser(tmp_path / "report.html", text, dark=dark)
+    assert f'data-theme="{"dark" if dark else "light"}"' in shown
     for name in [*FIGURES, "coverage", "types0"]:
-        drawn = re.search(rf'id="{name}-plot"(.*?)</section>', shown.stdout, re.S)
+        drawn = re.search(rf'id="{name}-plot"(.*?)</section>', shown, re.S)
         assert drawn is not None
         assert 'class="main-svg"' in drawn[1], name
     # Every model has its name at the axis of the verdicts: none was left out for lack of room.
-    ticks = re.search(r'id="verdicts-plot"(.*?)</section>', shown.stdout, re.S)
+    ticks = re.search(r'id="verdicts-plot"(.*?)</section>', shown, re.S)
     assert ticks is not None
     assert len(re.findall(r'class="ytick"', ticks[1])) == 13
+
+
+ASKING = """<script>
+const pause = ms => new Promise(done => setTimeout(done, ms));
+const box = element => element.getBoundingClientRect();
+
+function overlap(a, b) {
+  return a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+}
+
+async function press(plot, ...keys) {
+  for (const key of keys) {
+    plot.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+    await pause(200);
+  }
+  return document.getElementById(plot.id.replace("-plot", "-point")).textContent;
+}
+
+async function ask() {
+  while (root.dataset.ready !== "yes") await pause(50);
+  const size = document.getElementById("size-plot");
+  const cells = document.getElementById("coverage-plot");
+  const labels = [...size.querySelectorAll(".textpoint text")].map(box);
+  const points = [...size.querySelectorAll("path.point")];
+  const found = {
+    labels: labels.length,
+    points: points.filter(point => box(point).width > 8).length,
+    collisions: labels.flatMap((a, i) => labels.slice(i + 1).filter(b => overlap(a, b))).length,
+    first: await press(size, "ArrowRight"),
+    second: await press(size, "ArrowRight"),
+    cell: await press(cells, "ArrowRight", "ArrowDown", "ArrowRight"),
+    left: await press(cells, "Escape"),
+    cellWidth: box(cells.querySelector(".heatmaplayer image")).width / 256,
+  };
+  const result = document.createElement("output");
+  result.id = "found";
+  result.textContent = JSON.stringify(found);
+  document.body.append(result);
+}
+ask();
+</script>"""
+
+
+@pytest.mark.slow
+@needs_browser
+def test_labels_do_not_collide_and_keys_go_from_point_to_point(tmp_path: Path) -> None:
+    results, beside = large()
+    text = html_text(results, title="t", beside=beside).replace("</body>", f"{ASKING}</body>")
+    shown = shown_by_browser(tmp_path / "report.html", text)
+    answer = re.search(r'<output id="found">(.*?)</output>', shown)
+    assert answer is not None
+    found = json.loads(html.unescape(answer[1]))
+    assert (found["labels"], found["points"], found["collisions"]) == (13, 13, 0)
+    assert found["first"].startswith("Qwen3.5-35B-A3B-APEX-")
+    assert "APEX tier" in found["first"]
+    assert found["second"].startswith("Qwen3.5-35B-A3B-APEX-")
+    assert found["second"] != found["first"]
+    tokens = beside.coverage["layers"][1]["tokens"][1]  # type: ignore[index]
+    assert found["cell"] == f"layer 1, expert 1: {tokens} tokens"
+    assert found["left"] == ""
+    assert found["cellWidth"] > 3
+
+
+def test_hover_says_what_a_file_is() -> None:
+    results = evaluation(3)
+    name = results.candidates[2].name
+    made = {**manifest(4), "imatrix_sha256": "0" * 64}
+    text = html_text(results, title="t", beside=Beside({name: made}))
+    hovers = [h for t in figures_in(text)["size"]["data"] for h in t.get("hovertext", ())]
+    (told,) = [hover for hover in hovers if "Q6_K 100%; with an importance matrix" in hover]
+    assert told.startswith(f"<b>{name}</b><br>")
+    assert f"KLD {results.candidates[2].kld_mean:.5f}" in told
 
 
 def test_the_command_writes_it_beside_the_report(tmp_path: Path) -> None:

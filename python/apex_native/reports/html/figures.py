@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from apex_native.reports.frontier import kld_frontier
+from apex_native.reports.html.points import about, label_positions, made_of
 from apex_native.reports.kinds import file_kind
 from apex_native.reports.labels import short_names
 from apex_native.results import Candidate, Results, Verdict
@@ -38,10 +39,13 @@ class Figure:
     height: int = 460
 
 
-def result_figures(results: Results) -> list[Figure]:
-    """Every figure that the results have something for."""
+def result_figures(
+    results: Results, manifests: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Figure]:
+    """Every figure that the results have something for; manifests say what files are made of."""
+    made = {name.removesuffix(".gguf"): made_of(m) for name, m in (manifests or {}).items()}
     makers: tuple[Callable[[Results], Figure | None], ...] = (
-        size_figure,
+        lambda found: size_figure(found, made),
         confidence_figure,
         position_figure,
         router_figure,
@@ -50,22 +54,6 @@ def result_figures(results: Results) -> list[Figure]:
         speed_figure,
     )
     return [figure for maker in makers if (figure := maker(results)) is not None]
-
-
-def _about(candidate: Candidate) -> str:
-    lines = [f"<b>{candidate.name}</b>"]
-    if candidate.bytes is not None:
-        lines.append(f"{candidate.bytes / _GIB:.3f} GiB, {candidate.bpw or 0:.3f} bpw")
-    if candidate.kld_mean is not None:
-        error = f" ± {candidate.kld_se:.5f}" if candidate.kld_se is not None else ""
-        lines.append(f"KLD {candidate.kld_mean:.5f}{error}")
-    if candidate.kld_p999 is not None:
-        lines.append(f"99.9 %: {candidate.kld_p999:.4f}")
-    if candidate.same_top is not None:
-        lines.append(f"same top {candidate.same_top:.2%}")
-    if candidate.ppl is not None:
-        lines.append(f"PPL {candidate.ppl:.4f}")
-    return "<br>".join(lines)
 
 
 def _frontier(known: Sequence[Candidate], per: int) -> dict[str, Any]:
@@ -81,12 +69,11 @@ def _frontier(known: Sequence[Candidate], per: int) -> dict[str, Any]:
     }
 
 
-def size_figure(results: Results) -> Figure | None:
-    """KLD against size, the frontier as a line."""
+def size_figure(results: Results, made: Mapping[str, str]) -> Figure | None:
+    """KLD against size, the frontier as a line; made: what files are made of, without .gguf."""
     known = [c for c in results.candidates if c.bytes is not None and c.kld_mean]
     if not known:
         return None
-    names = short_names(results)
     unit, per = ("GiB", _GIB) if max(c.bytes or 0 for c in known) >= _GIB else ("MiB", 1 << 20)
     traces: list[dict[str, Any]] = [_frontier(known, per)]
     for kind, symbol in _KINDS.items():
@@ -95,21 +82,22 @@ def size_figure(results: Results) -> Figure | None:
             traces.append(
                 {
                     "type": "scatter",
-                    "mode": "markers+text" if len(known) <= _NAMED else "markers",
+                    "mode": "markers",
                     "name": kind,
                     "x": [(c.bytes or 0) / per for c in members],
                     "y": [c.kld_mean for c in members],
-                    "text": [names[c.name] for c in members],
-                    "textposition": "top center",
-                    "cliponaxis": False,
                     "error_y": {"array": [c.kld_se or 0 for c in members], "thickness": 1},
-                    "hovertext": [_about(c) for c in members],
+                    "hovertext": [
+                        about(c, made.get(c.name.removesuffix(".gguf"), "")) for c in members
+                    ],
                     "hoverinfo": "text",
                     "marker": {"symbol": symbol, "size": 11},
                 }
             )
-    if len(known) > _NAMED:
-        traces.append(_labels(known, results.candidates, per))
+    numbered = len(known) > _NAMED
+    order, names = results.candidates, short_names(results)
+    labels = [f"{order.index(c) + 1}" if numbered else names[c.name] for c in known]
+    traces.append(_labels(known, labels, per))
     layout = {
         "xaxis": {"title": {"text": f"size, {unit}"}},
         "yaxis": {"title": {"text": "mean KLD, nats"}, "type": "log", "dtick": "D2"},
@@ -117,22 +105,22 @@ def size_figure(results: Results) -> Figure | None:
     return Figure(
         "size", "KLD against size",
         "Lower and further left is better; the line joins the files that no other beats in both. "
-        + ("Numbers are the table's. " if len(known) > _NAMED else "")
+        + ("Numbers are the table's. " if numbered else "")
         + "Hover over a point to see what it is.",
         traces, layout, 560,
     )  # fmt: skip
 
 
-def _labels(known: Sequence[Candidate], order: Sequence[Candidate], per: int) -> dict[str, Any]:
-    """The numbers of the table beside the points, left and right in turn: nothing collides."""
+def _labels(known: Sequence[Candidate], labels: Sequence[str], per: int) -> dict[str, Any]:
+    x, y = [(c.bytes or 0) / per for c in known], [c.kld_mean or 0 for c in known]
     return {
         "type": "scatter",
         "mode": "text",
         "showlegend": False,
-        "x": [(c.bytes or 0) / per for c in known],
-        "y": [c.kld_mean for c in known],
-        "text": [f"\u2002{order.index(c) + 1}\u2002" for c in known],
-        "textposition": ["middle right" if i % 2 else "middle left" for i in range(len(known))],
+        "x": x,
+        "y": y,
+        "text": [f"\u2002{label}\u2002" for label in labels],
+        "textposition": label_positions(x, y, labels),
         "cliponaxis": False,
         "hoverinfo": "skip",
     }
@@ -191,7 +179,7 @@ def position_figure(results: Results) -> Figure | None:
     ]
     layout = {
         "xaxis": {"title": {"text": "chunk of the text"}},
-        "yaxis": {"autorange": "reversed", "automargin": True},
+        "yaxis": {"autorange": "reversed", "automargin": True, "showgrid": False},
     }
     return Figure(
         "position", "KLD by position in the text",
@@ -272,8 +260,8 @@ def verdict_figure(results: Results) -> Figure | None:
         }
     ]
     layout = {
-        "xaxis": {"tickangle": -45, "automargin": True},
-        "yaxis": {"autorange": "reversed", "automargin": True},
+        "xaxis": {"tickangle": -45, "automargin": True, "showgrid": False},
+        "yaxis": {"autorange": "reversed", "automargin": True, "showgrid": False},
     }
     return Figure(
         "verdicts", "Verdicts",

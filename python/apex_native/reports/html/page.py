@@ -47,7 +47,7 @@ def html_text(results: Results, *, title: str, beside: Beside | None = None) -> 
     more = beside or Beside()
     by_size = sorted(results.candidates, key=lambda c: -(c.bytes or 0))
     results = replace(results, candidates=tuple(by_size))
-    figures = result_figures(results)
+    figures = result_figures(results, more.manifests)
     if more.coverage is not None:
         found = coverage_figure(more.coverage)
         figures += [found] if found is not None else []
@@ -86,8 +86,10 @@ def _section(figure: Figure) -> str:
     return (
         f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>'
         f"<p>{html.escape(figure.says)}</p>"
-        f'<div class="plot" id="{name}-plot" role="img" aria-label="{title}" '
-        f'style="height:{figure.height}px"></div></section>'
+        f'<div class="plot" id="{name}-plot" role="img" tabindex="0" '
+        f'aria-label="{title}; arrow keys go from point to point" aria-describedby="{name}-point" '
+        f'style="height:{figure.height}px"></div>'
+        f'<p class="says" id="{name}-point" aria-live="polite"></p></section>'
     )
 
 
