@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import jinja2
 import pytest
 import yaml
 
@@ -21,6 +22,7 @@ from apex_native.publish.readers import reader_notes
 from apex_native.types import GgmlType, GgufFacts, TensorInfo
 from cli_tools import invoke
 from hub_server import Hub, hub_server
+from modelfile_grammar import parse_modelfile
 from results_data import evaluation
 from tiny_models import write_tiny_model
 
@@ -97,7 +99,8 @@ def test_every_file_is_summed_and_named(folder: Path) -> None:
     assert built.nbytes == sum((folder / name).stat().st_size for name in built.files)
 
 
-# core/gallery/models_types.go and metadata_type.go of LocalAI, fields by their YAML names.
+# Fields by their YAML names: core/gallery/models_types.go of mudler/LocalAI at 26f0c42, its
+# metadata_type.go at 05a3d00, and `variants` ([{model: NAME}]) of describe_variants.go at 6409492.
 GALLERY_FIELDS = {
     *("name", "url", "urls", "description", "license", "icon", "tags", "last_checked", "variants"),
     *("config_file", "overrides", "files", "gallery", "backend", "size"),
@@ -124,18 +127,67 @@ def test_the_gallery_entry_has_localais_fields_and_only_them(folder: Path) -> No
     assert all(entry["variants"] == [] for entry in entries[1:])
 
 
-def parse_modelfile(text: str) -> list[tuple[str, str]]:
-    """docs/modelfile.md: ``INSTRUCTION arguments``, triple quotes over several lines."""
-    found = []
-    pattern = re.compile(r'^(FROM|TEMPLATE|PARAMETER) ("""(.*?)"""|[^\n]+)\n|^\n', re.S | re.M)
-    position = 0
-    while position < len(text):
-        match = pattern.match(text, position)
-        assert match, text[position : position + 60]
-        if match[1]:
-            found.append((match[1], match[3] if match[3] is not None else match[2]))
-        position = match.end()
-    return found
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "FROM a\nTEMPLATE \"\"\"x", "FROM a\nPARAMETER num_ctx many", "FROM a\nPARAMETER heat 1",
+        "PARAMETER num_ctx 1", "FROM a\nBECOME b", 'FROM a\nPARAMETER stop "x',
+    ],
+)  # fmt: skip
+def test_what_ollama_refuses_the_grammar_refuses(bad: str) -> None:
+    with pytest.raises(ValueError, match=r"no |invalid literal"):
+        parse_modelfile(bad)
+
+
+def rendered(template: str, messages: list[dict[str, str]]) -> str:
+    """As much of Go's templates as ours use."""
+    inner = re.fullmatch(r"{{- range \.Messages }}(.*){{ end }}(.*)", template, re.S)
+    assert inner is not None
+    out = ""
+    for message in messages:
+        chosen = re.sub(
+            r'{{ if eq \.Role "(\w+)" }}(.*?){{ else }}(.*?){{ end }}',
+            lambda m: m[2] if message["role"] == m[1] else m[3],  # noqa: B023
+            inner[1], flags=re.S,
+        )  # fmt: skip
+        out += chosen.replace("{{ .Role }}", message["role"]).replace(
+            "{{ .Content }}", message["content"]
+        )
+    assert "{{" not in out + inner[2]
+    return out + inner[2]
+
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] "
+    "+ '<|im_end|>' + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+LLAMA_3 = (
+    "{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>"
+    "\\n\\n' + message['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
+)
+GEMMA = (
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}{% set role = 'model' %}"
+    "{% else %}{% set role = message['role'] %}{% endif %}{{ '<start_of_turn>' + role + '\\n' + "
+    "message['content'] | trim + '<end_of_turn>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [CHATML, LLAMA_3, GEMMA])
+def test_ollamas_template_says_what_the_models_own_says(template: str) -> None:
+    """Of the families as they are published, without a system's message."""
+    messages = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": "Add 1 and 2."},
+    ]
+    known = chat_format(GgufFacts({"tokenizer.chat_template": template}, (), {}))
+    assert known is not None
+    expected = jinja2.Template(template).render(messages=messages, add_generation_prompt=True)
+    assert rendered(known.template, messages) == expected
 
 
 def test_the_modelfile_is_in_ollamas_grammar(folder: Path) -> None:
@@ -144,12 +196,12 @@ def test_the_modelfile_is_in_ollamas_grammar(folder: Path) -> None:
     assert len(modelfiles) == 3
     for name in modelfiles:
         instructions = parse_modelfile((folder / name).read_text())
-        assert instructions[0] == ("FROM", f"./{name.removesuffix('.Modelfile')}.gguf")
-        template = dict(instructions)["TEMPLATE"]
-        assert template.startswith("{{- range .Messages }}<|im_start|>{{ .Role }}")
-        assert template.count("{{") == template.count("}}")
-        parameters = [value for key, value in instructions if key == "PARAMETER"]
-        assert parameters == ["num_ctx 512", 'stop "<|im_start|>"', 'stop "<|im_end|>"']
+        assert instructions[0] == ("from", f"./{name.removesuffix('.Modelfile')}.gguf")
+        assert (folder / instructions[0][1]).exists()
+        assert dict(instructions)["template"].startswith("{{- range .Messages }}<|im_start|>")
+        assert [i for i in instructions if i[0] not in ("from", "template")] == [
+            ("num_ctx", "512"), ("stop", "<|im_start|>"), ("stop", "<|im_end|>"),
+        ]  # fmt: skip
 
 
 def test_an_unknown_template_is_left_to_the_program() -> None:

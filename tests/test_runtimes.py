@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 import apex_native as apex
 from own_log_probs import own_log_probs
+from runtime_server import served
 from tolerances import RUNTIME_ATOL
 
 pytestmark = [
@@ -22,19 +22,6 @@ pytestmark = [
 PROMPT = "def add(a, b):\n    return"
 N_TOKENS = 6
 N_TOP = 5
-
-# Its own process: it has a llama.cpp of its own, newer than ours.
-SERVER = """
-import sys, xllamacpp
-params = xllamacpp.CommonParams()
-params.model.path = sys.argv[1]
-params.n_ctx, params.n_parallel, params.cpuparams.n_threads = 256, 1, 2
-params.warmup, params.n_gpu_layers = False, 0
-params.hostnames, params.port = ["127.0.0.1"], 0
-server = xllamacpp.Server(params)
-print(server.listening_address, flush=True)
-sys.stdin.read()
-"""
 
 
 @pytest.fixture(scope="module", params=["i-balanced", "mini"])
@@ -48,15 +35,8 @@ def quantized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def server(quantized: Path) -> Iterator[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(quantized)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().strip()
-    finally:
-        process.communicate("")
+    with served(quantized) as address:
+        yield address
 
 
 def test_the_servers_probabilities_are_ours(quantized: Path, server: str, tmp_path: Path) -> None:

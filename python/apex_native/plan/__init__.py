@@ -12,6 +12,7 @@ from apex_native.plan.ftypes import FileType
 from apex_native.plan.imatrix import EntryDoubts, EntryFit, ImatrixSummary, ImatrixUse
 from apex_native.plan.make import make_plan
 from apex_native.plan.model import SCHEMA_VERSION, Plan
+from apex_native.plan.own_rules import has_other_types, has_own_rules
 from apex_native.plan.parts import (
     DecidedBy,
     Finding,
@@ -60,6 +61,8 @@ __all__ = [
     "TierRule",
     "default_edges",
     "every_tier_name",
+    "has_other_types",
+    "has_own_rules",
     "is_tier_name",
     "load_tier",
     "make_plan",

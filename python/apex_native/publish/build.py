@@ -15,6 +15,7 @@ from apex_native.publish.card import CardFacts, Suggestion, card_text, front_mat
 from apex_native.publish.eval_results import eval_results
 from apex_native.publish.files import ModelFiles, PublishedFolder, scan_folder
 from apex_native.publish.gallery import gallery_entries
+from apex_native.publish.making import stated_base
 from apex_native.publish.modelfile import modelfile_text
 from apex_native.publish.sums import SUMS_NAME, sums_text
 from apex_native.reports import ReportFormat, write_report
@@ -73,7 +74,7 @@ def build_repository(
     say("models and manifests")
     found = scan_folder(folder)
     _require_our_card(folder / "README.md", force=force)
-    base_model = base_model or _stated_base(found)
+    base_model = base_model or stated_base(found.models[0].facts)
     license = license or str(found.models[0].facts.metadata.get("general.license", ""))
     written: list[str] = []
     plots = _plots(folder, results, written)
@@ -130,13 +131,6 @@ def _context(found: PublishedFolder) -> int:
     facts = found.models[0].facts
     trained = facts.metadata.get(f"{facts.architecture}.context_length")
     return min(CONTEXT, trained) if isinstance(trained, int) else CONTEXT
-
-
-def _stated_base(found: PublishedFolder) -> str:
-    metadata = found.models[0].facts.metadata
-    url = metadata.get("general.base_model.0.repo_url")
-    prefix = "https://huggingface.co/"
-    return url.removeprefix(prefix) if isinstance(url, str) and url.startswith(prefix) else ""
 
 
 def _require_our_card(path: Path, *, force: bool) -> None:

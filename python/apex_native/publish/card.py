@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from apex_native.publish.files import ModelFiles, PublishedFolder
+from apex_native.publish.making import made_by, making_commands, matrix_notes
 from apex_native.publish.readers import reader_notes
 from apex_native.reports import numbers
 from apex_native.reports.markdown_table import escape, image
@@ -109,16 +110,18 @@ def _introduction(facts: CardFacts) -> str:
 def _files(facts: CardFacts) -> str:
     measured = [facts.measured(model) for model in facts.folder.models]
     tests = sorted({test.test for found in measured if found for test in found.speed})
-    columns: list[tuple[str, bool]] = [("file", False), ("GiB", True), ("bpw", True)]
+    largest = max(model.nbytes for model in facts.folder.models)
+    unit, per = ("GiB", _GIB) if largest >= _GIB else ("MiB", 1 << 20)
+    columns: list[tuple[str, bool]] = [("file", False), (unit, True), ("bpw", True)]
     columns.append(("types by bytes", False))
     known = any(measured)
     if known:
-        columns += [("KLD mean", True), ("99.9 %", True), ("same top", True), ("PPL", True)]
+        columns += [("KLD mean", True), ("99.9 %", True), ("same top (%)", True), ("PPL", True)]
     columns += [(f"{test} tok/s", True) for test in tests]
     rows = []
     for model, found in zip(facts.folder.models, measured, strict=True):
         link = f"[{escape(model.name)}]({quote(model.paths[0].name)})"
-        row = [link, f"{model.nbytes / _GIB:.2f}", f"{model.bpw:.3f}", escape(model.types)]
+        row = [link, f"{model.nbytes / per:.2f}", f"{model.bpw:.3f}", escape(model.types)]
         if known:
             row += _figures(found)
         speeds = {test.test: test.median for test in found.speed} if found else {}
@@ -222,32 +225,20 @@ def _readers(facts: CardFacts) -> str:
 
 
 def _making(facts: CardFacts) -> str:
+    notes = matrix_notes(facts.folder)
     rows = []
     for model in facts.folder.models:
-        manifest = model.manifest
-        matrix = str(model.facts.metadata.get("quantize.imatrix.dataset", ""))
-        chunks = model.facts.metadata.get("quantize.imatrix.chunks_count")
-        if manifest.get("imatrix_sha256"):
-            source = f"{matrix or 'one'}{f', {chunks} chunks' if chunks else ''}"
-        else:
-            source = "none"
-        base = f"over {manifest['ftype']}" if manifest.get("tier") else ""
-        rows.append([escape(model.name), f"`{model.recipe}` {base}".strip(), escape(source)])
-    build = facts.folder.models[0].manifest.get("build", {})
-    versions = (
-        f"apex-native {build.get('version', '?')}, llama.cpp {build.get('llama_cpp_commit', '?')}"
-    )
-    recipe = ",".join(
-        str(m.manifest["tier"]) for m in facts.folder.models if m.manifest.get("tier")
-    )
-    commands = [f"apex-native quantize MODEL-bf16.gguf --tier {recipe} -o ."] if recipe else []
+        base = f"over {model.manifest['ftype']}" if model.manifest.get("tier") else ""
+        recipe = f"`{model.recipe}` {base}".strip()
+        rows.append([escape(model.name), recipe, escape(notes[model.name])])
+    commands = making_commands(facts.folder)
     parts = [
         _table([("file", False), ("recipe", False), ("importance matrix", False)], rows),
-        f"Made by {versions}. Manifests (`*.manifest.json`) hold every tensor's type and error"
-        + (", and the importance matrix is in the repository." if facts.folder.matrices else "."),
+        f"Made by {made_by(facts.folder)}. Manifests (`*.manifest.json`) hold every tensor's type "
+        "and error" + (", and the importance matrix is here." if facts.folder.matrices else "."),
     ]
     if commands:
-        parts.append(_code(*commands))
+        parts += ["From the model in 16 bits, the same bytes:", _code(*commands)]
     return "\n\n".join(parts)
 
 

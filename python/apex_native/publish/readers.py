@@ -15,9 +15,10 @@ _FUSED = "ffn_gate_up_exps"
 def reader_notes(files: Iterable[GgufFacts]) -> list[tuple[str, str]]:
     """(program, what to know) rows for files of one model.
 
-    Tried: llama.cpp at the pinned commit, xllamacpp, transformers 5.23 on qwen35moe (equal logits;
-    fused experts come out random with only a load report). Ollama by its source (fs/ggml, August
-    2026): it has no types of its own list, and merges split files.
+    Tried (tests/test_runtimes.py, tests/test_readers.py): llama.cpp at the pinned commit, xllamacpp
+    2026.10, gguf 0.19, transformers 5.24 on qwen35moe (fused experts come out random with only a
+    load report). Ollama by its source (fs/ggml, August 2026): it has no types of its own list, and
+    merges split files.
     """
     facts = list(files)
     types = {tensor.type.name for file in facts for tensor in file.tensors}
@@ -32,5 +33,7 @@ def reader_notes(files: Iterable[GgufFacts]) -> list[tuple[str, str]]:
     if fused:
         rows.append(("transformers", "no: fused experts would be loaded as random values"))
     else:
-        rows.append(("transformers", "as 16-bit weights, where it knows the architecture"))
+        rows.append(
+            ("transformers", "as 16-bit weights, with accelerate, where it knows the architecture")
+        )
     return rows

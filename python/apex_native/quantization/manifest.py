@@ -98,6 +98,8 @@ class QuantizeManifest:
     """What the plan's audit found, and which tensors' errors are out of proportion."""
     hessian_digest: str | None = None
     hessian_tokens: int = 0
+    own_rules: bool = False
+    """Tier or file type alone do not make this file: the plan had overrides or edges of its own."""
 
     def outputs_by_role(self) -> tuple[tuple[Role, OutputErrors], ...]:
         """Errors of outputs of each role that has tensors with second moments."""
@@ -139,6 +141,7 @@ class QuantizeManifest:
             "semantics": self.semantics,
             "bpw": self.bpw,
             "rules_sha256": self.rules_sha256,
+            "own_rules": self.own_rules,
             "imatrix_sha256": self.imatrix_sha256,
             "imatrix_prior": self.imatrix_prior,
             "findings": [

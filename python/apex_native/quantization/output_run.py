@@ -16,7 +16,7 @@ from apex_native.errors import (
     PlanError,
     QuantizeError,
 )
-from apex_native.plan import EntryFit, ImatrixUse, Plan, PlannedTensor
+from apex_native.plan import EntryFit, ImatrixUse, Plan, PlannedTensor, has_own_rules
 from apex_native.quantization.feedback import HessianSource
 from apex_native.quantization.inputs import importance_of
 from apex_native.quantization.journal import FinishedTensor, Journal, read_journal
@@ -225,6 +225,7 @@ class OutputRun:
             semantics=plan.semantics,
             bpw=plan.bpw,
             rules_sha256=plan.rules_sha256,
+            own_rules=has_own_rules(plan),
             imatrix_sha256=plan.imatrix_sha256,
             imatrix_prior=plan.imatrix_prior,
             source_fingerprint=self.fingerprint,

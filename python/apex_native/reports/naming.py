@@ -8,11 +8,10 @@ first file in which TAG is followed by ``.`` or ``-`` (``find_best_model`` of co
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from enum import StrEnum
 
 from apex_native.errors import PlanError
-from apex_native.plan import Plan, PlanOptions, default_edges
+from apex_native.plan import Plan, has_other_types
 from apex_native.plan.ftypes import file_type_name
 
 __all__ = ["NameStyle", "default_output_name", "name_tag", "tier_word"]
@@ -44,8 +43,7 @@ def default_output_name(
     stem = _SOURCE_TYPE.sub("", _SHARD.sub("", stem))
     if plan.tier is None and not plan.ftype:
         raise PlanError("a plan of given types has no name of its own; name the output with -o")
-    own_edges = plan.edges is not None and plan.edges != default_edges(plan.n_layer)[0]
-    is_custom = own_edges or replace(plan.options, repair=False, override_kv=()) != PlanOptions()
+    is_custom = has_other_types(plan)
     if NameStyle(style) is NameStyle.PUBLISHED:
         return f"{stem}-{_published(plan)}{'-custom' if is_custom else ''}.gguf"
     custom = "CUSTOM" if is_custom else ""
