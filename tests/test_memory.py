@@ -148,6 +148,10 @@ def test_the_command_line_says_what_was_computed() -> None:
         "llama-server -m m.gguf -c 8192 -np 1 -ctk q8_0 -ctv q4_0 -ngl 99 --n-cpu-moe 2 "
         "--mmproj p.gguf"
     )
+    settings = ContextSettings(8192, GgmlType.Q8_0, GgmlType.TURBO3)
+    assert server_command("m.gguf", settings, fit).endswith(
+        "-ctk q8_0 -ctv turbo3 -ngl 99 --n-cpu-moe 2 # a fork's: stock llama-server has no turbo3"
+    )
 
 
 def test_tied_embeddings_are_in_both_places() -> None:

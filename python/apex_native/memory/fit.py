@@ -111,7 +111,10 @@ def fit_file(
 def server_command(
     file: str, settings: ContextSettings, fit: Fit, *, on_gpu: bool = True, mmproj: str = ""
 ) -> str:
-    """The llama-server command line for a file that fits so."""
+    """The llama-server command line for a file that fits so.
+
+    A comment says where no stock llama-server has the cache's types.
+    """
     parts = ["llama-server", "-m", shlex.quote(file), "-c", str(settings.ctx)]
     parts += ["-np", str(settings.sequences)]
     for option, type in (("-ctk", settings.type_k), ("-ctv", settings.type_v)):
@@ -123,4 +126,7 @@ def server_command(
         parts += ["--n-cpu-moe", str(fit.n_cpu_moe)]
     if mmproj:
         parts += ["--mmproj", shlex.quote(mmproj)]
+    foreign = {t.name.lower() for t in (settings.type_k, settings.type_v) if t.is_cache_only}
+    if foreign:
+        parts.append(f"# a fork's: stock llama-server has no {' or '.join(sorted(foreign))}")
     return " ".join(parts)
