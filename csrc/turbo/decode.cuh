@@ -13,17 +13,17 @@ __device__ __forceinline__ uint32_t word_at(const uint8_t* bytes) {
 }
 
 // The nibbles of group g of a block.
-__device__ __forceinline__ uint32_t selector(const block_turbo2& block, int g) {
+__device__ __forceinline__ uint32_t selector(const block_turbo2& block, unsigned g) {
     return word_at(block.qs + 2 * (g / 2)) >> 2 * (g % 2) & 0x3333;
 }
 
-__device__ __forceinline__ uint32_t selector(const block_turbo3& block, int g) {
+__device__ __forceinline__ uint32_t selector(const block_turbo3& block, unsigned g) {
     const uint32_t low = word_at(block.qs + 2 * (g / 2)) >> 2 * (g % 2);
     const uint32_t high = word_at(block.qh + 2 * (g / 4)) << 2 >> g % 4;
     return (low & 0x3333) | (high & 0x4444);
 }
 
-__device__ __forceinline__ uint32_t selector(const block_turbo4& block, int g) {
+__device__ __forceinline__ uint32_t selector(const block_turbo4& block, unsigned g) {
     return word_at(block.qs + 2 * g);
 }
 
@@ -42,7 +42,7 @@ inline constexpr uint32_t kFourLevels = four_of_table<Format>(kFirst);
 
 // The levels of group g of a block, as four signed bytes.
 template <class Format>
-__device__ __forceinline__ int four_levels(const typename Format::Block& block, int g) {
+__device__ __forceinline__ int four_levels(const typename Format::Block& block, unsigned g) {
     const uint32_t nibbles = selector(block, g);
     if constexpr (Format::kBits == 2) {
         return static_cast<int>(__byte_perm(kFourLevels<Format, 0>, 0, nibbles));

@@ -78,7 +78,7 @@ __global__ void read_rows(const typename Format::Block* x, half* y, int64_t ne00
                           int64_t ne02, int64_t n_planes, int64_t s01, int64_t s02, int64_t s03) {
     const int64_t i00 = 4 * (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x);
     if (i00 >= ne00) return;
-    const int group = static_cast<int>(i00 % QK_TURBO) / 4;
+    const auto group = static_cast<unsigned>(i00 % QK_TURBO) / 4;
     for (int64_t i01 = blockIdx.y; i01 < ne01; i01 += gridDim.y) {
         for (int64_t plane = blockIdx.z; plane < n_planes; plane += gridDim.z) {
             const auto& block =

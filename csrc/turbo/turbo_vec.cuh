@@ -18,7 +18,7 @@ __device__ __forceinline__ float key_dot(const char* __restrict__ keys, const vo
     float sum = 0.0f;
 #pragma unroll
     for (int first = 0; first < D / 4; first += n_threads) {
-        const int four = first + threadIdx.x % n_threads;
+        const unsigned four = first + threadIdx.x % n_threads;
         const auto& block = blocks[four / (QK_TURBO / 4)];
         const int levels = four_levels<Format>(block, four % (QK_TURBO / 4));
         const int products = ggml_cuda_dp4a(levels, query[first / n_threads], 0);
@@ -31,8 +31,9 @@ __device__ __forceinline__ float key_dot(const char* __restrict__ keys, const vo
 template <class Format>
 __device__ __forceinline__ void four_values(const void* __restrict__ values, void* __restrict__ out,
                                             const int64_t i0) {
-    const auto& block = static_cast<const typename Format::Block*>(values)[i0 / QK_TURBO];
-    const int levels = four_levels<Format>(block, static_cast<int>(i0 % QK_TURBO) / 4);
+    const auto first = static_cast<unsigned>(i0);
+    const auto& block = static_cast<const typename Format::Block*>(values)[first / QK_TURBO];
+    const int levels = four_levels<Format>(block, first % QK_TURBO / 4);
     const auto* level = reinterpret_cast<const int8_t*>(&levels);
     const float scale = scale_of<Format>(block);
 #pragma unroll
