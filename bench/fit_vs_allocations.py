@@ -8,9 +8,10 @@ Small models of the architectures of tests/memory_models.py and one of Qwen3.5-3
 and compute a batch and a token; each in a process of its own. Then models with experts again, with
 as many layers' experts on the host as --fit asks for in a room that is too small for all of them.
 
-predicted: weights + caches + recurrent states + compute buffers. allocated: the same by llama.cpp's
-memory breakdown of the running context. beyond: what else the GPU has less free, that is pools,
-handles and loaded kernels; the CUDA context itself comes on top and is in the last line. Exits with
+predicted: weights + caches + recurrent states + compute buffers; planned: the same for a GPU, asked
+on this machine without its GPU, as who plans at another desk does. allocated: the same by
+llama.cpp's memory breakdown of the running context. beyond: what else the GPU has less free, that
+is pools, handles and loaded kernels; the CUDA context itself is in the last line. Exits with
 1 where the two differ by more than 3 %, or where what --fit says will fit did not.
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -92,18 +94,34 @@ def run_one(path: Path, ctx: int, *, some_on_host: bool, free_before: int) -> di
     }
 
 
-def measured(path: Path, ctx: int, *, some_on_host: bool) -> dict[str, Any]:
-    """The same from a fresh process."""
-    command = [sys.executable, __file__, "--one", str(path), "--ctx", str(ctx)]
-    if some_on_host:
-        command.append("--some-on-host")
-    if has_gpu_driver():
-        command += ["--free-before", str(gpu_free_mib())]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def plan_one(path: Path, ctx: int) -> dict[str, Any]:
+    """For a GPU that need not be here."""
+    with apex.open_gguf(path) as source:
+        context = context_memory(source, ContextSettings(ctx, GgmlType.Q8_0, GgmlType.Q8_0))
+        return {"planned": kept(fit_file(source.tensors, context, Room(1 << 60)).need)}
+
+
+def asked(path: Path, ctx: int, *options: str, **env: str) -> dict[str, Any]:
+    """What a fresh process answers."""
+    command = [sys.executable, __file__, "--one", str(path), "--ctx", str(ctx), *options]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **env}
+    )
     if done.returncode:
         raise SystemExit(f"{path.name}: {done.stderr}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def measured(path: Path, ctx: int, *, some_on_host: bool) -> dict[str, Any]:
+    """Both ways of planning, and what was allocated."""
+    options = ["--some-on-host"] if some_on_host else []
+    planned: dict[str, Any] = {"planned": None}
+    if has_gpu_driver():
+        options += ["--free-before", str(gpu_free_mib())]
+        if not some_on_host:
+            planned = asked(path, ctx, "--plan-only", CUDA_VISIBLE_DEVICES="")
+    return {**planned, **asked(path, ctx, *options)}
 
 
 def has_gpu_driver() -> bool:
@@ -131,12 +149,16 @@ def line(name: str, row: dict[str, Any]) -> str:
     shown = [name, row["n_cpu_moe"] or ""]
     shown += [mib(parts[part]) for part in ("weights", "cache", "compute")]
     shown += [mib(row["predicted"]), mib(row["allocated"]), f"{100 * difference(row):+.2f} %"]
-    return f"| {' | '.join(map(str, [*shown, mib(row['beyond'])]))} |"
+    shown += [mib(row["planned"]), mib(row["beyond"])]
+    return f"| {' | '.join(map(str, shown))} |"
 
 
 def fits_as_said(row: dict[str, Any]) -> bool:
-    """What --fit accepted is no more than the room, with CUDA's context as --fit counts it."""
-    return bool(row["allocated"] + row["counted_context"] <= row["room"])
+    """With CUDA's context and what is beyond llama.cpp's buffers it is no more than the room."""
+    if row["beyond"] is None:
+        return bool(row["allocated"] <= row["room"])
+    beside = row["cuda_context_mib"] * MIB + row["beyond"]
+    return bool(row["allocated"] + beside <= row["room"])
 
 
 def compare(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -144,7 +166,7 @@ def compare(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], 
     header = (
         "| model | n-cpu-moe | weights | cache | compute | predicted | allocated | difference |"
     )
-    print(header + " beyond |\n|" + "---|" * 9)
+    print(header + " planned | beyond |\n|" + "---|" * 10)
     for name in options.models.split(","):
         path = write(name, folder, options)
         whole[name] = measured(path, options.ctx, some_on_host=False)
@@ -166,8 +188,12 @@ def main() -> int:
     parser.add_argument("--wide-experts", type=int, default=256)
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--some-on-host", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--plan-only", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--free-before", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.one is not None and options.plan_only:
+        print(json.dumps(plan_one(options.one, options.ctx)))
+        return 0
     if options.one is not None:
         found = run_one(
             options.one, options.ctx, some_on_host=options.some_on_host,
