@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from apex_native.atomic_write import write_atomically
+from apex_native.atomic_write import require_place, write_atomically
 from apex_native.errors import OutputError
 
 
@@ -47,3 +50,48 @@ def test_a_place_that_cannot_be(tmp_path: Path, name: str) -> None:
     with pytest.raises(OutputError, match=r"cannot write report .*; choose another place"):
         write_atomically(tmp_path / name, "text", what="report")
     assert list(tmp_path.iterdir()) == []
+
+
+AS_NOBODY = """
+import os
+from pathlib import Path
+from apex_native.atomic_write import require_place
+from apex_native.cli.outputs import guard_outputs
+from apex_native.errors import OutputError
+
+if os.geteuid() == 0:
+    os.setuid(65534)
+require_place("/dev/null")
+guard_outputs({"output": Path("/apex.gguf"), "dry_run": True})
+for work in (
+    lambda: require_place("/apex.gguf"),
+    lambda: require_place("/new/folder/apex.gguf"),
+    lambda: guard_outputs({"output": Path("/apex.gguf")}),
+    lambda: guard_outputs({"jsonl": Path("/apex.jsonl"), "output": None}),
+):
+    try:
+        work()
+    except OutputError as error:
+        print(error)
+"""
+
+
+def test_a_folder_that_may_not_be_written_is_found_before_the_work() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", AS_NOBODY],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4, done.stderr
+    assert all("the folder / is not writable; choose another place" in line for line in lines)
+
+
+def test_a_disk_without_room_is_found_before_the_work(tmp_path: Path) -> None:
+    require_place(tmp_path / "out")
+    require_place(tmp_path)
+    more = 2 * shutil.disk_usage(tmp_path).free
+    with pytest.raises(OutputError, match=f"bytes free, expected {more:,} or more; free some"):
+        require_place(tmp_path / "new" / "out", more)

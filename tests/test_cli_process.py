@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -48,6 +49,28 @@ def test_streams_are_kept_apart(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["total_bytes"] == (tmp_path / "q.gguf").stat().st_size
     quiet = run("quantize", demo_model(), "--type", "Q8_0", "-o", tmp_path / "p.gguf", "--quiet")
     assert (quiet.stdout, quiet.stderr) == (f"{tmp_path / 'p.gguf'}\n", "")
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_closed_streams_hinder_no_work_and_spoil_no_file(tmp_path: Path, closed: str) -> None:
+    whole, output = tmp_path / "whole.gguf", tmp_path / "out.gguf"
+    assert run("quantize", demo_model(), "--type", "Q8_0", "-o", whole).returncode == 0
+    line = shlex.join(command("quantize", demo_model(), "--type", "Q8_0", "-o", output))
+    done = subprocess.run(f"{line} {closed}", shell=True, check=False, env=environment())
+    assert done.returncode == 0
+    assert output.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_under_stdout_is_a_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command("plan", demo_model()), stdout=full, stderr=subprocess.PIPE, text=True,
+            check=False, env=environment(),
+        )  # fmt: skip
+    assert done.returncode == 1
+    sentence = "cannot write to standard output: No space left on device; send it somewhere else"
+    assert done.stderr == f"error: {sentence}\n"
 
 
 def test_warnings_are_not_data() -> None:

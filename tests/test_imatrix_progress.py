@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import apex_native as apex
+from apex_native.imatrix.collection import bytes_to_write
 from apex_native.imatrix.progress import ImatrixProgress
 from calibration_models import write_expert_model
 
@@ -36,10 +37,11 @@ def test_sums_are_written_down_between_batches_by_time(
 ) -> None:
     monkeypatch.setattr("apex_native.imatrix.collection.CHECKPOINT_EVERY_S", seconds)
     output = tmp_path / "m.imatrix.gguf"
-    kept: dict[int, bool] = {}
+    checkpoint = output.with_name(f"{output.name}.checkpoint")
+    kept: dict[int, int] = {}
 
     def look(progress: ImatrixProgress) -> None:
-        kept[progress.chunks_done] = output.with_name(f"{output.name}.checkpoint").exists()
+        kept[progress.chunks_done] = checkpoint.stat().st_size if checkpoint.exists() else 0
 
     path = write_expert_model(tmp_path / "m.gguf")
     with apex.load_model(path, n_threads=1) as model:
@@ -47,8 +49,10 @@ def test_sums_are_written_down_between_batches_by_time(
             model, [5] * (4 * 64), ctx=64, batch=64, ubatch=64, output=output, progress=look
         )
     assert not kept[0]
-    assert kept[3] == is_kept  # three batches are done and the fourth is not
-    assert not output.with_name(f"{output.name}.checkpoint").exists()  # no longer needed
+    assert bool(kept[3]) == is_kept  # three batches are done and the fourth is not
+    assert not checkpoint.exists()  # no longer needed
+    with apex.open_gguf(path) as file:  # two of them fit into what was asked of the disk
+        assert 2 * kept[3] <= bytes_to_write(file.facts)
 
 
 def test_speed_and_time_left_count_what_is_in_the_works() -> None:

@@ -224,6 +224,25 @@ def test_cancel_then_resume_gives_the_same_bytes(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
+def test_a_second_run_at_the_same_output_is_refused_and_harms_nothing(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model.gguf", n_layer=12)
+    whole, output = tmp_path / "whole.gguf", tmp_path / "out.gguf"
+    quantize(model, whole, ftype="IQ4_XS")
+    refused = []
+
+    def try_again(progress: Progress) -> None:
+        if not refused and progress.tensors_done:
+            for how in ({}, {"force": True}, {"resume": True}):
+                with pytest.raises(apex.OutputError, match="partial is being written by another"):
+                    quantize(model, output, ftype="IQ4_XS", **how)
+                refused.append(how)
+
+    quantize(model, output, ftype="IQ4_XS", n_threads=1, progress=try_again)
+    assert len(refused) == 3
+    assert sha256(output) == sha256(whole)
+    assert leftovers(tmp_path) == []
+
+
 def test_cancel_is_heard(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model.gguf", n_layer=24)
     stop = threading.Event()

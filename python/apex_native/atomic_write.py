@@ -3,11 +3,50 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from apex_native.errors import OutputError
 
-__all__ = ["write_atomically"]
+__all__ = ["require_place", "write_atomically"]
+
+_LEAST = 1 << 20
+"""Bytes that every disk must have free before work is begun: results, manifests, journals."""
+
+
+def require_place(path: str | os.PathLike[str], n_bytes: int = _LEAST) -> None:
+    """Raise OutputError where a file, or a folder's files, could not be written when it is time.
+
+    To be asked before work whose result would be lost. What is no plain file (/dev/null) passes, a
+    folder that is missing is looked at where it would be made.
+    """
+    path = Path(path).absolute()
+    try:
+        folder = _folder_of(path)
+    except OSError as error:  # a folder on the way that may not be looked into
+        raise OutputError(f"cannot write {path}: {error.strerror}; choose another place") from error
+    if folder is None:
+        return
+    if not os.access(
+        folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids
+    ):
+        raise OutputError(
+            f"cannot write {path}: the folder {folder} is not writable; choose another place"
+        )
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes:
+        raise OutputError(
+            f"cannot write {path}: its disk has {free:,} bytes free, expected {n_bytes:,} or more; "
+            "free some space or choose another disk"
+        )
+
+
+def _folder_of(path: Path) -> Path | None:
+    """Where a path's files will lie: the nearest folder; None for what is no plain file."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        return None
+    places = (path, *path.parents) if path.is_dir() else path.parents
+    return next((place for place in places if place.is_dir()), None)
 
 
 def write_atomically(

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from apex_native.cli.table_render import LineKind, plain_lines, terminal_lines
 from apex_native.cli.tables import Table
+from apex_native.errors import OutputError
 from apex_native.printable import printable
 
 __all__ = ["Output", "exact_size", "print_error"]
@@ -105,5 +106,14 @@ def _write_line(stream: TextIO, text: str) -> None:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    stream.write(text)
-    stream.flush()
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if stream is not sys.stdout:
+            raise
+        raise OutputError(
+            f"cannot write to standard output: {error.strerror}; send it somewhere else"
+        ) from error

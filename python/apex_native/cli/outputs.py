@@ -1,4 +1,4 @@
-"""No output of a command may be one of its inputs, or another of its outputs.
+"""No output of a command may be one of its inputs, or another of its outputs, or have no place.
 
 One guard for all verbs, before they begin: what a verb reads is every file that its arguments and
 options name and that exists, what it writes is in the table below.
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from apex_native.atomic_write import require_place
 from apex_native.errors import OutputError
 
 __all__ = ["guard_outputs"]
@@ -40,11 +41,16 @@ _NAMED = re.compile(r"[A-Za-z0-9_.-]+=(?P<path>.+)")
 def guard_outputs(values: Mapping[str, Any]) -> None:
     """Raise OutputError where two of a command's files are one, the inputs' shards included.
 
+    And where an output could not be written, which would else be found when the work is done.
+
     values are the parsed parameters by name. Whether an output may replace an older file is the
     verb's own question (``--force``).
     """
     # `report` calls a list of inputs results.
     outputs = [(name, values[name]) for name in _OUTPUTS if isinstance(values.get(name), Path)]
+    for _, output in outputs:
+        if not values.get("dry_run"):
+            require_place(output)
     inputs = [
         path
         for name, value in values.items()

@@ -146,6 +146,8 @@ def step_progress(out: Output) -> Iterator[Callable[[str, float], None] | None]:
 
         def update(step: str, share: float) -> None:
             if current != [step]:
+                if shown[0] is not None:  # a step is done when the next one begins
+                    shown[0](1000, 1000, "")
                 stack.close()
                 current[:] = [step]
                 shown[0] = stack.enter_context(show_share(out, step))
@@ -153,3 +155,5 @@ def step_progress(out: Output) -> Iterator[Callable[[str, float], None] | None]:
                 shown[0](round(1000 * share), 1000, "")
 
         yield update
+        if shown[0] is not None:
+            shown[0](1000, 1000, "")

@@ -29,6 +29,7 @@ class TomlReader:
         self._taken: set[str] = set()
 
     def __contains__(self, key: str) -> bool:
+        self._taken.add(key)  # who asks for it knows it
         return key in self._table
 
     def error(self, key: str, what: str) -> ApexError:
@@ -116,10 +117,11 @@ class TomlReader:
 
     def done(self) -> None:
         """Refuse keys that nobody asked for, with the nearest known one."""
+        known = sorted(self._taken)
         for key in self._table:
             if key not in self._taken:
-                near = difflib.get_close_matches(key, self._taken, n=1)
-                hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(self._taken)}"
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
                 raise self.error(key, f"is no known key; {hint}")
 
     def _take(self, key: str, default: Any) -> Any:

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from apex_native._native import core
+from apex_native.atomic_write import require_place
 from apex_native.engine import Model, Tokens
 from apex_native.errors import ApexError, Cancelled, OutputError
 from apex_native.gguf import GgufFile
@@ -27,6 +28,7 @@ from apex_native.imatrix.checkpoint import (
 from apex_native.imatrix.from_state import least_expert_tokens
 from apex_native.imatrix.progress import ImatrixProgress
 from apex_native.interrupt import run_interruptible
+from apex_native.types import GgufFacts
 
 __all__ = ["Collection", "CollectionPlan", "Scope", "require_fresh"]
 
@@ -94,6 +96,15 @@ def require_fresh(output: Path, *, resume: bool, force: bool) -> None:
         )
 
 
+def bytes_to_write(facts: GgufFacts) -> int:
+    """What a collection's disk must hold: a checkpoint of doubles, and the next one beside it."""
+    n_sums = sum(t.n_per_row * t.n_expert_slices for t in facts.tensors if len(t.shape) > 1)
+    return 2 * 8 * n_sums + _BESIDE_SUMS
+
+
+_BESIDE_SUMS = 1 << 20
+
+
 class Collection:
     """One collection; use in a ``with`` statement, which frees the model's context."""
 
@@ -121,6 +132,7 @@ class Collection:
             self._checkpoint = checkpoint_path(plan.output)
             with GgufFile(model.path) as file:
                 self._settings = {"model": file.fingerprint(), **settings}
+                require_place(plan.output, bytes_to_write(file.facts))
         self._snapshot: State | None = None
         self._snapshot_cost_s = 0.0
         self._snapshot_at = self._saved_at = self._started = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 from collections import Counter
@@ -34,6 +35,7 @@ __all__ = [
     "plan_outputs",
     "require_disk_space",
     "require_fresh",
+    "require_unused",
     "resume_settings",
     "verify_types",
 ]
@@ -61,9 +63,17 @@ class OutputShard:
         return self.path.with_name(self.path.name + PARTIAL_SUFFIX)
 
     def open(self, *, resume: bool) -> None:
-        """Create the partial file at its full size (or open the one to go on with)."""
-        flags = os.O_RDWR | os.O_CLOEXEC | (0 if resume else os.O_CREAT | os.O_TRUNC)
+        """Create the partial file at its full size (or open the one to go on with).
+
+        Raises OutputError where another run is at it, by whatever process.
+        """
+        flags = os.O_RDWR | os.O_CLOEXEC | (0 if resume else os.O_CREAT)
         self.fd = os.open(self.partial, flags, 0o644)
+        if not _locked(self.fd, self.partial):
+            self.close()
+            raise in_use(self.partial)
+        if not resume:
+            os.ftruncate(self.fd, 0)
         size = self.layout.total_bytes
         try:
             # Reserves the space, so that a full disk is found now and not after an hour.
@@ -87,8 +97,8 @@ class OutputShard:
     def publish(self) -> None:
         """fsync, then rename over the final name, then fsync the folder."""
         os.fsync(self.fd)
-        self.close()
         self.partial.replace(self.path)
+        self.close()  # and with it the lock: nobody finds the partial file unlocked
         folder = os.open(self.path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -102,9 +112,39 @@ class OutputShard:
             self.fd = -1
 
     def discard(self) -> None:
-        """Close and delete the partial file."""
+        """Delete the partial file where it is this run's, and close it."""
+        if self.fd >= 0:
+            self.partial.unlink(missing_ok=True)
         self.close()
-        self.partial.unlink(missing_ok=True)
+
+
+def _locked(fd: int, path: Path) -> bool:
+    """Lock an open file, and say whether it is ours and still the one of that name."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:  # renamed by the run that had it
+        return False
+
+
+def in_use(partial: Path) -> OutputError:
+    """What to say of a file that another run is writing."""
+    return OutputError(
+        f"{partial} is being written by another run; wait for its end, or choose another name"
+    )
+
+
+def require_unused(shards: Sequence[OutputShard]) -> None:
+    """Raise OutputError where a partial file belongs to a run that is still at work."""
+    for shard in shards:
+        with contextlib.suppress(FileNotFoundError), shard.partial.open("rb") as file:
+            if not _locked(file.fileno(), shard.partial):
+                raise in_use(shard.partial)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from apex_native.quantization.output import (
     plan_outputs,
     require_disk_space,
     require_fresh,
+    require_unused,
     resume_settings,
     verify_types,
 )
@@ -78,6 +79,7 @@ class OutputRun:
     def prepare(self, *, resume: bool, force: bool) -> None:
         """Check names and space, then open the partial files, fresh or to go on with."""
         require_fresh(self.shards, self._inputs(), force=force)
+        require_unused(self.shards)
         path = journal_path(self.output)
         resuming = resume and path.exists() and all(s.partial.exists() for s in self.shards)
         if resuming:
@@ -95,9 +97,11 @@ class OutputRun:
             for shard in self.shards:
                 shard.open(resume=resuming)
             self.journal = Journal(path, self.settings, new=not resuming)
-        except OSError as error:
+        except (OSError, OutputError) as error:
             for shard in self.shards:
                 shard.close() if resuming else shard.discard()
+            if isinstance(error, OutputError):
+                raise
             raise OutputError(
                 f"cannot write {error.filename or self.output}: {error.strerror}"
             ) from error

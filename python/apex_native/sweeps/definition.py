@@ -24,16 +24,17 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from apex_native.corpus.toml_reader import TomlReader
-from apex_native.errors import DataError
+from apex_native.errors import DataError, PlanError
 from apex_native.evaluation.model_under_test import cache_type
 from apex_native.evaluation.tasks import TaskKind
 from apex_native.imatrix.collect import DEFAULT_BATCH, DEFAULT_CONTEXT
+from apex_native.plan import FileType, load_tier
 from apex_native.types import GgmlType
 
 __all__ = ["CandidateGrid", "MatrixDefinition", "ProbeGrid", "SweepDefinition", "TaskDefinition",
@@ -235,6 +236,7 @@ def _grid(
     base = given[0]
     values = reader.choices(base)
     values = tuple(_value(folder, base, value) for value in values)
+    _require_known(reader, base, values)
     chosen = reader.choices("matrix", (NO_MATRIX,))
     for name in chosen:
         if name != NO_MATRIX and name not in matrices:
@@ -252,6 +254,18 @@ def _grid(
     )
     reader.done()
     return grid
+
+
+def _require_known(reader: TomlReader, base: str, values: Sequence[str]) -> None:
+    """A tier or a mix of another spelling is a mistake, no combination that cannot be made."""
+    for value in values:
+        try:
+            if base == "tier":
+                load_tier(value)
+            elif base == "ftype":
+                FileType.parse(value)
+        except PlanError as error:
+            raise reader.error(base, str(error)) from None
 
 
 def _value(folder: Path, base: str, value: str) -> str:
