@@ -115,13 +115,3 @@ def test_transformers_has_no_use_for_fused_experts(
     np.testing.assert_allclose(again.rows, ours.rows, atol=0.05)
     assert dict(reader_notes([facts_of(fused)]))["transformers"].startswith("no")
     assert kld(ours.rows, by_transformers(fused, ours)) > 1
-
-
-def test_llama_cpp_python_computes_what_we_compute(quantized: Path, ours: OwnLogProbs) -> None:
-    llama_cpp = pytest.importorskip("llama_cpp", reason="it has no wheel; built by hand")
-    llama = llama_cpp.Llama(str(quantized), n_ctx=128, n_threads=2, logits_all=True, verbose=False)
-    llama.eval(ours.tokens.tolist())
-    logits = np.asarray(llama.scores[: len(ours.tokens)], np.float64)
-    rows = logits - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True))
-    rows = (rows - logits.max(1, keepdims=True))[ours.first : ours.first + len(ours.rows)]
-    assert kld(ours.rows, rows) < READER_KLD
