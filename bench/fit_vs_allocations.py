@@ -11,8 +11,8 @@ as many layers' experts on the host as --fit asks for in a room that is too smal
 predicted: weights + caches + recurrent states + compute buffers; planned: the same for a GPU, asked
 on this machine without its GPU, as who plans at another desk does. allocated: the same by
 llama.cpp's memory breakdown of the running context. beyond: what else the GPU has less free, that
-is pools, handles and loaded kernels; the CUDA context itself is in the last line. Exits with
-1 where the two differ by more than 3 %, or where what --fit says will fit did not.
+is pools, handles and loaded kernels; CUDA: its context, MiB. Exits with 1 where the two differ by
+more than 3 %, or where what --fit says will fit did not.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def asked(path: Path, ctx: int, *options: str, **env: str) -> dict[str, Any]:
         command, capture_output=True, text=True, check=False, env={**os.environ, **env}
     )
     if done.returncode:
-        raise SystemExit(f"{path.name}: {done.stderr}")
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -149,7 +149,7 @@ def line(name: str, row: dict[str, Any]) -> str:
     shown = [name, row["n_cpu_moe"] or ""]
     shown += [mib(parts[part]) for part in ("weights", "cache", "compute")]
     shown += [mib(row["predicted"]), mib(row["allocated"]), f"{100 * difference(row):+.2f} %"]
-    shown += [mib(row["planned"]), mib(row["beyond"])]
+    shown += [mib(row["planned"]), mib(row["beyond"]), row["cuda_context_mib"] or ""]
     return f"| {' | '.join(map(str, shown))} |"
 
 
@@ -161,22 +161,32 @@ def fits_as_said(row: dict[str, Any]) -> bool:
     return bool(row["allocated"] + beside <= row["room"])
 
 
-def compare(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    whole, partial = {}, {}
+Rows = dict[str, dict[str, Any]]
+
+
+def compare(options: argparse.Namespace, folder: Path) -> tuple[Rows, Rows, list[str]]:
+    """With everything where the layers are, with some experts on the host, and what failed."""
+    whole: Rows = {}
+    partial: Rows = {}
     header = (
         "| model | n-cpu-moe | weights | cache | compute | predicted | allocated | difference |"
     )
-    print(header + " planned | beyond |\n|" + "---|" * 10)
+    print(header + " planned | beyond | CUDA |\n|" + "---|" * 11)
+    failed = []
     for name in options.models.split(","):
         path = write(name, folder, options)
-        whole[name] = measured(path, options.ctx, some_on_host=False)
-        print(line(name, whole[name]), flush=True)
-        has_experts = bool(place_weights(apex.open_gguf(path).tensors).experts)
-        if has_experts and whole[name]["beyond"] is not None:
-            partial[name] = measured(path, options.ctx, some_on_host=True)
-            print(line(name, partial[name]), flush=True)
+        try:
+            whole[name] = measured(path, options.ctx, some_on_host=False)
+            print(line(name, whole[name]), flush=True)
+            has_experts = bool(place_weights(apex.open_gguf(path).tensors).experts)
+            if has_experts and whole[name]["beyond"] is not None:
+                partial[name] = measured(path, options.ctx, some_on_host=True)
+                print(line(name, partial[name]), flush=True)
+        except RuntimeError as error:
+            failed.append(name)
+            print(f"| {name} | {error} |", flush=True)
         path.unlink()
-    return whole, partial
+    return whole, partial, failed
 
 
 def main() -> int:
@@ -202,12 +212,14 @@ def main() -> int:
         print(json.dumps(found))
         return 0
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
-        whole, partial = compare(options, Path(scratch))
-    worst = max(abs(difference(row)) for row in whole.values())
+        whole, partial, failed = compare(options, Path(scratch))
+    worst = max((abs(difference(row)) for row in whole.values()), default=0.0)
     contexts = [row["cuda_context_mib"] for row in whole.values()]
-    ok = worst <= ALLOWED and all(fits_as_said(row) for row in (*whole.values(), *partial.values()))
+    ok = not failed and worst <= ALLOWED
+    ok = ok and all(fits_as_said(row) for row in (*whole.values(), *partial.values()))
     print(json.dumps({
-        "worst": worst, "cuda_context_mib": contexts, "whole": whole, "partial": partial,
+        "worst": worst, "failed": failed, "cuda_context_mib": contexts,
+        "whole": whole, "partial": partial,
     }))  # fmt: skip
     return 0 if ok else 1
 

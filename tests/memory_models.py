@@ -50,10 +50,10 @@ def _norms(table: Table, layer: int, *names: str, width: int = N_EMBD) -> None:
         table.add(f"blk.{layer}.{name}.weight", (width,), Role.NORM)
 
 
-def _attention(table: Table, layer: int, *, k: int = N_KV * HEAD, v: int = N_KV * HEAD) -> None:
-    for part, width in (("q", N_HEAD * HEAD), ("k", k), ("v", v)):
+def _attention(table: Table, layer: int, *, head: int = HEAD) -> None:
+    for part, width in (("q", N_HEAD * head), ("k", N_KV * head), ("v", N_KV * head)):
         table.add(f"blk.{layer}.attn_{part}.weight", (N_EMBD, width), Role.ATTENTION)
-    table.add(f"blk.{layer}.attn_output.weight", (N_HEAD * HEAD, N_EMBD), Role.ATTENTION)
+    table.add(f"blk.{layer}.attn_output.weight", (N_HEAD * head, N_EMBD), Role.ATTENTION)
 
 
 def llama() -> Expected:
@@ -93,27 +93,29 @@ def _window() -> int:
     return -(-(WINDOW + UBATCH) // 256) * 256
 
 
-def _gemma(architecture: str, period: int) -> Expected:
+def _gemma(architecture: str, period: int, head: int) -> Expected:
     made = _start(architecture, tied=True, attention__sliding_window=WINDOW)
+    made.table.hparams(attention__key_length=head, attention__value_length=head)
     for layer in range(N_LAYER):
         _norms(made.table, layer, "attn_norm", "ffn_norm", "post_attention_norm", "post_ffw_norm")
         if architecture == "gemma3":
-            _norms(made.table, layer, "attn_q_norm", "attn_k_norm", width=HEAD)
-        _attention(made.table, layer)
+            _norms(made.table, layer, "attn_q_norm", "attn_k_norm", width=head)
+        _attention(made.table, layer, head=head)
         add_dense_ffn(made.table, layer, N_EMBD, N_FF)
         slides = layer % period < period - 1
-        made.layer(N_KV * HEAD, N_KV * HEAD, window=_window() if slides else None)
+        made.layer(N_KV * head, N_KV * head, window=_window() if slides else None)
     return made
 
 
 def gemma2() -> Expected:
-    made = _gemma("gemma2", 2)
+    """Heads of 128, as in the 27B: CUDA's attention has no capped logits for heads of 64."""
+    made = _gemma("gemma2", 2, 128)
     made.table.hparams(attn_logit_softcapping=50.0, final_logit_softcapping=30.0)
     return made
 
 
 def gemma3() -> Expected:
-    return _gemma("gemma3", 6)
+    return _gemma("gemma3", 6, HEAD)
 
 
 def cohere2() -> Expected:

@@ -26,7 +26,7 @@ from apex_native.types import GgmlType
 from cli_tools import invoke
 from memory_models import MODELS, UBATCH, Expected
 from plan_tables import write_gguf
-from tolerances import FIT_GPU_RTOL, FIT_RTOL
+from tolerances import CACHE_GPU_RTOL, FIT_GPU_RTOL, FIT_RTOL
 
 CTX = 3000
 CELLS = 3072
@@ -65,8 +65,9 @@ def test_caches_are_what_the_architecture_needs_to_the_byte(name: str, tmp_path:
             found = context_memory(source, ContextSettings(CTX, type_k, type_v))
         expected = expected_layers(model, type_k, type_v)
         assert [found.by_layer().get(layer, 0) for layer in range(len(expected))] == expected
-        # llama.cpp's own total has nothing beside them.
-        assert found.cache == sum(expected)
+        # llama.cpp's own total has nothing beside them; CUDA pads rows of blocks.
+        assert sum(expected) <= found.cache
+        assert found.cache == pytest.approx(sum(expected), rel=CACHE_GPU_RTOL if has_gpu() else 0)
         assert found.state == 4 * sum(model.state)
         growing = [i for i, window in enumerate(model.window) if window is None]
         per_token = sum((expected[i] - 4 * model.state[i]) / CELLS for i in growing)
