@@ -5,6 +5,8 @@
         [--unrotated] [--threads N] [--json PATH]
     python bench/kv_cache.py speed [--model OUT.gguf] [--experts 32] [--pairs ...]
         [--depths 0,8192,32768] [--repetitions 3] [--gpu-layers -1] [--json PATH]
+    python bench/kv_cache.py attention [--device cuda] [--cells 8192,32768] [--queries 1,512]
+        [--pairs ...] [--rounds 3] [--repetitions 30] [--json PATH]
 
 quality: the reference is the model itself with an F16 cache; every context is one evaluation of all
 pairs, of tiers of the model (quantized in memory, with the demo model's importance matrix) with an
@@ -16,6 +18,9 @@ speed: wide_model.py's, Qwen3.5-35B-A3B by widths, all 40 layers of which 10 hav
 of 256), with fewer experts so that it is written and loaded in seconds: a token goes to 8 as in the
 whole model. Prompt pp8192, and tg128 behind each depth; pairs take turns. Ratios are to q8_0/q8_0.
 
+attention: that model's attention by itself, 10 layers of it in one computation, so that a busy host
+does not count: the median over rounds in which pairs take turns.
+
 Prints tables, and a line of JSON last.
 """
 
@@ -24,7 +29,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterator
+import statistics
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -46,6 +52,8 @@ QUALITY_PAIRS = (
 SPEED_PAIRS = "f16/f16,q8_0/q8_0,q8_0/q4_0,q8_0/turbo4,q8_0/turbo3"
 UNROTATED_PAIRS = ("q8_0/q4_0", "q8_0/turbo4", "q8_0/turbo3", "q8_0/turbo2")
 Z95 = 1.96
+LAYERS = 10
+"""With a cache, of 40."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,18 @@ def types_of(pair: str) -> tuple[GgmlType, GgmlType]:
 
 def bits_of(pair: str) -> float:
     return sum(type.bpw for type in types_of(pair)) / 2
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Microseconds of one layer, median and (slowest - fastest) / median of the rounds' medians."""
+
+    cells: int
+    queries: int
+    pair: str
+    microseconds: float
+    spread: float
+    ratio: float
 
 
 # --- quality --------------------------------------------------------------------------------------
@@ -217,6 +237,44 @@ def settings(
     )  # fmt: skip
 
 
+# --- attention ------------------------------------------------------------------------------------
+
+
+def attention(args: argparse.Namespace) -> list[Attention]:
+    rows = []
+    print("| cells | queries | K/V | µs a layer | spread | speed to q8_0/q8_0 |")
+    print("|---|---|---|---|---|---|")
+    for cells in map(int, args.cells.split(",")):
+        for queries in map(int, args.queries.split(",")):
+            rows += attention_rows(args, cells, queries)
+    return rows
+
+
+def attention_rows(args: argparse.Namespace, cells: int, queries: int) -> list[Attention]:
+    """Of all pairs at one shape."""
+    taken: dict[str, list[float]] = {pair: [] for pair in args.pairs.split(",")}
+    for _ in range(args.rounds):
+        for pair, medians in taken.items():
+            type_k, type_v = types_of(pair)
+            samples = core.time_cache_attention(
+                args.device, type_k.id, type_v.id, head_size=256, n_heads=16, n_kv_heads=2,
+                n_cells=cells, n_queries=queries, n_layers=LAYERS, repetitions=args.repetitions,
+            )  # fmt: skip
+            medians.append(statistics.median(samples) / LAYERS * 1e6)
+    base = statistics.median(taken["q8_0/q8_0"])
+    rows = []
+    for pair, medians in taken.items():
+        median = statistics.median(medians)
+        spread = (max(medians) - min(medians)) / median
+        rows.append(Attention(cells, queries, pair, median, spread, base / median))
+        print(
+            f"| {cells} | {queries} | {pair} | {median:.1f} | {100 * spread:.1f} % "
+            f"| {base / median:.3f} |",
+            flush=True,
+        )
+    return rows
+
+
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     steps = parser.add_subparsers(dest="step", required=True)
@@ -240,15 +298,29 @@ def parsed() -> argparse.Namespace:
     two.add_argument("--ubatch", type=int, default=2048)
     two.add_argument("--repetitions", type=int, default=3)
     two.add_argument("--gpu-layers", type=int, default=-1)
-    for step in (one, two):
+    three = steps.add_parser("attention")
+    three.add_argument("--device", default="cuda")
+    three.add_argument("--cells", default="8192,32768")
+    three.add_argument("--queries", default="1,512")
+    three.add_argument("--pairs", default=SPEED_PAIRS)
+    three.add_argument("--rounds", type=int, default=3)
+    three.add_argument("--repetitions", type=int, default=30)
+    for step in (one, two, three):
         step.add_argument("--threads", type=int, default=os.cpu_count() or 1)
         step.add_argument("--json", type=Path, help="append the figures to this file")
     return parser.parse_args()
 
 
+STEPS: dict[str, Callable[[argparse.Namespace], Sequence[Quality | Speed | Attention]]] = {
+    "quality": quality,
+    "speed": speed,
+    "attention": attention,
+}
+
+
 def main() -> None:
     args = parsed()
-    rows = quality(args) if args.step == "quality" else speed(args)
+    rows: Sequence[Quality | Speed | Attention] = STEPS[args.step](args)
     figures = {
         "step": args.step,
         "commit": core.build_info()["llama_cpp_commit"],

@@ -1,13 +1,16 @@
 #include "bench/cache_attention.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <numeric>
+#include <random>
 
 #include "core/checks.h"
 #include "core/error.h"
 #include "ggml-backend.h"
 #include "ggml-cpp.h"
+#include "ggml-cpu.h"
 #include "model/cache_types.h"
 
 namespace apex {
@@ -21,18 +24,31 @@ ggml_backend_ptr open_device(const std::string& device) {
         device == "cpu" ? GGML_BACKEND_DEVICE_TYPE_CPU : GGML_BACKEND_DEVICE_TYPE_GPU;
     ggml_backend_ptr backend(ggml_backend_init_by_type(type, nullptr));
     if (!backend) fail<DeviceError>("this build of ggml, or this machine, has no ", device);
+    // More threads would wait for each other; what is measured on a CPU is a core.
+    if (device == "cpu") ggml_backend_cpu_set_n_threads(backend.get(), 1);
     return backend;
 }
 
 // Operations over tensors that are filled before they are computed.
 class CacheGraph {
   public:
-    explicit CacheGraph(const std::string& device) : backend_(open_device(device)) {
+    using Computation = ggml_cgraph*;
+
+    explicit CacheGraph(const std::string& device, int n_layers = 1)
+        : backend_(open_device(device)), n_nodes_(32 * static_cast<size_t>(n_layers) + 32) {
         ggml_init_params params{};
-        params.mem_size = 64 * ggml_tensor_overhead() + ggml_graph_overhead();
+        params.mem_size =
+            n_nodes_ * ggml_tensor_overhead() + 2 * ggml_graph_overhead_custom(n_nodes_, false);
         params.no_alloc = true;
         context_.reset(ggml_init(params));
-        graph_ = ggml_new_graph(context_.get());
+        take();
+    }
+
+    // What was added so far; what is added from here on is another computation.
+    Computation take() {
+        Computation taken = graph_;
+        graph_ = ggml_new_graph_custom(context_.get(), n_nodes_, false);
+        return taken;
     }
 
     ggml_context* get() { return context_.get(); }
@@ -50,8 +66,10 @@ class CacheGraph {
         if (!buffer_) fail<DeviceError>("the device has no room for this cache");
     }
 
-    void compute() {
-        if (ggml_backend_graph_compute(backend_.get(), graph_) != GGML_STATUS_SUCCESS) {
+    void compute() { compute(graph_); }
+
+    void compute(Computation computation) {
+        if (ggml_backend_graph_compute(backend_.get(), computation) != GGML_STATUS_SUCCESS) {
             fail<DeviceError>(ggml_backend_name(backend_.get()), " cannot compute this attention");
         }
     }
@@ -60,7 +78,8 @@ class CacheGraph {
     ggml_backend_ptr backend_;
     ggml_context_ptr context_;
     ggml_backend_buffer_ptr buffer_;
-    ggml_cgraph* graph_;
+    size_t n_nodes_;
+    Computation graph_ = nullptr;
 };
 
 void set(ggml_tensor* tensor, const void* from) {
@@ -78,13 +97,19 @@ std::vector<T> get(const ggml_tensor* tensor) {
 struct WrittenRows {
     ggml_tensor* source;
     ggml_tensor* numbers;
-    ggml_tensor* cache;  // after writing
+    ggml_tensor* place;
+    ggml_tensor* cache;  // place, after writing
 
     WrittenRows(CacheGraph& graph, ggml_type type, int64_t n_per_row, int64_t n_rows)
-        : source(ggml_new_tensor_2d(graph.get(), GGML_TYPE_F32, n_per_row, n_rows)),
-          numbers(ggml_new_tensor_1d(graph.get(), GGML_TYPE_I64, n_rows)),
-          cache(ggml_set_rows(graph.get(), ggml_new_tensor_2d(graph.get(), type, n_per_row, n_rows),
-                              source, numbers)) {
+        : WrittenRows(graph, type,
+                      ggml_new_tensor_2d(graph.get(), GGML_TYPE_F32, n_per_row, n_rows),
+                      ggml_new_tensor_1d(graph.get(), GGML_TYPE_I64, n_rows)) {}
+
+    WrittenRows(CacheGraph& graph, ggml_type type, ggml_tensor* rows, ggml_tensor* order)
+        : source(rows),
+          numbers(order),
+          place(ggml_new_tensor_2d(graph.get(), type, rows->ne[0], rows->ne[1])),
+          cache(ggml_set_rows(graph.get(), place, rows, order)) {
         graph.add(cache);
     }
 
@@ -123,6 +148,42 @@ ggml_tensor* by_heads(CacheGraph& graph, ggml_tensor* cache, const AttentionShap
                                      shape.n_cells, shape.n_sequences, head, cache->nb[1],
                                      cache->nb[1] * static_cast<size_t>(shape.n_cells), 0);
     return ggml_permute(graph.get(), view, 0, 2, 1, 3);
+}
+
+// What attends: the same for all layers, and every query sees every cell.
+struct Queries {
+    ggml_tensor* values;
+    ggml_tensor* mask;
+
+    Queries(CacheGraph& graph, const AttentionShape& shape)
+        : values(ggml_new_tensor_4d(graph.get(), GGML_TYPE_F32, shape.head_size, shape.n_heads,
+                                    shape.n_queries, shape.n_sequences)),
+          mask(ggml_new_tensor_4d(graph.get(), GGML_TYPE_F16, shape.n_cells, shape.n_queries, 1,
+                                  shape.n_sequences)) {}
+
+    ggml_tensor* attend(CacheGraph& graph, const AttentionShape& shape, ggml_tensor* k_cache,
+                        ggml_tensor* v_cache) const {
+        ggml_tensor* attended = ggml_flash_attn_ext(
+            graph.get(), ggml_permute(graph.get(), values, 0, 2, 1, 3),
+            by_heads(graph, k_cache, shape), by_heads(graph, v_cache, shape), mask,
+            1.0f / std::sqrt(static_cast<float>(shape.head_size)), 0.0f, 0.0f);
+        ggml_prec_set_acc(attended, GGML_PREC_F32);
+        graph.add(attended);
+        return attended;
+    }
+
+    void fill(const float* queries) const {
+        set(values, queries);
+        set(mask, std::vector<uint8_t>(ggml_nbytes(mask), 0).data());
+    }
+};
+
+std::vector<float> random_values(int64_t n) {
+    std::mt19937 random(1);
+    std::normal_distribution<float> normal;
+    std::vector<float> values(static_cast<size_t>(n));
+    for (float& value : values) value = normal(random);
+    return values;
 }
 
 }  // namespace
@@ -165,23 +226,50 @@ std::vector<float> cache_attention(const std::string& device, const AttentionSha
     const int64_t n_rows = shape.n_cells * shape.n_sequences;
     WrittenRows k(graph, shape.type_k, n_per_row, n_rows);
     WrittenRows v(graph, shape.type_v, n_per_row, n_rows);
-    ggml_tensor* q = ggml_new_tensor_4d(graph.get(), GGML_TYPE_F32, shape.head_size, shape.n_heads,
-                                        shape.n_queries, shape.n_sequences);
-    ggml_tensor* mask = ggml_new_tensor_4d(graph.get(), GGML_TYPE_F16, shape.n_cells,
-                                           shape.n_queries, 1, shape.n_sequences);
-    ggml_tensor* attended =
-        ggml_flash_attn_ext(graph.get(), ggml_permute(graph.get(), q, 0, 2, 1, 3),
-                            by_heads(graph, k.cache, shape), by_heads(graph, v.cache, shape), mask,
-                            1.0f / std::sqrt(static_cast<float>(shape.head_size)), 0.0f, 0.0f);
-    ggml_prec_set_acc(attended, GGML_PREC_F32);
-    graph.add(attended);
+    const Queries q(graph, shape);
+    const ggml_tensor* attended = q.attend(graph, shape, k.cache, v.cache);
     graph.allocate();
     k.fill(keys);
     v.fill(values);
-    set(q, queries);
-    set(mask, std::vector<uint8_t>(ggml_nbytes(mask), 0).data());
+    q.fill(queries);
     graph.compute();
     return get<float>(attended);
+}
+
+std::vector<double> time_cache_attention(const std::string& device, const AttentionShape& shape,
+                                         int n_layers, int repetitions) {
+    check_shape(shape);
+    if (n_layers < 1 || repetitions < 1) {
+        fail<InvalidArgument>("n_layers, repetitions: expected at least 1, found ", n_layers, ", ",
+                              repetitions);
+    }
+    CacheGraph graph(device, n_layers);
+    const int64_t n_rows = shape.n_cells * shape.n_sequences;
+    const int64_t n_per_row = shape.head_size * shape.n_kv_heads;
+    const Queries q(graph, shape);
+    std::vector<WrittenRows> k, v;
+    for (int layer = 0; layer < n_layers; ++layer) {
+        k.push_back(layer == 0 ? WrittenRows(graph, shape.type_k, n_per_row, n_rows)
+                               : WrittenRows(graph, shape.type_k, k[0].source, k[0].numbers));
+        v.emplace_back(graph, shape.type_v, k[0].source, k[0].numbers);
+    }
+    CacheGraph::Computation writing = graph.take();
+    for (size_t layer = 0; layer < k.size(); ++layer) {
+        q.attend(graph, shape, k[layer].place, v[layer].place);
+    }
+    graph.allocate();
+    k[0].fill(random_values(n_rows * n_per_row).data());
+    q.fill(random_values(ggml_nelements(q.values)).data());
+    graph.compute(writing);
+    constexpr int kWarmUps = 4;  // the backend records a CUDA graph at the third computation
+    std::vector<double> seconds;
+    for (int i = 0; i < kWarmUps + repetitions; ++i) {
+        const auto start = std::chrono::steady_clock::now();
+        graph.compute();
+        const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+        if (i >= kWarmUps) seconds.push_back(taken.count());
+    }
+    return seconds;
 }
 
 }  // namespace apex

@@ -36,4 +36,9 @@ struct AttentionShape {
 std::vector<float> cache_attention(const std::string& device, const AttentionShape& shape,
                                    const float* queries, const float* keys, const float* values);
 
+// Seconds of each of so many computations of n_layers attentions of that shape, one after the
+// other, over caches of their own that hold random rows. Throws what cache_attention throws.
+std::vector<double> time_cache_attention(const std::string& device, const AttentionShape& shape,
+                                         int n_layers, int repetitions);
+
 }  // namespace apex

@@ -54,6 +54,16 @@ py::array_t<float> attend(const FloatArray& queries, const FloatArray& keys,
     return py::array_t<float>(sizes, attended.data());
 }
 
+std::vector<double> time_attention(const std::string& device, ggml_type type_k, ggml_type type_v,
+                                   int64_t head_size, int64_t n_heads, int64_t n_kv_heads,
+                                   int64_t n_cells, int64_t n_queries, int n_layers,
+                                   int repetitions) {
+    const py::gil_scoped_release unlocked;
+    const AttentionShape shape{head_size, n_heads, n_kv_heads, n_cells,
+                               n_queries, 1,       type_k,     type_v};
+    return time_cache_attention(device, shape, n_layers, repetitions);
+}
+
 }  // namespace
 
 void register_cache(py::module_& module) {
@@ -66,6 +76,10 @@ void register_cache(py::module_& module) {
                "values"_a.noconvert(), "type_k"_a, "type_v"_a, "device"_a = "cpu",
                "Attention of queries (sequence, query, head, value) to all cells of a cache with "
                "these keys and values (sequence, cell, head, value).");
+    module.def(
+        "time_cache_attention", &time_attention, "device"_a, "type_k"_a, "type_v"_a, "head_size"_a,
+        "n_heads"_a, "n_kv_heads"_a, "n_cells"_a, "n_queries"_a, "n_layers"_a, "repetitions"_a,
+        "Seconds of each computation of n_layers such attentions, over caches of their own.");
 }
 
 }  // namespace apex::bind

@@ -39,6 +39,18 @@ def read_cache_rows(stored: _Bytes, type: int, n_per_row: int) -> _Floats: ...
 def cache_attention(
     queries: _Floats, keys: _Floats, values: _Floats, type_k: int, type_v: int, device: str = ...
 ) -> _Floats: ...
+def time_cache_attention(
+    device: str,
+    type_k: int,
+    type_v: int,
+    head_size: int,
+    n_heads: int,
+    n_kv_heads: int,
+    n_cells: int,
+    n_queries: int,
+    n_layers: int,
+    repetitions: int,
+) -> list[float]: ...
 
 # --- files and rows of weights --------------------------------------------------------------------
 
