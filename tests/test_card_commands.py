@@ -98,7 +98,10 @@ def test_hf_downloads_and_the_sums_are_right(
         done = subprocess.run(
             [sys.executable, "-c", client, *words], cwd=tmp_path, capture_output=True, text=True,
             check=False,
-            env=environment(HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "hf"), HF_TOKEN="hf_test"),
+            env=environment(
+                HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "hf"), HF_TOKEN="hf_test",
+                HF_HUB_OFFLINE="0",
+            ),
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     name = words[2]

@@ -106,11 +106,13 @@ def _conditions(results: Results) -> str:
 
 def _table(results: Results) -> str:
     """The numbers behind the plots, for who reads with a keyboard or on paper."""
-    head = ("file", "GiB", "bpw", "KLD mean", "99.9 %", "same top", "PPL")
+    largest = max((c.bytes or 0 for c in results.candidates), default=0)
+    unit, per = ("GiB", _GIB) if largest >= _GIB else ("MiB", 1 << 20)
+    head = ("file", unit, "bpw", "KLD mean", "99.9 %", "same top (%)", "PPL")
     rows: list[Sequence[str]] = [
         (
             c.name,
-            "" if c.bytes is None else f"{c.bytes / _GIB:.3f}",
+            "" if c.bytes is None else f"{c.bytes / per:.3f}",
             "" if c.bpw is None else f"{c.bpw:.3f}",
             numbers.kld(c.kld_mean, c.kld_se),
             numbers.kld(c.kld_p999),
