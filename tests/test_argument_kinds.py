@@ -81,6 +81,26 @@ WRONG: dict[str, tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]
         *(apex.report, (7, "folder"), {}),
         "results: expected a Results or an EvalResults or a string or a path, found an int 7",
     ),
+    "a tier's number": (
+        *(apex.make_plan, ("MODEL",), {"tier": 3}),
+        "tier: expected a string or a path, found an int 3; give the name of a tier",
+    ),
+    "edges as a tuple": (
+        *(apex.make_plan, ("MODEL",), {"tier": "mini", "edges": (1, 2, 3)}),
+        "edges: expected an Edges, found a tuple (1, 2, 3); give apex.Edges(expert, near, ",
+    ),
+    "search in a path": (
+        *(apex.search, ("MODEL", 10, ["a.txt"]), {}),
+        "source: expected a GgufFile, found a string",
+    ),
+    "many by name": (
+        *(apex.quantize_many, ("MODEL", ["mini"]), {}),
+        "targets: expected a QuantizeTarget, found a string 'mini'; give apex.QuantizeTarget(",
+    ),
+    "offers for a name": (
+        *(apex.row_offers, ("MODEL", "mini"), {}),
+        "plan: expected a Plan, found a string 'mini'; give what apex.make_plan gave",
+    ),
     "report of nothing": (
         *(apex.report, (None, "folder"), {}),
         "results: expected a Results or an EvalResults or a string or a path, found None; give",
@@ -95,6 +115,31 @@ def test_a_wrong_kind_is_a_sentence(case: str, model: Path) -> None:
         call(*(str(model) if arg == "MODEL" else arg for arg in args), **options)
     assert str(raised.value).startswith(sentence)
     assert "attribute" not in str(raised.value)
+
+
+def test_a_text_is_not_read_letter_by_letter(model: Path) -> None:
+    with apex.open_gguf(model) as source:
+        with pytest.raises(TypeError, match="texts: expected a list or a tuple, found a string"):
+            apex.search(source, 10**6, "chat.txt")
+        with pytest.raises(TypeError, match="budgets: expected an int or a list or a tuple, found"):
+            apex.search(source, "10MiB", ["chat.txt"])
+    with pytest.raises(apex.GgufError, match=r"nope\.gguf"):
+        apex.bench("nope.gguf")
+
+
+def test_a_tier_file_may_be_a_path(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(apex.plan.tier_text("quality"))
+    assert apex.make_plan(model, tier=path).types == apex.make_plan(model, tier="quality").types
+
+
+def test_what_is_no_plan_or_no_checkpoint_is_called_so(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(apex.PlanError, match="no text, so no plan"):
+        apex.Plan.load(model)
+    with pytest.raises(apex.PlanError, match="cannot read plan quality: No such file"):
+        apex.quantize(model, "quality", tmp_path / "o.gguf")
+    with pytest.raises(apex.CheckpointError, match="is a file, expected a checkpoint's folder"):
+        apex.open_checkpoint(model)
 
 
 def test_a_long_value_is_cut() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import NoneType
 from typing import Any
 
 __all__ = ["require_kind"]
@@ -16,7 +17,7 @@ def require_kind(
     """Raise TypeError unless value is of a kind: what was expected, what was found, what to do."""
     if isinstance(value, kind):
         return
-    kinds = kind if isinstance(kind, tuple) else (kind,)
+    kinds = [k for k in (kind if isinstance(kind, tuple) else (kind,)) if k is not NoneType]
     wanted = " or ".join(_named(one) for one in kinds)
     text = repr(value)
     shown = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"

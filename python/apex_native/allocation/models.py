@@ -18,6 +18,7 @@ from apex_native.allocation.speed_goal import SpeedGoal, speed_goal
 from apex_native.allocation.steps import Search, SearchProgress
 from apex_native.allocation.store import ProbeStore
 from apex_native.allocation.texts import DomainText, split_texts
+from apex_native.argument_kinds import require_kind
 from apex_native.gguf import GgufFile
 from apex_native.imatrix import Hessian, Imatrix, Importance, read_text
 from apex_native.types import MetadataValue
@@ -46,6 +47,9 @@ def search(
     tensor_types, floor, together, seed, effort,
     placement). Raises what `search_types` raises.
     """
+    require_kind("source", source, GgufFile, "open it with apex.open_gguf")
+    require_kind("budgets", budgets, (int, list, tuple), "give bytes, or a list of them")
+    require_kind("texts", texts, (list, tuple), "give a list of text files")
     request = SearchRequest(
         budgets=(budgets,) if isinstance(budgets, int) else tuple(budgets),
         texts=tuple(DomainText(Path(path).name, read_text([Path(path)])) for path in texts),

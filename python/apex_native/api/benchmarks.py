@@ -29,7 +29,7 @@ AnyPath = str | os.PathLike[str]
 
 
 def bench(
-    models: Sequence[AnyModel],
+    models: Sequence[AnyModel] | AnyModel,
     tests: Sequence[SpeedSettings] | None = None,
     *,
     placement: Placement | None = None,

@@ -8,6 +8,7 @@ from typing import Any
 
 from apex_native.api.arguments import AnyImatrix, AnySource, opened
 from apex_native.api.planning import make_plan
+from apex_native.argument_kinds import require_kind
 from apex_native.plan import DecidedBy, FileType, FindingKind, Plan, tier_names
 from apex_native.plan.short_blocks import types_for_rows
 from apex_native.types import GgmlType
@@ -77,6 +78,7 @@ def row_offers(
     experts with Q8_0 for the rest and alone, the largest first; of equal ones the first. Errors
     are `make_plan`'s.
     """
+    require_kind("plan", plan, Plan, "give what apex.make_plan gave")
     if plan.tier is None or not is_unreached(plan):
         return None
     named = [t for t in plan.tensors if t.decided_by in (DecidedBy.TIER, DecidedBy.BASE)]

@@ -6,10 +6,12 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import NoneType
 from typing import TYPE_CHECKING
 
 from apex_native._native import core, forward_log
 from apex_native.api.arguments import AnyImatrix, AnySource, matrix_of, opened, types_of
+from apex_native.argument_kinds import require_kind
 from apex_native.classification import classify_tensors
 from apex_native.errors import ModelError
 from apex_native.gguf import open_gguf
@@ -40,7 +42,7 @@ def classify(source: AnySource | GgufFacts) -> Classification:
 def make_plan(
     source: AnySource,
     *,
-    tier: str | None = None,
+    tier: str | os.PathLike[str] | None = None,
     ftype: str | None = None,
     like: AnySource | Mapping[str, GgmlType] | None = None,
     types: Mapping[str, GgmlType] | None = None,
@@ -71,6 +73,8 @@ def make_plan(
     also records this package's version. Works on a header without data. Raises PlanError, with
     strict also for every audit warning; ImatrixError for a prior the matrix does not allow.
     """
+    _require_recipe(tier, ftype, edges)
+    tier = None if tier is None else os.fspath(tier)
     with opened("source", source) as file:
         classification = classify(file)
         summary = _summary(file, matrix_of(imatrix), prior)
@@ -99,6 +103,13 @@ def make_plan(
     if strict:
         plan.require_clean()
     return plan
+
+
+def _require_recipe(tier: object, ftype: object, edges: object) -> None:
+    advice = "give the name of a tier, or the path of a tier file"
+    require_kind("tier", tier, (str, os.PathLike, NoneType), advice)
+    require_kind("ftype", ftype, (str, NoneType), "give a name like 'Q4_K_M'")
+    require_kind("edges", edges, (Edges, NoneType), "give apex.Edges(expert, near, attention)")
 
 
 def _summary(

@@ -92,13 +92,15 @@ def as_reference(reference: AnyModel | None, placement: Placement | None = None)
 
 
 def as_models(
-    models: Sequence[AnyModel],
+    models: Sequence[AnyModel] | AnyModel,
     *,
     type_k: str | GgmlType = GgmlType.F16,
     type_v: str | GgmlType = GgmlType.F16,
     placement: Placement | None = None,
 ) -> tuple[ModelUnderTest, ...]:
-    """Several of them."""
+    """Several of them, or one."""
+    if isinstance(models, str | os.PathLike | ModelUnderTest | ModelSource):
+        models = (models,)
     return tuple(
         as_model(model, type_k=type_k, type_v=type_v, placement=placement) for model in models
     )

@@ -214,8 +214,13 @@ class Plan:
         """Read a saved plan; PlanError if it is unreadable."""
         try:
             text = Path(path).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise PlanError(f"cannot read plan {path}: {error}") from error
+        except OSError as error:
+            raise PlanError(
+                f"cannot read plan {path}: {error.strerror}; make one with apex.make_plan, or "
+                "check the path"
+            ) from error
+        except UnicodeDecodeError:
+            raise PlanError(f"{path}: no text, so no plan; give what a plan was saved as") from None
         return cls.from_json(text)
 
     def _derived(self) -> dict[str, object]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from apex_native.argument_kinds import require_kind
 from apex_native.conversion import open_source
 from apex_native.errors import GgufError, OutputError, PlanError
 from apex_native.gguf import open_gguf
@@ -141,6 +142,8 @@ def quantize_many(
     Gives the manifests of the files that were written, in the order of targets. Raises OutputError
     also where two targets are one file.
     """
+    for target in targets:
+        require_kind("targets", target, QuantizeTarget, "give apex.QuantizeTarget(plan, output)")
     read = [(*values_of(t.plan, t.imatrix), Path(t.output), t) for t in targets]
     start_driver(device)
     if isinstance(source, str | os.PathLike):
