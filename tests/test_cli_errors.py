@@ -35,6 +35,7 @@ USAGE = [
     ("frobnicate", "no such verb: frobnicate; the verbs are inspect, plan"),
     ("quantise DEMO", "did you mean quantize?"),
     ("plan DEMO --teir quality", "did you mean --tier? see"),
+    ("quantize DEMO out.gguf --type Q8_0", "(out.gguf); what a verb writes is named with -o; see"),
     ("corpus DEMO --model DEMO", "no such option: --model; see"),
     ("--bogus", "no such option: --bogus"),
     ("inspect", "Missing argument 'FILE'"),
@@ -64,6 +65,8 @@ USAGE = [
 FAILURES = [
     ("inspect T/nope.gguf", "No such file or directory"),
     ("inspect T", "no config.json"),
+    ("imatrix DEMO -f DEMO -o T/i2.gguf", "is a GGUF file, expected a text; were the two"),
+    ("eval DEMO -f DEMO", "is a GGUF file, expected a text; were the two files swapped?"),
     ("inspect T/text.gguf", "expected a GGUF file"),
     ("quantize T/cut.gguf --type Q8_0 -o T/o.gguf", "cut.gguf: the file is truncated"),
     ("inspect T/header.gguf --stats", "header"),

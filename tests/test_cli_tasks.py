@@ -13,7 +13,7 @@ from apex_native.cli.output import Output
 from apex_native.cli.task_options import TaskChoices
 from apex_native.cli.task_tables import show_tasks
 from apex_native.evaluation.tasks import TaskKind, TaskSpec, score_statistics
-from apex_native.results import Candidate, McNemar, Results, TaskScore, Verdict
+from apex_native.results import Candidate, McNemar, Reference, Results, TaskScore, Verdict
 from results_data import BUILD
 
 
@@ -79,6 +79,18 @@ def test_no_chance_score_goes_unmarked(n_correct: int, capsys: pytest.CaptureFix
     inside = score.low <= 0.25 <= score.high
     assert marked == (inside or not score.distinguishable_from_chance)
     assert marked or n_correct in (40, 62)
+
+
+@pytest.mark.parametrize("reference", [None, "m-bf16"])
+def test_every_name_loses_what_all_begin_with(
+    reference: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = {name: (task_score(100),) for name in ("m-bf16", "m-Q8_0", "m-Q4_K_M")}
+    models = tuple(Candidate(name) for name in scores if name != reference)
+    first = None if reference is None else Reference(reference)
+    show_tasks(Output(), scores, Results(BUILD, "2026-11-25T03:00:00Z", models, reference=first))
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:5]]
+    assert rows == ["bf16", "Q8_0", "Q4_K_M"]
 
 
 def test_each_model_stands_against_the_next_smaller_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -263,6 +263,14 @@ def test_what_does_not_go_together_is_refused(options: tuple[str, ...], message:
     assert message in " ".join(done.stderr.split())
 
 
+def test_where_nothing_fits_it_is_said_what_the_smallest_needs() -> None:
+    done = invoke("plan", apex.demo_model(), "--fit", "5MB")
+    assert done.exit_code == 0, done.stderr
+    assert "nothing fits into 5,000,000 bytes (4.768 MiB); " in done.stdout
+    assert "is the smallest and needs " in done.stdout
+    assert "CUDA context 560.000" in done.stdout
+
+
 def test_one_plan_says_what_it_takes() -> None:
     done = invoke("plan", apex.demo_model(), "--tier", "compact", "--fit", "1GiB", "--ctx", "8192")
     assert done.exit_code == 0, done.stderr

@@ -129,7 +129,7 @@ def test_files_that_cannot_be_written_or_read(tmp_path) -> None:
     with pytest.raises(PlanError, match="cannot read plan"):
         Plan.load(tmp_path / "plan.json")
     (tmp_path / "plan.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(PlanError, match="cannot read plan"):
+    with pytest.raises(PlanError, match="no text, so no plan"):
         Plan.load(tmp_path / "plan.json")
 
 

@@ -73,14 +73,12 @@ def make_plan(
     also records this package's version. Works on a header without data. Raises PlanError, with
     strict also for every audit warning; ImatrixError for a prior the matrix does not allow.
     """
-    _require_recipe(tier, ftype, edges)
-    tier = None if tier is None else os.fspath(tier)
     with opened("source", source) as file:
         classification = classify(file)
         summary = _summary(file, matrix_of(imatrix), prior)
     plan = make_plan_from_facts(
         classification,
-        tier=tier,
+        tier=_checked_tier(tier, ftype, edges),
         ftype=ftype,
         like=types_of(like),
         types=types,
@@ -105,11 +103,13 @@ def make_plan(
     return plan
 
 
-def _require_recipe(tier: object, ftype: object, edges: object) -> None:
+def _checked_tier(tier: str | os.PathLike[str] | None, ftype: object, edges: object) -> str | None:
+    """The tier as a text; TypeError where one of the recipe's parts is of a wrong kind."""
     advice = "give the name of a tier, or the path of a tier file"
     require_kind("tier", tier, (str, os.PathLike, NoneType), advice)
     require_kind("ftype", ftype, (str, NoneType), "give a name like 'Q4_K_M'")
     require_kind("edges", edges, (Edges, NoneType), "give apex.Edges(expert, near, attention)")
+    return None if tier is None else os.fspath(tier)
 
 
 def _summary(

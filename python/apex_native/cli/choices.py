@@ -57,7 +57,12 @@ def _show_pick(out: Output, choices: Choices, file: str, number: int) -> None:
         if picked is not None:
             line = f"nothing fits whole into {size}; {picked.recipe} with experts on the host:"
     if picked is None:
-        out.text(f"pick     nothing fits into {size}")
+        least = choices.rows[-1]
+        need = exact_size(least.fits[number].need.total)
+        out.text(
+            f"pick     nothing fits into {size}; {least.recipe} is the smallest and needs {need}"
+        )
+        _show_parts(out, least.fits[number])
         return
     out.text(f"pick     {line}")
     _show_parts(out, picked.fits[number])

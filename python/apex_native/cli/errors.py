@@ -137,6 +137,8 @@ def _usage_sentence(error: Exception) -> str:
         likely = _near_options(str(option), getattr(error, "ctx", None))
         if likely:
             message += f"; did you mean {' or '.join(likely)}?"
+    if "unexpected extra argument" in message:
+        message += "; what a verb writes is named with -o"
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "apex-native"
     joint = "" if message.endswith("?") else ";"

@@ -42,8 +42,8 @@ def show_tasks(
 
     ordered = [] if results is None else [m.name for m in all_models(results) if m.name in scores]
     ordered += [name for name in scores if name not in ordered]
-    reference = results.reference.name if results is not None and results.reference else None
-    names = ShortNames([name for name in ordered if name != reference], ordered[:1])
+    known = () if results is None or results.reference is None else (results.reference.name,)
+    names = ShortNames([name for name in ordered if name not in known], known)
     kinds = dict.fromkeys(_kind(score) for name in ordered for score in scores[name])
     for kind in kinds:
         own = {name: s for name in ordered for s in scores[name] if _kind(s) == kind}

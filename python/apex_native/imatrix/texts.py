@@ -24,6 +24,8 @@ def _read(path: Path) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read the text {path}: {error.strerror}") from error
+    if content.startswith(b"GGUF"):
+        raise DataError(f"{path}: is a GGUF file, expected a text; were the two files swapped?")
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -69,7 +69,7 @@ def build_repository(
     """
     folder = Path(folder)
     if len(repo.split("/")) != 2 or not all(repo.split("/")):
-        raise DataError(f"repo must be OWNER/NAME as on the Hub, found '{repo}'")
+        raise DataError(f"repo must be OWNER/NAME as on the Hub, found '{repo}'; add whose it is")
     say = starting if starting is not None else lambda _: None
     say("models and manifests")
     found = scan_folder(folder)

@@ -47,11 +47,17 @@ def read_text(path: str | os.PathLike[str]) -> Text:
     """
     path = Path(path)
     try:
-        content = path.read_bytes().decode("utf-8")
+        data = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read the text {path}: {error.strerror}") from error
+    if data.startswith(b"GGUF"):
+        raise DataError(f"{path}: is a GGUF file, expected a text; were the two files swapped?")
+    try:
+        content = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: expected UTF-8 text, found {error.reason}") from error
+        raise DataError(
+            f"{path}: byte {error.start} is no UTF-8; convert the text to UTF-8"
+        ) from error
     return Text(path.name, content.removesuffix("\n"))
 
 
