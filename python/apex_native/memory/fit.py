@@ -14,8 +14,9 @@ from apex_native.types import GgmlType
 __all__ = ["CUDA_CONTEXT_BYTES", "Fit", "Need", "fit_file", "memory_need", "server_command"]
 
 CUDA_CONTEXT_BYTES = 560 << 20
-"""What CUDA and cuBLAS take of a GPU beside llama.cpp's buffers: a cautious round figure, which
-differs between drivers and cards and was not measured for this table."""
+"""What CUDA and cuBLAS take of a GPU beside llama.cpp's buffers: a round figure, which differs
+between drivers and cards. bench/fit_vs_allocations.py measures it; on an H100 173 MiB beside the
+context itself."""
 
 
 @dataclass(frozen=True, slots=True)
