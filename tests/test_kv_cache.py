@@ -8,6 +8,7 @@ Where there is a GPU and the build can use it, its rows and its attention too
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,39 @@ def test_rotation_is_what_the_codebook_is_for() -> None:
     )
     assert rotated < 0.04
     assert plain > 2 * rotated
+
+
+WITHOUT_AVX2 = """
+import sys, numpy as np
+from apex_native._native import core
+rows, queries = np.load(sys.argv[1]), np.load(sys.argv[2])
+for type in map(int, sys.argv[4:]):
+    stored = core.write_cache_rows(rows, type)
+    values = core.read_cache_rows(stored, type, 256)
+    keys = np.ascontiguousarray(rows[None, :, None, :])
+    attended = core.cache_attention(queries, keys, keys, type, type)
+    np.savez(f"{sys.argv[3]}/{type}.npz", stored=stored, values=values, attended=attended)
+"""
+
+
+def test_a_cpu_without_avx2_computes_the_same(tmp_path: Path) -> None:
+    rows, queries = gaussian(300, 256), gaussian(1, 2, 2, 256, seed=4)
+    np.save(tmp_path / "rows.npy", rows)
+    np.save(tmp_path / "queries.npy", queries)
+    ids = [str(type.id) for type in TURBO]
+    command = [sys.executable, "-c", WITHOUT_AVX2, tmp_path / "rows.npy", tmp_path / "queries.npy"]
+    subprocess.run(
+        [*command, tmp_path, *ids], check=True, env={**os.environ, "APEX_ISA": "portable"}
+    )
+    keys = np.ascontiguousarray(rows[None, :, None, :])
+    for type in TURBO:
+        found = np.load(tmp_path / f"{type.id}.npz")
+        stored = core.write_cache_rows(rows, type.id)
+        assert np.array_equal(found["stored"], stored)
+        assert np.array_equal(found["values"], core.read_cache_rows(stored, type.id, 256))
+        attended = core.cache_attention(queries, keys, keys, type.id, type.id)
+        # Products with keys are added up in another order.
+        assert np.allclose(found["attended"], attended, rtol=0, atol=tolerances.CACHE_SUM_ATOL)
 
 
 @on_gpu

@@ -1,5 +1,7 @@
 // Blocks to values, and products with rows of Q8_0, where the CPU has AVX2 and elsewhere.
 #include <cmath>
+#include <cstdlib>
+#include <cstring>
 
 #include "format.h"
 
@@ -64,14 +66,17 @@ float dot_anywhere(const typename Format::Block* x, const Q8Block* y, int n_bloc
     return sum;
 }
 
-bool has_avx2() {
 #if TURBO_AVX2
-    static const bool found = __builtin_cpu_supports("avx2") != 0;
+// APEX_ISA=portable does without, as for kernels/dispatch.cpp.
+bool has_avx2() {
+    static const bool found = [] {
+        const char* name = std::getenv("APEX_ISA");
+        const bool wanted = name == nullptr || std::strcmp(name, "portable") != 0;
+        return wanted && __builtin_cpu_supports("avx2") != 0;
+    }();
     return found;
-#else
-    return false;
-#endif
 }
+#endif
 
 template <class Format>
 void decode(const void* x, float* y, int64_t k) {
