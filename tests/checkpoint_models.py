@@ -196,15 +196,16 @@ def deepseek_v3_fp8(folder: Path) -> None:
     as_fp8(folder)
 
 
-def qwen3_5_moe(folder: Path) -> None:
+def qwen3_5_moe(folder: Path, **changes: Any) -> None:
     """Published Qwen3.5 has a vision tower and a layer for multi-token prediction.
 
     transformers drops the latter without a word and keeps the count: it is put back by hand.
     """
-    text = {**TEXT, **MOE, **LINEAR, "mtp_num_hidden_layers": 1}
+    text = {**TEXT, **MOE, **LINEAR, "mtp_num_hidden_layers": 1, **changes}
     vision = {
         "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 4,
-        "out_hidden_size": 64, "num_position_embeddings": 16, "deepstack_visual_indexes": [],
+        "out_hidden_size": text["hidden_size"], "num_position_embeddings": 16,
+        "deepstack_visual_indexes": [],
     }  # fmt: skip
     save_model(
         folder,
@@ -247,10 +248,11 @@ def add_mtp_layer(tensors: dict[str, torch.Tensor]) -> None:
     for name, tensor in list(tensors.items()):
         if name.startswith(prefix):
             tensors["mtp.layers.0." + name.removeprefix(prefix)] = tensor + 0.01
-    norm = torch.randn(64).bfloat16() * 0.1
+    width = tensors["mtp.layers.0.input_layernorm.weight"].shape[0]
+    norm = torch.randn(width).bfloat16() * 0.1
     for name in ("norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden"):
         tensors[f"mtp.{name}.weight"] = norm + 0.5
-    tensors["mtp.fc.weight"] = torch.randn(64, 128).bfloat16() * 0.1
+    tensors["mtp.fc.weight"] = torch.randn(width, 2 * width).bfloat16() * 0.1
 
 
 FAMILIES: dict[str, Callable[[Path], None]] = {

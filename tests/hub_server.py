@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib
 import json
 import re
 import threading
@@ -16,8 +17,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+
+import pytest
 
 
 @dataclass
@@ -253,3 +257,16 @@ def hub_server() -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def point_client_at(hub: Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let huggingface_hub in this process talk to this hub, with a cache of its own."""
+    constants = importlib.import_module("huggingface_hub.constants")
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HOME", str(home))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    # Versions before 1.0 keep a copy.
+    files = importlib.import_module("huggingface_hub.file_download")
+    monkeypatch.setattr(files, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)

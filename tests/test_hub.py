@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import threading
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ pytest.importorskip("huggingface_hub")
 import apex_native as apex
 from apex_native.hub import HubRepository, Shards, Workspace, parse_address
 from cli_tools import run
-from hub_server import Hub, hub_server
+from hub_server import Hub, hub_server, point_client_at
 
 REPO = "someone/model"
 ADDRESS = f"hf://{REPO}"
@@ -25,13 +24,8 @@ WEIGHTS = "model.safetensors"
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub that the client in this process talks to, with a cache of its own."""
-    constants = importlib.import_module("huggingface_hub.constants")
     with hub_server() as server:
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+        point_client_at(server, tmp_path / "home", monkeypatch)
         yield server
 
 

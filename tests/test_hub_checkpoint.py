@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ import apex_native as apex
 import checkpoint_models
 from apex_native.conversion import ConversionOptions, open_source
 from cli_tools import run
-from hub_server import Hub, hub_server
+from hub_server import Hub, hub_server, point_client_at
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -48,13 +47,8 @@ def converted(folder: Path) -> bytes:
 
 @pytest.fixture
 def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    constants = importlib.import_module("huggingface_hub.constants")
     with hub_server() as server:
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+        point_client_at(server, tmp_path / "home", monkeypatch)
         server.publish(REPO, {path.name: path.read_bytes() for path in folder.iterdir()})
         yield server
 
@@ -119,7 +113,6 @@ def test_converted_from_the_hub_it_is_the_same_file(
 def test_quantized_from_the_hub_it_is_the_same_file(
     hub: Hub, folder: Path, converted: bytes, tmp_path: Path
 ) -> None:
-    del hub
     here = tmp_path / "16.gguf"
     here.write_bytes(converted)
     plan = apex.make_plan(here, ftype="Q4_K_M")
@@ -127,7 +120,7 @@ def test_quantized_from_the_hub_it_is_the_same_file(
     done = run(
         "quantize", ADDRESS, "--type", "Q4_K_M", "--pre-tokenizer", "qwen2", "--cache-limit",
         str(4 * shard_bytes(folder)), "-q", "-o", tmp_path,
-        HF_ENDPOINT=importlib.import_module("huggingface_hub.constants").ENDPOINT,
+        HF_ENDPOINT=hub.url,
         HF_HOME=str(tmp_path / "home"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

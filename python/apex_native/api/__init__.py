@@ -6,7 +6,7 @@ Light to import: what needs numpy or the native core is imported when a function
 from __future__ import annotations
 
 from apex_native.api.benchmarks import bench, bench_kernels
-from apex_native.api.converting import convert
+from apex_native.api.converting import convert, gguf_of
 from apex_native.api.evaluating import evaluate
 from apex_native.api.offers import row_offers
 from apex_native.api.planning import LoadCheck, check_load, classify, make_plan
@@ -20,6 +20,7 @@ __all__ = [
     "classify",
     "convert",
     "evaluate",
+    "gguf_of",
     "make_plan",
     "report",
     "row_offers",

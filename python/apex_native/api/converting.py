@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apex_native.api.planning import classify
+from apex_native.hub import is_address
 from apex_native.plan import make_plan
 from apex_native.quantization import QuantizeTarget, quantize_many
 
 if TYPE_CHECKING:
-    from apex_native.conversion import CheckpointSource, ConversionOptions
+    from apex_native.conversion import CheckpointSource, ConversionOptions, ModelInput
     from apex_native.plan import Plan
     from apex_native.quantization import Progress, QuantizeManifest
 
-__all__ = ["convert"]
+__all__ = ["convert", "converted_folder", "gguf_of"]
 
 
 def convert(
@@ -57,6 +58,42 @@ def convert(
         cancel=cancel,
     )  # fmt: skip
     return manifest
+
+
+def gguf_of(
+    source: ModelInput | str | os.PathLike[str],
+    *,
+    n_threads: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    cancel: threading.Event | None = None,
+) -> Path:
+    """A GGUF file of a model, for what loads it: a file as it is, a checkpoint converted.
+
+    What a folder or an ``hf://`` checkpoint is converted to is kept, for the next time, in
+    `converted_folder`, named after what is in it. Raises as `convert` does.
+    """
+    from apex_native.conversion import CheckpointSource, open_source
+
+    if isinstance(source, str | os.PathLike):
+        if not (is_address(source) or Path(source).is_dir()):
+            return Path(source)
+        with open_source(source) as opened:
+            return gguf_of(opened, n_threads=n_threads, progress=progress, cancel=cancel)
+    if not isinstance(source, CheckpointSource):
+        return source.path
+    folder = converted_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{source.path.name}-{source.fingerprint()[:12]}.gguf"
+    if not path.exists():
+        convert(source, path, n_threads=n_threads, resume=True, progress=progress, cancel=cancel)
+    return path
+
+
+def converted_folder() -> Path:
+    """Where `gguf_of` keeps what it converts: APEX_CACHE_DIR, or the user's cache folder."""
+    own = os.environ.get("APEX_CACHE_DIR")
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return (caches / "apex-native" if own is None else Path(own)) / "converted"
 
 
 def copying_plan(source: CheckpointSource) -> Plan:

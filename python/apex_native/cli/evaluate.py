@@ -15,6 +15,7 @@ from apex_native.cli.cache_option import warn_of_slow_caches
 from apex_native.cli.compute_options import ComputeChoices
 from apex_native.cli.errors import EXIT_INVALID
 from apex_native.cli.eval_options import TextChoices
+from apex_native.cli.model_file import loadable
 from apex_native.cli.options import ForceOption, JsonOption, QuietOption, examples, spread
 from apex_native.cli.output import Output
 from apex_native.cli.progress import eta_text, show_share
@@ -98,12 +99,14 @@ def evaluate(
     out = Output(json_mode=json_mode, quiet=quiet)
     _require_request(text, tasks, candidates, reference)
     warn_of_slow_caches(out, [(text.type_k, text.type_v)], on_gpu=compute.placement.on_gpu)
+    reference = None if reference is None else loadable(out, reference)
+    candidates = [loadable(out, candidate) for candidate in candidates or []]
     if text.save_base is not None:
         require_writable(text.save_base, force=force)
     with _progress(out) as progress, settings_errors():
         found = api.evaluate(
             reference,
-            candidates or [],
+            candidates,
             text.joined(),
             **text.settings(),
             **tasks.settings(),

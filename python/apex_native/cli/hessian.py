@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apex_native.cli.calibration_options import CALIBRATION, CalibrationChoices
+from apex_native.cli.model_file import loadable
 from apex_native.cli.output import Output
 from apex_native.cli.tables import Column, Table
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from apex_native.cli.compute_options import ComputeChoices
+    from apex_native.conversion import ModelInput
     from apex_native.quantization import HessianSource, QuantizeManifest
 
 __all__ = [
@@ -81,7 +83,7 @@ def require_consistent_hessian(
 @contextmanager
 def hessian_source(
     out: Output,
-    model_path: Path,
+    source: ModelInput,
     choices: HessianChoices,
     calibration: CalibrationChoices,
     compute: ComputeChoices,
@@ -96,8 +98,9 @@ def hessian_source(
         with HessianFile(choices.hessian) as file:
             yield file.hessian
     else:
-        with _collected(out, model_path, calibration, compute, max_memory) as source:
-            yield source
+        path = loadable(out, source)
+        with _collected(out, path, calibration, compute, max_memory) as collected:
+            yield collected
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import typer
 
 from apex_native.cli.compute_options import ComputeChoices
 from apex_native.cli.errors import UsageError
+from apex_native.cli.model_file import loadable
 from apex_native.cli.options import RUN, ForceOption, JsonOption, QuietOption, examples, spread
 from apex_native.cli.output import Output
 
@@ -275,6 +276,7 @@ def _make(
     output = reported.output or Path("imatrix.gguf")
     format = reported.format or FormatChoice("dat" if output.suffix == ".dat" else "gguf")
     added = [load_imatrix(path) for path in reported.in_file or ()]
+    model = None if model is None else loadable(out, model)
     if model is None:
         require_writable(output, force=force)
         return save_imatrix(merge_imatrices(added), output, format=format.value), []

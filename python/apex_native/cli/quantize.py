@@ -13,6 +13,7 @@ from apex_native.cli.calibration_options import CalibrationChoices, matrix_path
 from apex_native.cli.checkpoint_options import CheckpointChoices, SourceArgument, open_model
 from apex_native.cli.compute_options import ComputeChoices
 from apex_native.cli.hessian import HessianChoices, hessian_source, require_consistent_hessian
+from apex_native.cli.model_file import loadable
 from apex_native.cli.options import (
     JsonOption,
     PlanChoices,
@@ -103,9 +104,7 @@ def quantize(
         if collects:
             job = _calibrated(out, source, job, choices, run, calibration, compute)
         warn_of_findings(out, job.plan.findings)
-        with hessian_source(
-            out, source.path, moments, calibration, compute, run.max_memory
-        ) as hessian:
+        with hessian_source(out, source, moments, calibration, compute, run.max_memory) as hessian:
             manifest = _execute(
                 out, source, job, run, compute.threads, hessian, strict=choices.strict
             )
@@ -191,7 +190,7 @@ def _calibrated(
     path = matrix_path(job.output)
     with imatrix_progress(out) as progress:
         matrix = calibrate(
-            source.path,
+            loadable(out, source),
             calibration.calibration,
             **calibration.settings(),
             placement=compute.placement,

@@ -13,6 +13,7 @@ from apex_native.cli.calibration_options import CalibrationChoices
 from apex_native.cli.checkpoint_options import CheckpointChoices, open_model
 from apex_native.cli.compute_options import ComputeChoices
 from apex_native.cli.hessian import HessianChoices, hessian_source
+from apex_native.cli.model_file import loadable
 from apex_native.cli.options import PlanChoices
 from apex_native.cli.output import Output, exact_size
 from apex_native.cli.quantize_report import check_written
@@ -79,9 +80,7 @@ def quantize_several(
             files = _files(source, recipes, run, folder, collects=False)
         every = [finding for entry in files for finding in entry.plan.findings]
         warn_of_findings(out, list(dict.fromkeys(every)))
-        with hessian_source(
-            out, source.path, moments, calibration, compute, run.max_memory
-        ) as hessian:
+        with hessian_source(out, source, moments, calibration, compute, run.max_memory) as hessian:
             manifests = _execute(out, source, files, run, compute.threads, hessian, choices.strict)
     for manifest in manifests:
         if run.check:
@@ -201,7 +200,7 @@ def _collect(
         return path
     with imatrix_progress(out) as progress:
         matrix = calibrate(
-            source.path,
+            loadable(out, source),
             calibration.calibration,
             **calibration.settings(),
             placement=compute.placement,
