@@ -79,9 +79,9 @@ def run(command: Sequence[str | Path], log: Path) -> Used:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"{' '.join(map(str, command))} failed:\n{log.read_text()[-2000:]}")
-    resident = max(peaks[0], used.ru_maxrss * 1024)
     cpu = used.ru_utime + used.ru_stime
-    return Used(seconds, cpu, resident, peaks[1], used.ru_oublock * 512)
+    # Not ru_maxrss: a child begins with the peak of this process, which maps whole files.
+    return Used(seconds, cpu, peaks[0], peaks[1], used.ru_oublock * 512)
 
 
 def sample(pid: int, done: threading.Event, peaks: list[int]) -> None:
