@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 REFERENCE := build/reference
 JOBS   ?= 2
 
-.PHONY: demo test coverage docs lint format reference parity bench clean
+.PHONY: demo test coverage docs lint format reference parity bench arm64 clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -66,6 +66,14 @@ parity: $(REFERENCE)/reference/llama-quantize
 
 bench: $(REFERENCE)/reference/llama-quantize
 	$(BIN)/python bench/quantize_vs_llama.py --tools $(REFERENCE)/reference
+
+# What 64-bit ARM would do, emulated here: kernels against x86's bytes, stock builds, instructions.
+# Needs Debian's g++-aarch64-linux-gnu, clang, qemu-user and qemu-user-static.
+arm64: $(BIN)/python
+	$(BIN)/python -m pip install --quiet '.[test]'
+	$(BIN)/python -m pytest tests/test_arm64.py
+	$(BIN)/python bench/arm64_stock_bytes.py
+	$(BIN)/python bench/arm64_instructions.py
 
 clean:
 	rm -rf build $(VENV) dist docs/_build docs/generated

@@ -28,13 +28,18 @@ def _run(*command: str) -> None:
 ARM64_TOOLCHAIN = ROOT / "cmake" / "aarch64-linux-gnu.cmake"
 
 
-def build_program(target: str, *, sanitize: bool = False, arm64: bool = False) -> Path:
+def build_program(
+    target: str, *, sanitize: bool = False, arm64: bool = False, clang: bool = False
+) -> Path:
     """Path of a built program; sanitize: with address and undefined-behaviour sanitizers.
 
-    arm64: for 64-bit ARM Linux, which runs under qemu only.
+    arm64: for 64-bit ARM Linux, which runs under qemu only; clang: by Clang there, not by GCC.
     """
-    folder = ROOT / "build" / ("arm64" if arm64 else "sanitize" if sanitize else "tests")
+    name = "arm64" if arm64 else "sanitize" if sanitize else "tests"
+    folder = ROOT / "build" / (f"{name}-clang" if clang else name)
     toolchain = [f"-DCMAKE_TOOLCHAIN_FILE={ARM64_TOOLCHAIN}"] if arm64 else []
+    if clang:
+        toolchain.append("-DAPEX_CROSS_CLANG=ON")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:  # tests may run side by side
         fcntl.flock(lock, fcntl.LOCK_EX)

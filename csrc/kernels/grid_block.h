@@ -94,8 +94,8 @@ class GridBlock {
             const I32 code = load(points.codes + g * kLanes);
             for (int i = 0; i < kPositions; ++i) {
                 const int at = (g * kPositions + i) * kLanes;
-                const I32 level = (code >> (Bits * i)) & I32((1 << Bits) - 1);
-                const F32 q = to_float(level + level + I32(1));
+                const I32 level = i == 0 ? code + code : code >> (Bits * i - 1);  // twice
+                const F32 q = to_float((level & I32(2 * ((1 << Bits) - 1))) | I32(1));
                 qx = qx + load(wx_ + at) * q;
                 q2 = q2 + load(w_ + at) * q * q;
             }
@@ -115,14 +115,20 @@ class GridBlock {
     }
 
   private:
+    F32 rounding_argument(int at, F32 inverse) const {
+        return F32(0.5f) * (inverse * load(x_ + at * kLanes) - F32(1.0f));
+    }
+
     // The rank of the point nearest_int(0.5 * (inverse * x - 1)), clamped.
     template <bool InRange>
     I32 rank(int g, F32 inverse) const {
+#if defined(__aarch64__)
+        if (InRange) return rank_by_integers(g, inverse);
+#endif
         F32 r = 0.0f;
         float power = 1.0f;
         for (int i = 0; i < kPositions; ++i) {
-            const F32 xi = load(x_ + (g * kPositions + i) * kLanes);
-            const F32 t = F32(0.5f) * (inverse * xi - F32(1.0f));
+            const F32 t = rounding_argument(g * kPositions + i, inverse);
             const F32 level = InRange ? nearest_clamped_in_range(t, 0.0f, kTop)
                                       : to_float(clamp(nearest_int(t), 0, kTop));
             r = r + level * F32(power);
@@ -130,6 +136,20 @@ class GridBlock {
         }
         return to_int_truncated(r);
     }
+
+#if defined(__aarch64__)
+    // One instruction rounds, converts and takes negative values to zero.
+    I32 rank_by_integers(int g, F32 inverse) const {
+        I32 r = 0;
+        int32_t power = 1;
+        for (int i = 0; i < kPositions; ++i) {
+            const F32 t = rounding_argument(g * kPositions + i, inverse);
+            r = r + nearest_level(t, kTop) * I32(power);
+            power *= kRadix;
+        }
+        return r;
+    }
+#endif
 
     using Rows = GroupRows<Length>;
 

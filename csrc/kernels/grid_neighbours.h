@@ -5,9 +5,9 @@
 #include <cfloat>
 #include <cmath>
 
+#include "cost_tables.h"
 #include "grid_tables.h"
 #include "kernels.h"
-#include "simd.h"
 
 namespace apex::kernels::APEX_ISA {
 
@@ -18,17 +18,12 @@ namespace apex::kernels::APEX_ISA {
 template <int Bits>
 class NeighbourSearch {
   public:
-    static constexpr int kPositions = Bits == 2 ? 8 : 4;
-    static constexpr int kLevels = 1 << Bits;
+    static constexpr int kPositions = LevelLayout<Bits>::kPositions;
+    static constexpr int kLevels = LevelLayout<Bits>::kLevels;
 
     NeighbourSearch() {
-        alignas(64) int32_t positions[kLanes];
         const float odd[8] = {1, 3, 5, 7, 9, 11, 13, 15};
         odd_values_ = level_pattern(odd);
-        for (int v = 0; v < kVectors; ++v) {
-            for (int k = 0; k < kLanes; ++k) positions[k] = (v * kLanes + k) / kLevels;
-            positions_[v] = load(positions);
-        }
     }
 
     // The value of each level, repeated over the lanes.
@@ -45,64 +40,36 @@ class NeighbourSearch {
     // of GridTables. Returns the code of the first candidate with the smallest sum of
     // w * (scale * value - x)^2; throws Overflow if none is less than FLT_MAX, where ggml's
     // search comes out empty.
-    uint16_t best(const float* x, const float* w, float scale, F32 values,
-                  const uint16_t* list) const {
-        alignas(64) float costs[kPositions * kLevels];
-        const Table8 tx = table8(x);
-        const Table8 tw = table8(w);
+    // Inline, so that constants stay in registers from call to call.
+    [[gnu::always_inline]] uint16_t best(const float* x, const float* w, float scale, F32 values,
+                                         const uint16_t* list) const {
+        const Repeated<Bits> xs(x), ws(w);
         const F32 scaled = F32(scale) * values;
-        for (int v = 0; v < kVectors; ++v) {
-            const F32 diff = scaled - lookup(tx, positions_[v]);
-            // 0 * infinity is NaN, which ggml never picks: infinity neither. (min: not for NaN.)
-            const F32 cost = lookup(tw, positions_[v]) * diff * diff;
-            store(costs + v * kLanes, min(cost, F32(INFINITY)));
-        }
-        const CostTables tables(costs);
+        const CostTables<Bits> tables([&](int v) {
+            const F32 diff = scaled - xs[v];
+            return ws[v] * diff * diff;
+        });
         const int count = *list++;
-        const F32 first = tables.sum(load_u16(list));
+        // 0 * infinity is NaN, which ggml never picks: infinity neither.
+        const F32 first = number_or(tables.sum(list, count), INFINITY);
         if (count <= kLanes) return list[first_lane(first == F32(smallest_cost(first)))];
         return best_of_many(tables, first, list, count);
     }
 
   private:
-    static constexpr int kVectors = kPositions * kLevels / kLanes;
-
-    struct CostTables {
-        static auto table(const float* costs) {
-            if constexpr (Bits == 2) {
-                return table4(costs);
-            } else {
-                return table8(costs);
-            }
-        }
-        decltype(table(nullptr)) at[kPositions];
-
-        explicit CostTables(const float* costs) {
-            for (int i = 0; i < kPositions; ++i) at[i] = table(costs + i * kLevels);
-        }
-
-        F32 sum(I32 codes) const {
-            F32 s = lookup(at[0], codes);
-            for (int i = 1; i < kPositions; ++i) s = s + lookup(at[i], codes >> (Bits * i));
-            return s;
-        }
-    };
-
     static float smallest_cost(F32 costs) {
         const float smallest = smallest_lane(costs);
         if (!(smallest < FLT_MAX)) throw_overflow();  // NaN too
         return smallest;
     }
 
-    static int first_lane(Mask m) { return __builtin_ctz(bits(m)); }
-
-    static uint16_t best_of_many(const CostTables& tables, F32 first, const uint16_t* list,
+    static uint16_t best_of_many(const CostTables<Bits>& tables, F32 first, const uint16_t* list,
                                  int count) {
         F32 best = first;
         I32 start = 0;  // each lane's position of its best candidate, less the lane number
         for (int v = kLanes; v < count; v += kLanes) {
-            const F32 sum = tables.sum(load_u16(list + v));
-            const Mask better = sum < best;
+            const F32 sum = tables.sum(list + v, count - v);
+            const Mask better = sum < best;  // not NaN
             best = select(better, sum, best);
             start = select(better, I32(v), start);
         }
@@ -118,7 +85,6 @@ class NeighbourSearch {
     }
 
     F32 odd_values_;
-    I32 positions_[kVectors];
 };
 
 }  // namespace apex::kernels::APEX_ISA

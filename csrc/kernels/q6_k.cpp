@@ -50,6 +50,7 @@ void requantize(const float* x, const SignedScale* found, const Fields& f, int32
         const F32 d = d_block * to_float(sign_extend_byte(f.scales[j]));
         const Mask keep = d == F32(0.0f);
         const bool keep_any = any(keep);
+        APEX_UNROLL
         for (int i = 0; i < kLength; ++i) {
             const int at = (j * kLength + i) * kLanes;
             const F32 xi = load(x + at);

@@ -43,6 +43,7 @@ struct LevelSums {
         // Local sums: the stores to levels could alias members, and would keep them in memory.
         F32 sum_l = 0.0f, sum_l2 = 0.0f, sum_xl = 0.0f;
         const float top = static_cast<float>(nmax);
+        APEX_UNROLL
         for (int i = 0; i < Length; ++i) {
             const F32 xi = load(x + i * kLanes);
             const F32 wi = load(w + i * kLanes);
@@ -63,6 +64,7 @@ struct LevelSums {
     template <bool UseMad>
     F32 error(const float* x, const float* w, F32 scale, F32 min_value) const {
         F32 sum = 0.0f;
+        APEX_UNROLL
         for (int i = 0; i < Length; ++i) {
             const F32 diff = scale * load(levels + i * kLanes) + min_value - load(x + i * kLanes);
             sum = sum + load(w + i * kLanes) * deviation<UseMad>(diff);
@@ -78,6 +80,7 @@ inline ScaleMin search_scale_min(const float* x, const float* w, int nmax, Scale
     F32 max_value = min_value;
     F32 sum_w = load(w);
     F32 sum_x = sum_w * min_value;
+    APEX_UNROLL
     for (int i = 1; i < Length; ++i) {
         const F32 xi = load(x + i * kLanes);
         const F32 wi = load(w + i * kLanes);

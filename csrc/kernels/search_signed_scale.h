@@ -21,6 +21,7 @@ template <int Length>
 inline F32 largest_magnitude(const float* x, F32* magnitude) {
     F32 amax = 0.0f;
     F32 value = 0.0f;
+    APEX_UNROLL
     for (int i = 0; i < Length; ++i) {
         const F32 xi = load(x + i * kLanes);
         const F32 ax = abs(xi);
@@ -32,47 +33,67 @@ inline F32 largest_magnitude(const float* x, F32* magnitude) {
     return value;
 }
 
+// Weighted sums over levels l: of x l and of l^2.
+struct LevelProducts {
+    F32 lx = 0.0f, l2 = 0.0f;
+
+    // One value's share; wx is its product with its weight. Where the group is not zero,
+    // |inverse| <= (nmax + 0.9) / amax is finite and |inverse * x| <= nmax + 1, so the short form
+    // of rounding holds.
+    void add(F32 inverse, F32 x, F32 w, F32 wx, int nmax) {
+        const F32 l = nearest_clamped_in_range(inverse * x, static_cast<float>(-nmax),
+                                               static_cast<float>(nmax - 1));
+        lx = lx + wx * l;
+        l2 = l2 + w * l * l;
+    }
+};
+
 // x, w: Length values of kLanes lanes. wx: room for Length more.
 template <int Length>
 inline SignedScale search_signed_scale(const float* x, const float* w, int nmax, float* wx) {
     const F32 zero = 0.0f;
-    const float low = static_cast<float>(-nmax);
-    const float high = static_cast<float>(nmax - 1);
     F32 amax;
     const F32 largest = largest_magnitude<Length>(x, &amax);
     SignedScale best;
+    F32 best_score;
     best.zero = amax < F32(1e-15f);  // GROUP_MAX_EPS
-    best.inverse = F32(low) / largest;
+    best.inverse = F32(static_cast<float>(-nmax)) / largest;
+    APEX_UNROLL
     for (int i = 0; i < Length; ++i) {
         store(wx + i * kLanes, load(w + i * kLanes) * load(x + i * kLanes));
     }
 
-    F32 sumlx, suml2;
-    // Where the group is not zero, |inverse| <= (nmax + 0.9) / amax is finite and
-    // |inverse * x| <= nmax + 1, so the short form of rounding holds.
-    const auto sums = [&](F32 inverse) {
-        F32 lx = zero, l2 = zero;
-        for (int i = 0; i < Length; ++i) {
-            const F32 l = nearest_clamped_in_range(inverse * load(x + i * kLanes), low, high);
-            lx = lx + load(wx + i * kLanes) * l;
-            l2 = l2 + load(w + i * kLanes) * l * l;
-        }
-        sumlx = lx;
-        suml2 = l2;
+    const auto add = [&](int i, F32 inverse, LevelProducts* to) {
+        const int at = i * kLanes;
+        to->add(inverse, load(x + at), load(w + at), load(wx + at), nmax);
     };
-    sums(best.inverse);
-    best.scale = select(suml2 != zero, sumlx / suml2, zero);
-    F32 best_score = best.scale * sumlx;
-    for (int is = -9; is <= 9; ++is) {
-        if (is == 0) continue;
-        const F32 inverse = F32(-(nmax + 0.1f * is)) / largest;
-        sums(inverse);
-        const Mask better = (suml2 > zero) & (sumlx * sumlx > best_score * suml2);
-        if (!any(better)) continue;
-        const F32 scale = sumlx / suml2;
+    const auto inverse_of = [&](int is) { return F32(-(nmax + 0.1f * is)) / largest; };
+    const auto offer = [&](F32 inverse, LevelProducts sums) {
+        const Mask better = (sums.l2 > zero) & (sums.lx * sums.lx > best_score * sums.l2);
+        if (!any(better)) return;
+        const F32 scale = sums.lx / sums.l2;
         best.scale = select(better, scale, best.scale);
-        best_score = select(better, scale * sumlx, best_score);
+        best_score = select(better, scale * sums.lx, best_score);
         best.inverse = select(better, inverse, best.inverse);
+    };
+    LevelProducts first;
+    APEX_UNROLL
+    for (int i = 0; i < Length; ++i) add(i, best.inverse, &first);
+    best.scale = select(first.l2 != zero, first.lx / first.l2, zero);
+    best_score = best.scale * first.lx;
+    // -9..9 without 0, which was first. Two candidates read the values once; they are judged in
+    // turn.
+    const auto step = [](int n) { return n < 9 ? n - 9 : n - 8; };
+    for (int n = 0; n < 18; n += 2) {
+        const F32 one = inverse_of(step(n)), other = inverse_of(step(n + 1));
+        LevelProducts of_one, of_other;
+        APEX_UNROLL
+        for (int i = 0; i < Length; ++i) {
+            add(i, one, &of_one);
+            add(i, other, &of_other);
+        }
+        offer(one, of_one);
+        offer(other, of_other);
     }
     best.scale = select(best.zero, zero, best.scale);
     return best;

@@ -21,6 +21,13 @@
 #error "compile with the flags of csrc/kernels/README.md"
 #endif
 
+// For short loops: four turns at a time, so that addresses and the loop itself cost less.
+#if defined(__clang__)
+#define APEX_UNROLL _Pragma("unroll 4")
+#else
+#define APEX_UNROLL _Pragma("GCC unroll 4")
+#endif
+
 namespace apex::kernels::APEX_ISA {
 
 // 1.5 * 2^23: adding it leaves the nearest integer in the low mantissa bits.
@@ -37,10 +44,15 @@ inline I32 clamp(I32 x, int32_t low, int32_t high) {
 }
 
 // float(clamp(nearest_int(x), low, high)) for |x| <= 2^22 only: there x + magic is
-// magic + nearest_int(x) exactly, so clamping and subtracting can stay in float.
+// magic + nearest_int(x) exactly, so clamping and subtracting can stay in float. low for NaN. Where
+// the result is zero its sign is not the same on each instruction set.
 inline F32 nearest_clamped_in_range(F32 x, float low, float high) {
+#if defined(__aarch64__)
+    return clamp_number(round_half_even(x), low, high);
+#else
     const F32 shifted = x + F32(kRoundMagic);
     return min(max(shifted, F32(kRoundMagic + low)), F32(kRoundMagic + high)) - F32(kRoundMagic);
+#endif
 }
 
 // ggml_compute_fp32_to_fp16: the hardware rounds alike, but keeps NaN payloads.

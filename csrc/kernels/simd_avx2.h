@@ -76,6 +76,14 @@ inline F32 min(F32 a, F32 b) {
 inline F32 max(F32 a, F32 b) {
     return _mm256_max_ps(a.v, b.v);
 }
+// Neither is NaN.
+inline F32 max_of_numbers(F32 a, F32 b) {
+    return max(a, b);
+}
+// x, or bound for NaN and for what is above it.
+inline F32 number_or(F32 x, float bound) {
+    return min(x, F32(bound));
+}
 inline F32 truncate(F32 a) {
     return _mm256_round_ps(a.v, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
 }
@@ -156,6 +164,9 @@ inline Mask operator|(Mask a, Mask b) {
 }
 inline uint32_t bits(Mask a) {
     return static_cast<uint32_t>(_mm256_movemask_ps(a.v));
+}
+inline int first_lane(Mask a) {
+    return __builtin_ctz(bits(a));
 }
 inline bool any(Mask a) {
     return bits(a) != 0;

@@ -78,6 +78,14 @@ inline F32 min(F32 a, F32 b) {
 inline F32 max(F32 a, F32 b) {
     return _mm512_max_ps(a.v, b.v);
 }
+// Neither is NaN.
+inline F32 max_of_numbers(F32 a, F32 b) {
+    return max(a, b);
+}
+// x, or bound for NaN and for what is above it.
+inline F32 number_or(F32 x, float bound) {
+    return min(x, F32(bound));
+}
 inline F32 truncate(F32 a) {
     return _mm512_roundscale_ps(a.v, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
 }
@@ -164,6 +172,9 @@ inline bool all(Mask a) {
 }
 inline uint32_t bits(Mask a) {
     return a.v;
+}
+inline int first_lane(Mask a) {
+    return __builtin_ctz(bits(a));
 }
 inline Mask no_lanes() {
     return {0};

@@ -161,6 +161,11 @@ inline uint32_t bits(Mask a) {
     const uint16x8_t lanes = vcombine_u16(vmovn_u32(a.lo), vmovn_u32(a.hi));
     return vaddvq_u16(vandq_u16(lanes, vld1q_u16(lane_bits)));
 }
+inline int first_lane(Mask a) {
+    const uint8x8_t lanes =
+        vmovn_u16(vuzp1q_u16(vreinterpretq_u16_u32(a.lo), vreinterpretq_u16_u32(a.hi)));
+    return __builtin_ctzll(vget_lane_u64(vreinterpret_u64_u8(lanes), 0)) >> 3;
+}
 inline bool any(Mask a) {
     return vmaxvq_u32(vorrq_u32(a.lo, a.hi)) != 0;
 }
@@ -191,6 +196,28 @@ inline F32 max(F32 a, F32 b) {
     return select(a > b, a, b);
 }
 
+// Neither is NaN.
+inline F32 max_of_numbers(F32 a, F32 b) {
+    return {vmaxq_f32(a.lo, b.lo), vmaxq_f32(a.hi, b.hi)};
+}
+// x, or bound for NaN and for what is above it. bound: above zero.
+inline F32 number_or(F32 x, float bound) {
+    return {vminnmq_f32(x.lo, vdupq_n_f32(bound)), vminnmq_f32(x.hi, vdupq_n_f32(bound))};
+}
+// Low for NaN.
+inline F32 clamp_number(F32 x, float low, float high) {
+    const float32x4_t l = vdupq_n_f32(low), h = vdupq_n_f32(high);
+    return {vminnmq_f32(vmaxnmq_f32(x.lo, l), h), vminnmq_f32(vmaxnmq_f32(x.hi, l), h)};
+}
+inline F32 round_half_even(F32 x) {
+    return {vrndnq_f32(x.lo), vrndnq_f32(x.hi)};
+}
+// The integer 0..top nearest to x, halves to even; 0 for NaN.
+inline I32 nearest_level(F32 x, uint32_t top) {
+    const uint32x4_t t = vdupq_n_u32(top);
+    return {vminq_u32(vcvtnq_u32_f32(x.lo), t), vminq_u32(vcvtnq_u32_f32(x.hi), t)};
+}
+
 inline F32 to_float(I32 a) {
     return {vcvtq_f32_s32(a.lo), vcvtq_f32_s32(a.hi)};
 }
@@ -198,6 +225,10 @@ inline F32 to_float(I32 a) {
 inline I32 to_int_truncated(F32 a) {
     const I32 converted = {vcvtq_s32_f32(a.lo), vcvtq_s32_f32(a.hi)};
     return select(a < F32(2147483648.0f), converted, I32(INT32_MIN));
+}
+// Rounded with halves away from zero. Every a has an int32.
+inline I32 to_int_half_away(F32 a) {
+    return {vcvtaq_s32_f32(a.lo), vcvtaq_s32_f32(a.hi)};
 }
 inline I32 as_int(F32 a) {
     return {vreinterpretq_s32_f32(a.lo), vreinterpretq_s32_f32(a.hi)};
@@ -209,16 +240,16 @@ inline F32 as_float(I32 a) {
 inline F32 gather(const float* base, I32 index) {
     alignas(16) int32_t at[kLanes];
     store(at, index);
-    float values[kLanes];
-    for (int lane = 0; lane < kLanes; ++lane) values[lane] = base[at[lane]];
-    return load(values);
+    const float32x4_t lo = {base[at[0]], base[at[1]], base[at[2]], base[at[3]]};
+    const float32x4_t hi = {base[at[4]], base[at[5]], base[at[6]], base[at[7]]};
+    return {lo, hi};
 }
 inline I32 gather(const int32_t* base, I32 index) {
     alignas(16) int32_t at[kLanes];
     store(at, index);
-    int32_t values[kLanes];
-    for (int lane = 0; lane < kLanes; ++lane) values[lane] = base[at[lane]];
-    return load(values);
+    const int32x4_t lo = {base[at[0]], base[at[1]], base[at[2]], base[at[3]]};
+    const int32x4_t hi = {base[at[4]], base[at[5]], base[at[6]], base[at[7]]};
+    return {lo, hi};
 }
 
 // Byte numbers of the float that each lane's index names.
@@ -269,16 +300,27 @@ inline I32 half_bits(F32 a) {
     const uint16x4_t high = vreinterpret_u16_f16(vcvt_f16_f32(a.hi));
     return {vmovl_u16(low), vmovl_u16(high)};
 }
+inline uint16_t half_bits(float x) {
+    return vget_lane_u16(vreinterpret_u16_f16(vcvt_f16_f32(vdupq_n_f32(x))), 0);
+}
 inline F32 float_from_half(I32 a) {
     const uint16x4_t low = vmovn_u32(vreinterpretq_u32_s32(a.lo));
     const uint16x4_t high = vmovn_u32(vreinterpretq_u32_s32(a.hi));
     return {vcvt_f32_f16(vreinterpret_f16_u16(low)), vcvt_f32_f16(vreinterpret_f16_u16(high))};
 }
 
+// The low 16 bits of each lane.
+inline uint8x16_t low_words(I32 a) {
+    return vreinterpretq_u8_u16(
+        vuzp1q_u16(vreinterpretq_u16_s32(a.lo), vreinterpretq_u16_s32(a.hi)));
+}
 // The low byte of each lane.
 inline void store_low_bytes(void* p, I32 a) {
-    const int16x8_t words = vcombine_s16(vmovn_s32(a.lo), vmovn_s32(a.hi));
-    vst1_s8(static_cast<int8_t*>(p), vmovn_s16(words));
+    vst1_u8(static_cast<uint8_t*>(p), vmovn_u16(vreinterpretq_u16_u8(low_words(a))));
+}
+// Of a's lanes, then of b's.
+inline void store_low_bytes(void* p, I32 a, I32 b) {
+    vst1q_u8(static_cast<uint8_t*>(p), vuzp1q_u8(low_words(a), low_words(b)));
 }
 
 // No lane is NaN.

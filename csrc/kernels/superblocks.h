@@ -71,6 +71,7 @@ inline void store_words(const int32_t* words, int nwords, int lane, void* out) {
 // The serial sum of squares of a super-block.
 inline F32 sum_of_squares(const float* x, int n) {
     F32 sum = 0.0f;
+    APEX_UNROLL
     for (int i = 0; i < n; ++i) {
         const F32 v = load(x + i * kLanes);
         sum = sum + v * v;
@@ -80,6 +81,7 @@ inline F32 sum_of_squares(const float* x, int n) {
 
 // w = imatrix * sqrt(sigma2 + x * x), the weight of all searches with a matrix (Q6_K excepted).
 inline void importance_weights(const float* x, const float* imatrix, F32 sigma2, int n, float* w) {
+    APEX_UNROLL
     for (int i = 0; i < n; ++i) {
         const F32 v = load(x + i * kLanes);
         store(w + i * kLanes, load(imatrix + i * kLanes) * sqrt(sigma2 + v * v));
@@ -88,6 +90,7 @@ inline void importance_weights(const float* x, const float* imatrix, F32 sigma2,
 
 // w = x * x, the weight of several searches without a matrix.
 inline void squared_weights(const float* x, int n, float* w) {
+    APEX_UNROLL
     for (int i = 0; i < n; ++i) {
         const F32 v = load(x + i * kLanes);
         store(w + i * kLanes, v * v);
