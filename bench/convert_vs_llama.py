@@ -248,6 +248,8 @@ def main() -> None:
     raw = [{what: [asdict(u) for u in pair] for what, pair in r.items()} for r in runs]
     machine = f"{arguments.threads} threads of {os.cpu_count()}, {processor()}"
     lines = [
+        "# From a checkpoint: upstream and apex-native",
+        "",
         f"`python bench/{' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`",
         "",
         f"{bench.n_bytes:,} bytes of weights, tier {arguments.tier}, {machine}.",
