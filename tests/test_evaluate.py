@@ -51,6 +51,45 @@ def found(small: Path, text: Path) -> EvalResults:
     return evaluate([small], text)
 
 
+def test_two_runs_at_once_add_to_one_file(
+    tmp_path: Path, small: Path, text: Path, found: EvalResults
+) -> None:
+    other = tmp_path / "other.gguf"
+    apex.quantize(apex.demo_model(), apex.make_plan(apex.demo_model(), ftype="Q8_0"), other)
+    theirs = evaluate([other], text).results
+    output = tmp_path / "eval.json"
+
+    def meanwhile(progress: object) -> None:
+        theirs.save(output)
+
+    evaluate([small], text, output=output, progress=meanwhile)
+    names = [candidate.name for candidate in Results.load(output).candidates]
+    assert sorted(names) == ["compact", "other"]
+
+
+def test_results_that_do_not_go_together_are_both_kept(
+    tmp_path: Path, small: Path, text: Path, found: EvalResults
+) -> None:
+    output = tmp_path / "eval.json"
+    theirs = dataclasses.replace(
+        found.results, data=dataclasses.replace(found.results.data, sha256="0" * 64)
+    )
+    with pytest.raises(apex.OutputError, match=r"another run meanwhile.*data.sha256.*eval-2\.json"):
+        evaluate([small], text, output=output, progress=lambda _: theirs.save(output))
+    assert Results.load(output) == theirs
+    ours = Results.load(tmp_path / "eval-2.json")
+    assert ours.candidates == found.results.candidates
+
+
+def test_what_was_there_before_a_run_of_its_own_is_replaced(
+    tmp_path: Path, small: Path, text: Path, found: EvalResults
+) -> None:
+    output = tmp_path / "eval.json"
+    dataclasses.replace(found.results, tokenizer="another").save(output)
+    evaluate([small], text, output=output)  # nothing known: as with --force
+    assert Results.load(output).tokenizer == found.results.tokenizer
+
+
 def test_a_quantized_model_diverges_from_its_source(found: EvalResults) -> None:
     results = found.results
     assert results.reference is not None

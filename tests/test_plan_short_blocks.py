@@ -77,12 +77,12 @@ def test_a_rule_of_the_users_comes_first() -> None:
 
 def test_a_tier_file_can_say_so_itself(tmp_path: Path) -> None:
     path = tmp_path / "own.toml"
-    path.write_text(invoke("tiers", "quality-short").stdout + "\n")
-    text = path.read_text()
-    path.write_text(text.replace('base = "', 'short_blocks = true\nbase = "', 1))
+    text = invoke("tiers", "quality-short").stdout
+    path.write_text(text)
     own = make_plan(nemotron_like().classification, tier=str(path))
     assert own.types == planned(nemotron_like(), "quality-short").types
-    path.write_text(text.replace('base = "', 'short_blocks = "yes"\nbase = "', 1))
+    assert own.tier == "quality-short"
+    path.write_text(text.replace("short_blocks = true", 'short_blocks = "yes"'))
     with pytest.raises(apex.PlanError, match="short_blocks must be bool"):
         make_plan(nemotron_like().classification, tier=str(path))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from apex_native.errors import OutputError
 
-__all__ = ["require_place", "write_atomically"]
+__all__ = ["free_name", "require_place", "write_atomically"]
 
 _LEAST = 1 << 20
 """Bytes that every disk must have free before work is begun: results, manifests, journals."""
@@ -47,6 +47,14 @@ def _folder_of(path: Path) -> Path | None:
         return None
     places = (path, *path.parents) if path.is_dir() else path.parents
     return next((place for place in places if place.is_dir()), None)
+
+
+def free_name(path: Path) -> Path:
+    """``eval-2.json`` for eval.json, or the next number that no file has."""
+    number = 2
+    while (other := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
+        number += 1
+    return other
 
 
 def write_atomically(

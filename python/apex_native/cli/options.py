@@ -93,8 +93,9 @@ class PlanChoices:
             metavar="TIER",
             rich_help_panel=BASE,
             help="APEX tier: quality, balanced, compact, mini, nano or micro; i-quality, "
-            "i-balanced and i-compact are the same with an importance matrix; or a tier file of "
-            "your own, PATH.toml. quantize takes several, A,B,C or all: the source is read once.",
+            "i-balanced and i-compact are the same with an importance matrix; NAME-short where "
+            "rows are no multiples of 256; or a tier file of your own, PATH.toml. quantize takes "
+            "several, A,B,C or all: the source is read once.",
         ),
     ] = None
     ftype: Annotated[

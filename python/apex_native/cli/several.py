@@ -277,8 +277,8 @@ def _show(out: Output, manifests: Sequence[QuantizeManifest], *, skipped: int) -
     columns = (
         Column("file", wraps=True),
         Column("bytes", right=True),
-        Column("bpw", right=True),
-        Column("relative RMSE", right=True),
+        Column("bpw", right=True, drop=2),
+        Column("relative RMSE", right=True, drop=1),
     )
     rows = [
         (

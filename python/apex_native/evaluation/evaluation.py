@@ -15,6 +15,7 @@ from apex_native.evaluation.model_under_test import ModelUnderTest, unique_name
 from apex_native.evaluation.progress import EvaluateProgress
 from apex_native.evaluation.record import find_row, reference_row, results_of
 from apex_native.evaluation.request import EvaluationRequest
+from apex_native.evaluation.results_file import ResultsFile
 from apex_native.evaluation.side_by_side import side_by_side
 from apex_native.evaluation.speed import (
     ModelSpeed,
@@ -67,6 +68,7 @@ class Evaluation:
         self.tasks = open_tasks(request.tasks)
         self.candidates = self._named()
         self.results = request.known
+        self._file = None if request.output is None else ResultsFile(request.output, request.known)
         if request.wants_text and not request.speed:
             self._place_side_by_side()
 
@@ -129,8 +131,8 @@ class Evaluation:
 
     def _keep(self, results: Results) -> None:
         self.results = results
-        if self.request.output is not None:
-            results.save(self.request.output)
+        if self._file is not None:
+            self._file.save(results)
 
     def _merged(self, new: Results, base: Results | None) -> Results:
         return new if base is None else merge_results([base, new])

@@ -11,6 +11,7 @@ import numpy as np
 
 from apex_native._native import forward_log
 from apex_native.argument_kinds import require_kind
+from apex_native.atomic_write import free_name
 from apex_native.engine import GPU_UBATCH, UBATCH, Model, Tokens
 from apex_native.errors import DataError, OutputError
 from apex_native.imatrix.checkpoint import State, checkpoint_path
@@ -109,7 +110,7 @@ def collect_imatrix(
         state, chunk_size=ctx, datasets=(dataset,) if dataset else (), settings=settings
     )
     _save_moments(state, settings, hessian, ctx)
-    return _kept(imatrix, path)
+    return _kept(imatrix, path, force=force)
 
 
 def _require_model(model: Model) -> None:
@@ -201,11 +202,21 @@ def _tokens(model: Model, text: str | Tokens | Sequence[int], parse_special: boo
     return np.ascontiguousarray(text, dtype=np.int32)
 
 
-def _kept(imatrix: Imatrix, path: Path | None) -> Imatrix:
+def _kept(imatrix: Imatrix, path: Path | None, *, force: bool) -> Imatrix:
+    """The matrix in its file; where another run has made that meanwhile, in one beside it."""
     if path is None:
         return sealed(imatrix)
-    saved = save_imatrix(imatrix, path)
+    is_taken = path.exists() and not force
+    target = free_name(path) if is_taken else path
+    saved = save_imatrix(imatrix, target)
     checkpoint_path(path).unlink(missing_ok=True)
+    if is_taken and target.read_bytes() != path.read_bytes():
+        raise OutputError(
+            f"{path} was written by another run meanwhile; what this one collected is in {target}"
+        )
+    if is_taken:  # the same bytes: nobody needs them twice
+        target.unlink()
+        return load_imatrix(path)
     return saved
 
 

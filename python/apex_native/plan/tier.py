@@ -212,12 +212,16 @@ def parse_tier(text: str, *, source: str) -> Tier:
 
 def tier_text(name: str) -> str:
     """The TOML of a tier that ships with the package. Raises PlanError as `load_tier` does."""
-    stem = name.strip().lower().removeprefix(_IMATRIX_PREFIX).removesuffix(SHORT_SUFFIX)
+    asked = name.strip().lower().removeprefix(_IMATRIX_PREFIX)
+    stem = asked.removesuffix(SHORT_SUFFIX)
     shipped = _shipped()
     if stem not in shipped:
         load_tier(name)
         stem = stem.rpartition("-")[0]
-    return shipped[stem]
+    text = shipped[stem]
+    if asked.endswith(SHORT_SUFFIX):
+        text = text.replace(f'\nname = "{stem}"\n', f'\nname = "{asked}"\nshort_blocks = true\n', 1)
+    return text
 
 
 def _load_variant(stem: str, shipped: Mapping[str, str]) -> Tier | None:
