@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -93,6 +94,30 @@ def on_markers(figure: Any, texts: list[Shown]) -> list[str]:
                     and y - reach < text.box.y1
                 ]
     return covered
+
+
+def lines_beside_labels(axes: Any) -> list[str]:
+    """Labels that a thin line which leads to another one comes within two pixels of."""
+    renderer = axes.figure.canvas.get_renderer()
+    boxes = {text.get_text(): text.get_window_extent(renderer) for text in axes.texts}
+
+    def distance(name: str, x: float, y: float) -> float:
+        box = boxes[name]
+        return math.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1))
+
+    found = []
+    for line in axes.lines:
+        if line.get_linewidth() != LEADER_WIDTH or len(line.get_xdata()) != 2:
+            continue
+        (x0, y0), (x1, y1) = line.get_transform().transform(line.get_xydata())
+        own = min(boxes, key=lambda name, end=(x1, y1): distance(name, *end))
+        steps = [(x0 + (x1 - x0) * i / 200, y0 + (y1 - y0) * i / 200) for i in range(201)]
+        others = boxes.keys() - {own}
+        found += [name for name in others if min(distance(name, *step) for step in steps) < 2]
+    return found
+
+
+LEADER_WIDTH = 0.5
 
 
 def png_size(data: bytes) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from apex_native.reports.plots.text import drawable, model_labels
 from apex_native.reports.write import write_report
 from apex_native.results import Candidate, Results
 from plot_checks import (
+    lines_beside_labels,
     on_markers,
     outside,
     overlapping,
@@ -112,6 +113,14 @@ def test_labels_are_all_there_and_none_lies_on_another(case: str, name: str) -> 
     labels = model_labels(results)
     for candidate in results.candidates:
         assert texts.count(labels[candidate.name]) == times, candidate.name
+
+
+@pytest.mark.parametrize("name", ["size_vs_speed", "ppl_vs_size", "kld_vs_size"])
+def test_a_line_to_a_label_keeps_off_the_others(name: str) -> None:
+    with style():
+        figure = BY_NAME[name].draw(evaluation(13))
+        figure.draw_without_rendering()
+        assert [name for axes in figure.axes for name in lines_beside_labels(axes)] == []
 
 
 def test_the_checks_see_what_they_look_for() -> None:

@@ -48,6 +48,10 @@ class Box:
     x1: float
     y1: float
 
+    def grown(self, by: float) -> Box:
+        """With a margin all around."""
+        return Box(self.x0 - by, self.y0 - by, self.x1 + by, self.y1 + by)
+
     def nearest(self, point: tuple[float, float]) -> tuple[float, float]:
         """The box's own point that is nearest to another."""
         x, y = point
@@ -211,6 +215,10 @@ def _choose(search: _Search, clearance: float) -> list[_Place] | None:
     return None
 
 
+_LINE_APART = 1.5
+"""Points between a label and the line that leads to another: else it looks like its own."""
+
+
 class _Search:
     """What is taken already: markers, error bars, texts, labels and the lines that lead to them."""
 
@@ -239,14 +247,15 @@ class _Search:
         box, leader = place.box, place.leader
         if not box.inside(self.bounds) or any(box.overlaps(taken) for taken in self._boxes):
             return False
-        if any(box.crossed_by(*line) for line in self._leaders):
+        apart = _LINE_APART * self.per_point
+        if any(box.grown(apart).crossed_by(*line) for line in self._leaders):
             return False
         if any(box.distance(centre) < clearance for centre in self._others(i)):
             return False
         if leader is None:
             return True
         return not (
-            any(label.crossed_by(*leader) for label in self._labels)
+            any(label.grown(apart).crossed_by(*leader) for label in self._labels)
             or any(_cross(leader, line) for line in self._leaders)
         )
 
