@@ -255,29 +255,6 @@ def test_a_stopped_collection_goes_on_to_the_same_bytes(
     assert again.sha256 == whole.sha256
 
 
-def test_a_matrix_that_appears_meanwhile_is_not_written_over(
-    tmp_path: Path, expert_model: apex.Model
-) -> None:
-    path, other = tmp_path / "m.gguf", tmp_path / "other.gguf"
-    tokens = some_tokens(3 * CTX)
-    apex.collect_imatrix(expert_model, tokens, ctx=CTX, output=other)
-
-    def collect(meanwhile: bytes, n_tokens: int) -> apex.Imatrix:
-        return apex.collect_imatrix(
-            expert_model, tokens[: n_tokens * CTX], ctx=CTX, output=path,
-            progress=lambda _: path.write_bytes(meanwhile),
-        )  # fmt: skip
-
-    theirs = other.read_bytes()
-    with pytest.raises(apex.OutputError, match=r"another run meanwhile.* is in .*m-2\.gguf"):
-        collect(theirs, 2)
-    assert path.read_bytes() == theirs
-    assert apex.load_imatrix(tmp_path / "m-2.gguf").chunk_count == 2
-    path.unlink()
-    assert collect(theirs, 3).sha256 == apex.load_imatrix(other).sha256  # the same: no error
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["m-2.gguf", "m.gguf", "other.gguf"]
-
-
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, expert_model: apex.Model) -> None:
     path = tmp_path / "imatrix.gguf"
     checkpoint = tmp_path / "imatrix.gguf.checkpoint"

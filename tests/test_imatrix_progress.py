@@ -55,6 +55,33 @@ def test_sums_are_written_down_between_batches_by_time(
         assert 2 * kept[3] <= bytes_to_write(file.facts)
 
 
+def test_a_matrix_that_appears_meanwhile_is_not_written_over(tmp_path: Path) -> None:
+    path, other = tmp_path / "m.gguf", tmp_path / "other.gguf"
+    model = write_expert_model(tmp_path / "model.gguf")
+    with apex.load_model(model, n_threads=1) as loaded:
+
+        def collect(output: Path, n_chunks: int, meanwhile: bytes | None) -> apex.Imatrix:
+            return apex.collect_imatrix(
+                loaded,
+                [5] * (n_chunks * 64),
+                ctx=64,
+                output=output,
+                progress=lambda _: None if meanwhile is None else output.write_bytes(meanwhile),
+            )
+
+        collect(other, 3, None)
+        theirs = other.read_bytes()
+        with pytest.raises(apex.OutputError, match=r"another run meanwhile.* is in .*m-2\.gguf"):
+            collect(path, 2, theirs)
+        assert path.read_bytes() == theirs
+        assert apex.load_imatrix(tmp_path / "m-2.gguf").chunk_count == 2
+        path.unlink()
+        # The same bytes are no error.
+        assert collect(path, 3, theirs).sha256 == apex.load_imatrix(other).sha256
+    kept = {"m-2.gguf", "m.gguf", "model.gguf", "other.gguf"}
+    assert {p.name for p in tmp_path.iterdir()} == kept
+
+
 def test_speed_and_time_left_count_what_is_in_the_works() -> None:
     begun = ImatrixProgress(
         chunks_done=0,
