@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "apex_native"
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 COMMAND = re.compile(r"`(?:apex-native|llama-\w+|--tier) [^`]*`")
-WRITES_COMMAND_LINES = {"memory/fit.py", "publish/card.py"}
+WRITES_COMMAND_LINES = {"memory/fit.py", "publish/card.py", "publish/making.py"}
 """What they say is for a shell, in other programs' options too."""
 CODE = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
