@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import vector_digests
 from quantize_models import write_imatrix, write_model
 
 ARM64_ROOT = os.environ.get("APEX_ARM64_ROOT", "")
@@ -68,3 +69,9 @@ def test_every_tier_is_the_same_file(source: Path) -> None:
     emulate(*quantize(there))
     assert len(sums(here)) > 5
     assert sums(here) == sums(there)
+
+
+def test_vectorised_parts_have_the_same_bits() -> None:
+    """Scores and bytes fitted to second moments, beside the kernels."""
+    here, there = vector_digests.digests(), json.loads(emulate(vector_digests.__file__))
+    assert there == here
