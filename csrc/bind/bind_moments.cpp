@@ -6,6 +6,7 @@
 #include "core/quantize_rows.h"
 #include "moments/feedback_tensor.h"
 #include "moments/products.h"
+#include "moments/weight_moment.h"
 
 namespace apex::bind {
 namespace {
@@ -81,6 +82,18 @@ py::tuple feedback_rows(const FloatArray& weights, ggml_type target, const Doubl
     return py::make_tuple(result, costs, damped);
 }
 
+DoubleArray moment_of_weight(const StoredTensor& tensor, const std::optional<FloatArray>& scales,
+                             int n_threads) {
+    if (scales) require_size(*scales, tensor.rows.n_per_row, "scales");
+    const float* factors = scales ? scales->data() : nullptr;
+    std::vector<double> found;
+    {
+        const py::gil_scoped_release unlocked;
+        found = weight_moment(tensor, factors, n_threads);
+    }
+    return DoubleArray(static_cast<py::ssize_t>(found.size()), found.data());
+}
+
 }  // namespace
 
 void register_moments(py::module_& module) {
@@ -105,6 +118,10 @@ void register_moments(py::module_& module) {
                py::arg("part_counts").noconvert(), "options"_a = FeedbackOptions{},
                "Error feedback for a tensor: packed float32 moments (slices, packed) of all tokens "
                "and of the part, int64 counts.");
+    module.def(
+        "weight_moment", &moment_of_weight, "tensor"_a, py::arg("scales").noconvert() = py::none(),
+        py::kw_only(), "n_threads"_a,
+        "float64, packed: W^T W over all rows of a tensor, its columns times float32 scales.");
     module.def("has_feedback", &has_feedback, "type"_a,
                "Whether error feedback has a format for the type.");
     module.def("feedback_rows", &feedback_rows, py::arg("weights").noconvert(), "type"_a,

@@ -25,7 +25,7 @@ class Effort:
     sizes: TextSizes = field(default_factory=TextSizes)
     candidates: int = 5
     moves: int = 1
-    look: int = 16
+    look: int = 12
     finalists: int = 2
     baselines: int = 3
 

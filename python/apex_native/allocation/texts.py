@@ -30,8 +30,8 @@ class TextSizes:
     """Chunks each part has at most, all domains together."""
 
     fit: int = 12
-    choose: int = 40
-    verify: int = 24
+    choose: int = 32
+    verify: int = 32
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from apex_native.gguf import GgufFile
 from apex_native.imatrix import Hessian, Imatrix, Importance
 from apex_native.interrupt import run_interruptible
 from apex_native.plan.imatrix import EntryFit, ImatrixUse, entry_fit, imatrix_use
-from apex_native.quantization import METHOD, OutputErrors, feedback_for
+from apex_native.quantization import METHOD, OutputErrors, embedding_hessian, feedback_for
 from apex_native.types import GgmlType, TensorInfo
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class TensorValues:
         stop: StopFlag,
     ) -> None:
         """Nothing is made yet. hessian: values are fitted to it."""
-        self.source, self.imatrix, self.hessian = source, imatrix, hessian
+        self.source, self.imatrix = source, imatrix
+        self.hessian = None if hessian is None else embedding_hessian(source, hessian)
         self.seconds = 0.0
         self._n_threads, self._stop = n_threads, stop
         self._importance = None if imatrix is None else Importance(imatrix, source.facts)

@@ -36,7 +36,8 @@ class InputMoment:
 
     total, part: float32 (n_slices, packed_size(n_per_row)), lower triangles, of all tokens and of
     every second group of chunks; counts, part_counts: int64 (n_slices,) tokens. A slice is an
-    expert; an input that is not routed has one.
+    expert; an input that is not routed has one. is_exact: no estimate from tokens; nothing in it
+    is to be shrunk or held out.
     """
 
     n_per_row: int
@@ -44,6 +45,7 @@ class InputMoment:
     part: Floats
     counts: Counts
     part_counts: Counts
+    is_exact: bool = False
 
     def dense(self, slice_: int = 0) -> npt.NDArray[np.float64]:
         """The mean over tokens as a symmetric matrix, float64 (n_per_row, n_per_row)."""

@@ -89,7 +89,9 @@ class Conversion:
                 recorders.append(stack.enter_context(recorder))
                 recorder.add(run.without_weights())
             done = self._bytes_of_finished()
-            for names, moments in feedback_groups(self._hessian, self._representatives()):
+            for names, moments in feedback_groups(
+                self._source, self._hessian, self._representatives()
+            ):
                 tasks, places, sizes = self._tasks(names, moments)
                 job = core.QuantizeJob(
                     tasks,

@@ -11,6 +11,7 @@ from apex_native._native import core
 from apex_native.errors import ImatrixError
 from apex_native.gguf_layout import GgufValueType, MetadataEntry
 from apex_native.plan import Plan, PlannedTensor
+from apex_native.quantization.embedding import EMBEDDING, embedding_hessian
 from apex_native.types import GgmlType
 from apex_native.weights import WeightSource
 
@@ -29,7 +30,7 @@ __all__ = [
     "with_hessian_metadata",
 ]
 
-METHOD = "error-feedback"
+METHOD = "error-feedback-2"
 DIGEST_KEY = "apex.hessian.digest"
 
 
@@ -128,6 +129,9 @@ def feedback_for(
     moment = None if hessian is None else hessian.moment_of(name)
     if moment is None or not core.has_feedback(type.id):
         return None
+    chosen = dict(options or {})
+    if moment.is_exact:
+        chosen["trusts"] = [core.Trust(shrink=0.0, layer_tokens=0.0)]
     try:
         return core.feedback(
             source.stored_tensor(name),
@@ -137,22 +141,32 @@ def feedback_for(
             part=moment.part,
             counts=moment.counts,
             part_counts=moment.part_counts,
-            options=core.FeedbackOptions(**(options or {})),
+            options=core.FeedbackOptions(**chosen),
         )
     except ValueError as error:
         raise ImatrixError(f"the second moments do not go with this model: {error}") from error
 
 
 def feedback_groups(
-    hessian: HessianSource | None, tensors: Iterable[PlannedTensor]
+    source: WeightSource, hessian: HessianSource | None, tensors: Iterable[PlannedTensor]
 ) -> Iterator[tuple[Collection[str], Hessian | None]]:
-    """Names of tensors that are quantized together: as second moments come, then the others."""
+    """Names of tensors that are quantized together: as second moments come, then the others.
+
+    Embeddings that no moment was collected for have a metric of their own (`embedding_hessian`).
+    """
     rest = {tensor.name: tensor for tensor in tensors}
     if hessian is not None:
         wanted = [name for name, tensor in rest.items() if has_feedback(tensor)]
         for names, moments in hessian.windows(wanted) if wanted else ():
-            group = [name for name in names if rest.pop(name, None) is not None]
+            group = [name for name in names if name in rest and moments.moment_of(name)]
+            for name in group:
+                del rest[name]
             yield group, moments
+        if EMBEDDING in rest and has_feedback(rest[EMBEDDING]):
+            metric = embedding_hessian(source)
+            if metric is not None:
+                del rest[EMBEDDING]
+                yield [EMBEDDING], metric
     yield list(rest), None
 
 
