@@ -11,7 +11,7 @@ import pytest
 import apex_native as apex
 from apex_native._native import core
 from apex_native.imatrix import Hessian, InputMoment
-from apex_native.quantization import embedding_hessian
+from apex_native.quantization.embedding import embedding_hessian
 from tolerances import MOMENT_RTOL
 
 EMBEDDING = "token_embd.weight"

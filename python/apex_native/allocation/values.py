@@ -13,7 +13,8 @@ from apex_native.gguf import GgufFile
 from apex_native.imatrix import Hessian, Imatrix, Importance
 from apex_native.interrupt import run_interruptible
 from apex_native.plan.imatrix import EntryFit, ImatrixUse, entry_fit, imatrix_use
-from apex_native.quantization import METHOD, OutputErrors, embedding_hessian, feedback_for
+from apex_native.quantization import METHOD, OutputErrors, feedback_for
+from apex_native.quantization.embedding import embedding_hessian
 from apex_native.types import GgmlType, TensorInfo
 
 if TYPE_CHECKING:

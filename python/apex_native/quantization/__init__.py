@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from apex_native.quantization.device import DeviceUse, Gpu, list_gpus, start_driver
-from apex_native.quantization.embedding import embedding_hessian
 from apex_native.quantization.feedback import (
     METHOD,
     HessianSource,
@@ -37,7 +36,6 @@ __all__ = [
     "RoleError",
     "TensorRecord",
     "dry_run",
-    "embedding_hessian",
     "error_bound",
     "feedback_for",
     "list_gpus",

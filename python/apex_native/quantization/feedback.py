@@ -11,7 +11,6 @@ from apex_native._native import core
 from apex_native.errors import ImatrixError
 from apex_native.gguf_layout import GgufValueType, MetadataEntry
 from apex_native.plan import Plan, PlannedTensor
-from apex_native.quantization.embedding import EMBEDDING, embedding_hessian
 from apex_native.types import GgmlType
 from apex_native.weights import WeightSource
 
@@ -162,12 +161,20 @@ def feedback_groups(
             for name in group:
                 del rest[name]
             yield group, moments
-        if EMBEDDING in rest and has_feedback(rest[EMBEDDING]):
-            metric = embedding_hessian(source)
-            if metric is not None:
-                del rest[EMBEDDING]
-                yield [EMBEDDING], metric
+        yield from _embedding_group(source, rest)
     yield list(rest), None
+
+
+def _embedding_group(
+    source: WeightSource, rest: dict[str, PlannedTensor]
+) -> Iterator[tuple[Collection[str], Hessian]]:
+    from apex_native.quantization.embedding import EMBEDDING, embedding_hessian
+
+    if EMBEDDING in rest and has_feedback(rest[EMBEDDING]):
+        metric = embedding_hessian(source)
+        if metric is not None:
+            del rest[EMBEDDING]
+            yield [EMBEDDING], metric
 
 
 def planned_digest(plan: Plan) -> str | None:
