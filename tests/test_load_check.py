@@ -157,3 +157,18 @@ def test_an_embedder_has_no_logits_and_is_asked_for_its_pooled_output(tmp_path: 
     checked = apex.check_load(bert(tmp_path / "bert.gguf"), TEXT)
     assert checked.kind == "encoder"
     assert checked.mean_nll is None
+
+
+def test_rotary_sections_beyond_the_rotated_dimensions_are_refused(tmp_path: Path) -> None:
+    content = bytearray(apex.demo_model().read_bytes())
+    key = b"qwen35moe.rope.dimension_sections"
+    at = content.index(key) + len(key)
+    kind, element = np.frombuffer(content, "<u4", 2, at).tolist()
+    count = content[at + 8]
+    assert (kind, element, count) == (9, 5, 4)  # an array of four int32
+    first = at + 4 + 4 + 8
+    content[first : first + 4] = np.array([90], "<i4").tobytes()
+    path = tmp_path / "sections.gguf"
+    path.write_bytes(content)
+    with pytest.raises(apex.GgufError, match=r"rope\.dimension_sections add up to \d+ pairs"):
+        apex.load_model(path)

@@ -66,6 +66,26 @@ void check_experts(const GgufFile& file, const std::string& path, const std::str
     }
 }
 
+// Rotary sections (of time, height and width) share the pairs of rotated dimensions; llama.cpp
+// reads past them where they are more.
+void check_rope(const GgufFile& file, const std::string& path, const std::string& architecture) {
+    const GgufKeyValue* pair = file.header().find(architecture + ".rope.dimension_sections");
+    const uint64_t rotated =
+        unsigned_setting(file.header(), architecture + ".rope.dimension_count", 0);
+    if (pair == nullptr || !pair->is_array || rotated == 0) return;
+    uint64_t sum = 0;
+    for (const auto& value : pair->values) {
+        if (const auto* section = std::get_if<uint64_t>(&value)) sum += *section;
+        if (const auto* section = std::get_if<int64_t>(&value)) {
+            sum += static_cast<uint64_t>(std::max<int64_t>(*section, 0));
+        }
+    }
+    if (2 * sum <= rotated) return;
+    fail<GgufError>(path, ": rope.dimension_sections add up to ", sum, " pairs, and ",
+                    "rope.dimension_count is ", rotated,
+                    ": at most half of it; convert the model again");
+}
+
 // The number in "blk.<number>.", or -1.
 int64_t block_of(const std::string& name) {
     const std::string prefix = "blk.";
@@ -139,6 +159,7 @@ ModelFile check_model_file(const std::string& path, int expert_used_count) {
                         kMaxBlocks);
     }
     check_experts(file, path, architecture, expert_used_count);
+    check_rope(file, path, architecture);
     check_trunk(file, path, architecture, blocks);
     check_types(file, path);
     return {std::move(architecture), file.shard_file(0).path(), blocks, layer_bytes(file)};
