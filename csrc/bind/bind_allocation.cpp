@@ -112,7 +112,8 @@ void register_allocation(py::module_& module) {
                                "float64 (n_slices, 2): weighted squared error, squared weights.");
     module.def("quantize_values", &quantize_values, "file"_a, "requests"_a, py::kw_only(),
                "n_threads"_a, "row_step"_a = 1, "stop"_a = std::shared_ptr<StopFlag>{},
-               "requests: (tensor index, type number, imatrix or None, encoded bytes or None, RowsConverter "
+               "requests: (tensor index, type number, imatrix or None, encoded bytes or None, "
+               "RowsConverter "
                "or None).\n"
                "row_step above 1: every so-manieth row of each slice, for its errors only.");
     py::class_<ProbeScorer>(module, "ProbeScorer", "Candidates scored in memory.",

@@ -128,8 +128,9 @@ py::list list_cuda_devices() {
 void register_quantize(py::module_& module) {
     py::class_<RowsConverter, std::shared_ptr<RowsConverter>>(
         module, "RowsConverter", "How a task of a QuantizeJob is quantized.")
-        .def("errors", [](const RowsConverter& self) { return output_errors(self.errors()); },
-             "Of outputs, once every row was converted.");
+        .def(
+            "errors", [](const RowsConverter& self) { return output_errors(self.errors()); },
+            "Of outputs, once every row was converted.");
     py::class_<OwningTask>(module, "QuantizeTask", "One tensor's way into an open file.")
         .def(py::init(&make_task), "source"_a, "type"_a, py::kw_only(), "output_fd"_a,
              "output_offset"_a, py::arg("imatrix").noconvert() = py::none(),
