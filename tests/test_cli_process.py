@@ -13,7 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
+from rich.markup import render
 
+from apex_native.cli.app import app
 from apex_native.demo import demo_model
 from cli_tools import (
     MANY_SECONDS,
@@ -122,6 +125,16 @@ def test_a_terminal_gets_colour_unless_it_is_unwanted() -> None:
     assert not any(f"\x1b[3{i}" in plain for i in range(8))
     assert "╭" in in_terminal("plan", "--help")
     assert "╭" not in in_terminal("plan", "--help", NO_COLOR="1")
+
+
+def test_no_help_is_taken_for_markup() -> None:
+    """Where help is coloured, brackets would be tags: they vanish, or end in an error."""
+    verbs = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    texts = [text for verb in verbs.values() for text in (verb.help, verb.epilog, verb.short_help)]
+    texts += [getattr(param, "help", None) for verb in verbs.values() for param in verb.params]
+    assert len(texts) > 200
+    shown = [text.replace("\b", "") for text in texts if text]
+    assert [text for text in shown if render(text).plain != text] == []
 
 
 def test_a_terminal_gets_a_progress_bar(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ SourceArgument = Annotated[
     typer.Argument(
         metavar="FILE",
         help="GGUF model, any shard of a split one, a checkpoint's folder, or either on the hub: "
-        "hf://owner/repo[@revision][/file].",
+        "hf://owner/repo, with @revision and /file.",
     ),
 ]
 

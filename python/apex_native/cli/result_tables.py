@@ -127,7 +127,8 @@ def _with_interval(
     """A difference and its interval with the same decimals: three digits of the largest."""
     if difference is None:
         return "—", "—"
-    largest = max(abs(value) for value in (difference, low, high) if value is not None)
+    known = [abs(v) for v in (difference, low, high) if v is not None and math.isfinite(v)]
+    largest = max(known, default=0.0)
     decimals = max(0, 2 - math.floor(math.log10(largest))) if largest else 2
     pattern = f"+.{decimals}f" if decimals <= _MOST_DECIMALS else "+.2e"
     interval = "—" if low is None or high is None else f"{low:{pattern}} to {high:{pattern}}"
