@@ -27,7 +27,7 @@ FolderArgument = Annotated[
     Path,
     typer.Argument(
         metavar="FOLDER",
-        help="Checkpoint: safetensors, config.json and tokenizer; or hf://owner/repo, with @revision.",
+        help="Checkpoint: safetensors, config.json and tokenizer; or hf://owner/repo@revision.",
     ),
 ]
 
