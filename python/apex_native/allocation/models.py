@@ -44,8 +44,7 @@ def search(
 
     hessian: second moments of the inputs (`HessianFile(path).hessian`): everything is measured, and
     is to be quantized, with bytes fitted to them. rules: fields of `SearchRequest` (ladder,
-    tensor_types, floor, together, seed, effort,
-    placement). Raises what `search_types` raises.
+    tensor_types, floor, together, seed, effort, placement). Raises what `search_types` raises.
     """
     require_kind("source", source, GgufFile, "open it with apex.open_gguf")
     require_kind("budgets", budgets, (int, list, tuple), "give bytes, or a list of them")

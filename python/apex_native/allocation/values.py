@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -38,6 +38,7 @@ FITTED_TOGETHER = 16
 """Tensors that are fitted to second moments in one go: each holds its moments meanwhile."""
 
 Types = Mapping[str, GgmlType]
+_Request: TypeAlias = "tuple[int, int, Any, None, RowsConverter | None]"
 
 
 class TensorValues:
@@ -152,7 +153,7 @@ class TensorValues:
 
     def _note_errors(self, keys: Sequence[tuple[str, GgmlType]], row_step: int = 1) -> None:
         """Quantize with ggml's bytes, for their errors; what will be measured anyway is kept."""
-        made = self._quantized(keys, row_step, [None] * len(keys))
+        made = self._quantized([self._request(*key, fitted=False) for key in keys], row_step)
         for key, value in zip(keys, made, strict=True):
             # The first estimate stays: a search that goes on from a store sees the same numbers.
             self._errors.setdefault(key, self._relative_error(key[0], value.errors))
@@ -168,19 +169,17 @@ class TensorValues:
             self._values[key] = value
             self._value_bytes += value.nbytes
 
-    def _quantized(
-        self,
-        keys: Sequence[tuple[str, GgmlType]],
-        row_step: int,
-        converters: Sequence[RowsConverter | None],
-    ) -> list[Any]:
-        if not keys:
+    def _request(self, name: str, type: GgmlType, *, fitted: bool) -> _Request:
+        """As the core takes it, with what fits it to second moments where that is asked for."""
+        values = self._imatrix_values(name, type)
+        hessian = self.hessian if fitted else None
+        converter = feedback_for(self.source, name, type, values, hessian)
+        return self.source.index(name), type.id, values, None, converter
+
+    def _quantized(self, requests: Sequence[_Request], row_step: int = 1) -> list[Any]:
+        if not requests:
             return []
         begin = time.monotonic()
-        requests = [
-            (self.source.index(name), type.id, self._imatrix_values(name, type), None, converter)
-            for (name, type), converter in zip(keys, converters, strict=True)
-        ]
         made: list[Any] = run_interruptible(
             lambda: core.quantize_values(
                 self.source.native,
@@ -197,23 +196,21 @@ class TensorValues:
     def _make(self, keys: Sequence[tuple[str, GgmlType]]) -> list[Any]:
         """Values as the file will hold them; they are kept while there is room."""
         made: list[Any] = []
-        for begin in range(0, len(keys), FITTED_TOGETHER if self.hessian else max(1, len(keys))):
-            some = keys[begin : begin + FITTED_TOGETHER] if self.hessian else keys
-            made += self._quantized(some, 1, [self._converter(*key) for key in some])
+        n_together = len(keys) if self.hessian is None else FITTED_TOGETHER
+        for begin in range(0, len(keys), max(1, n_together)):
+            some = keys[begin : begin + n_together]
+            made += self._quantized([self._request(*key, fitted=True) for key in some])
         for key, value in zip(keys, made, strict=True):
             self._keep(key, value)
         return made
 
-    def _converter(self, name: str, type: GgmlType) -> RowsConverter | None:
-        values = self._imatrix_values(name, type)
-        return feedback_for(self.source, name, type, values, self.hessian)
-
     def output_errors(self, name: str, type: GgmlType) -> OutputErrors | None:
         """What fitting gives a tensor in a type; None where it has ggml's bytes."""
-        converter = self._converter(name, type)
+        request = self._request(name, type, fitted=True)
+        converter = request[-1]
         if converter is None:
             return None
-        (value,) = self._quantized([(name, type)], 1, [converter])
+        (value,) = self._quantized([request])
         self._keep((name, type), value)
         return OutputErrors(**converter.errors())
 
