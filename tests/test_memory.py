@@ -112,7 +112,8 @@ def test_with_experts_on_the_host_it_fits(tmp_path: Path) -> None:
         short = fit_file(source.tensors, context, Room(whole.total - 2 * a_layer))
     assert short.n_cpu_moe is not None
     assert short.n_cpu_moe > 0
-    assert allocated(path, settings, short.n_cpu_moe) <= whole.total - 2 * a_layer
+    room = short.need.total - short.need.cuda_context
+    assert 0.95 * room <= allocated(path, settings, short.n_cpu_moe) <= room
 
 
 def context_of(nbytes: int) -> ContextMemory:
@@ -127,15 +128,16 @@ def test_experts_move_to_the_host_until_the_rest_fits(tmp_path: Path) -> None:
     assert [layer for layer, _ in placed.experts] == list(range(table.n_layer))
     everything = placed.gpu + CUDA_CONTEXT_BYTES
     assert fit_file(tensors, context_of(0), Room(everything)).n_cpu_moe == 0
-    # What is moved is copied back for a long prompt, one layer's experts at a time.
-    for n in (2, 3, table.n_layer):
-        size = everything - (n - 1) * a_layer
+    # What is moved is copied back for a long prompt, one tensor at a time.
+    assert placed.staging == max(t.nbytes for t in tensors if "exps" in t.name) < a_layer
+    for n in (1, 2, table.n_layer):
+        size = everything - n * a_layer + placed.staging
         short = fit_file(tensors, context_of(0), Room(size))
         assert (short.fits, short.n_cpu_moe) == (False, n)
         assert short.need.total == size
     assert fit_file(tensors, context_of(0), Room(everything // 2)).n_cpu_moe is None
     with_cache = fit_file(tensors, context_of(1000), Room(everything + 999))
-    assert (with_cache.fits, with_cache.n_cpu_moe) == (False, 2)
+    assert (with_cache.fits, with_cache.n_cpu_moe) == (False, 1)
 
 
 def test_the_command_line_says_what_was_computed() -> None:
@@ -268,7 +270,7 @@ def test_where_nothing_fits_it_is_said_what_the_smallest_needs() -> None:
     assert done.exit_code == 0, done.stderr
     assert "nothing fits into 5,000,000 bytes (4.768 MiB); " in done.stdout
     assert "is the smallest and needs " in done.stdout
-    assert "CUDA context 560.000" in done.stdout
+    assert "CUDA context 750.000" in done.stdout
 
 
 def test_one_plan_says_what_it_takes() -> None:

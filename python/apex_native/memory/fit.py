@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from apex_native.memory.context import ContextMemory, ContextSettings
 from apex_native.memory.room import Room
@@ -13,10 +13,10 @@ from apex_native.types import GgmlType
 
 __all__ = ["CUDA_CONTEXT_BYTES", "Fit", "Need", "fit_file", "memory_need", "server_command"]
 
-CUDA_CONTEXT_BYTES = 560 << 20
-"""What CUDA and cuBLAS take of a GPU beside llama.cpp's buffers: a round figure, which differs
-between drivers and cards. bench/fit_vs_allocations.py measures it; on an H100 173 MiB beside the
-context itself."""
+CUDA_CONTEXT_BYTES = 750 << 20
+"""What CUDA, cuBLAS and loaded kernels take of a GPU beside llama.cpp's buffers: the most that
+bench/fit_vs_allocations.py measured, on an H200 with driver 580 (523 to 526 MiB of CUDA's context,
+100 to 227 beside it). A card with fewer multiprocessors takes less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +92,17 @@ def fit_file(
     if not room.on_gpu:
         tied = all(tensor.name != "output.weight" for tensor in tensors)
         twice = next((t.nbytes for t in tensors if t.name == "token_embd.weight"), 0) if tied else 0
-        once = PlacedWeights(placed.gpu - twice, placed.host, placed.experts)
+        once = replace(placed, gpu=placed.gpu - twice)
         need = memory_need(once, context, on_gpu=False, mmproj=mmproj)
         fits = need.total <= room.nbytes
         return Fit(fits, 0 if fits else None, need)
     whole = memory_need(placed, context, on_gpu=True, mmproj=mmproj)
     if whole.total <= room.nbytes:
         return Fit(True, 0, whole)
-    staging = max((nbytes for _, nbytes in placed.experts), default=0)
     need = whole
     for layer, _ in placed.experts:
         moved = placed.with_experts_on_host(layer + 1)
-        need = memory_need(moved, context, on_gpu=True, mmproj=mmproj, staging=staging)
+        need = memory_need(moved, context, on_gpu=True, mmproj=mmproj, staging=placed.staging)
         if need.total <= room.nbytes:
             return Fit(False, layer + 1, need)
     return Fit(False, None, need)

@@ -37,17 +37,22 @@ class SizedWeight(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PlacedWeights:
-    """Bytes of weights on the GPU, on the host, and of the experts of each layer that has any."""
+    """Bytes of weights on the GPU, on the host, and of the experts of each layer that has any.
+
+    staging: room on the GPU through which experts on the host pass for a long prompt. llama.cpp
+    copies one tensor at a time; of experts with biases it may hold a layer's.
+    """
 
     gpu: int
     host: int
     experts: tuple[tuple[int, int], ...]
+    staging: int = 0
 
     def with_experts_on_host(self, n_layers: int) -> PlacedWeights:
         """With the experts of layers below n_layers on the host, as ``--n-cpu-moe`` puts them."""
         moved = sum(nbytes for layer, nbytes in self.experts if layer < n_layers)
         left = tuple(item for item in self.experts if item[0] >= n_layers)
-        return PlacedWeights(self.gpu - moved, self.host + moved, left)
+        return PlacedWeights(self.gpu - moved, self.host + moved, left, self.staging)
 
 
 def place_weights(
@@ -63,10 +68,18 @@ def place_weights(
     names = {tensor.name: tensor.nbytes for tensor in loaded}
     if "output.weight" not in names:
         on_gpu += names.get("token_embd.weight", 0)
-    experts: dict[int, int] = {}
+    experts: dict[int, list[SizedWeight]] = {}
     for tensor in loaded:
         match = _EXPERTS.match(tensor.name)
         if match is not None:
-            layer = int(match.group(1))
-            experts[layer] = experts.get(layer, 0) + tensor.nbytes
-    return PlacedWeights(on_gpu, on_host, tuple(sorted(experts.items())))
+            experts.setdefault(int(match.group(1)), []).append(tensor)
+    sizes = tuple((n, sum(t.nbytes for t in layer)) for n, layer in sorted(experts.items()))
+    staging = max(map(_staging, experts.values()), default=0)
+    return PlacedWeights(on_gpu, on_host, sizes, staging)
+
+
+def _staging(experts: Iterable[SizedWeight]) -> int:
+    """Of one layer, as measured (bench/results/fit_vs_allocations.md)."""
+    sizes = {tensor.name: tensor.nbytes for tensor in experts}
+    biased = any(name.endswith(".bias") for name in sizes)
+    return sum(sizes.values()) if biased else max(sizes.values())
