@@ -18,10 +18,12 @@ import pytest
 from gguf import GGUFWriter
 
 import apex_native as apex
+from apex_native import engine
 from apex_native._native import core
-from apex_native.demo import demo_model
+from apex_native.demo import demo_imatrix, demo_model
 from apex_native.demo_text import demo_text
-from apex_native.engine import Model, load_model
+from apex_native.engine import Model, Placement, load_model
+from apex_native.imatrix import Importance
 from apex_native.types import GgmlType
 from cpp_programs import build_program
 from test_cuda import gpu_problem
@@ -146,6 +148,45 @@ def test_a_restored_sum_goes_on(model: Model, tokens: npt.NDArray[np.int32]) -> 
     for name, sums, counts, _ in second.entries():  # type: ignore[attr-defined]
         assert np.array_equal(sums, wanted[name][0]), name
         assert np.array_equal(counts, wanted[name][1]), name
+
+
+# --- candidates made in memory ------------------------------------------------------------------
+
+
+@pytest.mark.skipif(gpu_problem() is not None, reason=str(gpu_problem()))
+@pytest.mark.parametrize("row_step", [1, 3])
+def test_values_do_not_depend_on_where_they_are_made(row_step: int) -> None:
+    with apex.open_gguf(demo_model()) as source:
+        imatrix = apex.load_imatrix(demo_imatrix())
+        matrix = Importance(imatrix, source.facts)
+        wanted = [
+            (i, type.id, matrix.values(tensor.name), None, None)
+            for i, tensor in enumerate(source.tensors)
+            if tensor.name.startswith("blk.3.") and tensor.n_per_row % 256 == 0
+            for type in (GgmlType.Q4_K, GgmlType.IQ2_S, tensor.type)
+            if tensor.name in imatrix.entries
+        ]
+        made = [
+            core.quantize_values(
+                source.native, wanted, n_threads=3, row_step=row_step, devices=devices
+            )
+            for devices in ([], [0])
+        ]
+    assert len(wanted) >= 12
+    for cpu, gpu in zip(*made, strict=True):
+        assert np.array_equal(cpu.encoded, gpu.encoded), cpu.name
+        assert np.array_equal(cpu.errors, gpu.errors), cpu.name
+
+
+def test_candidates_are_quantized_where_they_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Placement().quantizing_device == "cpu"
+    if gpu_problem() is not None:
+        assert Placement(n_gpu_layers=-1).quantizing_device == "cpu"
+    monkeypatch.setattr(engine, "has_gpu", lambda: True)
+    assert Placement(n_gpu_layers="auto").quantizing_device == "cuda:0"
+    assert Placement(n_gpu_layers=4, main_gpu=1).quantizing_device == "cuda:1"
+    placed = Placement(n_gpu_layers=-1, devices=("CUDA2", "CUDA3"))
+    assert placed.quantizing_device == "cuda:2"
 
 
 # --- memory ---------------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
 #include "allocation/tensor_value.h"
 
+#include <cmath>
 #include <cstring>
 
 #include "core/checks.h"
 #include "core/convert_rows.h"
+#include "core/device_converter.h"
 #include "core/error.h"
 #include "core/quantize_rows.h"
 #include "core/row_error.h"
@@ -34,6 +36,19 @@ struct Job {
     }
     size_t source_row() const { return row_bytes(entry->type, n_per_row()); }
     size_t target_row() const { return row_bytes(request.type, n_per_row()); }
+
+    TensorRows rows_of_value() const { return {n_per_row(), rows_per_slice(), entry->n_slices()}; }
+
+    // As the quantizer of files knows it; what is not quantized here counts as copied.
+    QuantizeTask task() const {
+        QuantizeTask task;
+        task.source.type = entry->type;
+        task.source.rows = rows_of_value();
+        task.target_type = request.encoded == nullptr ? request.type : entry->type;
+        task.imatrix = request.imatrix;
+        task.converter = request.converter;
+        return task;
+    }
 };
 
 Job make_job(const GgufFile& file, const ValueRequest& request) {
@@ -79,7 +94,9 @@ SliceError weighted_error(const float* original, const float* restored, const fl
 
 class ValueWorker {
   public:
-    ValueWorker(std::vector<Job>& jobs, const RowUnits& units) : jobs_(jobs), units_(units) {}
+    // slot: of a GPU, or null.
+    ValueWorker(std::vector<Job>& jobs, const RowUnits& units, std::unique_ptr<DeviceSlot> slot)
+        : jobs_(jobs), units_(units), slot_(std::move(slot)) {}
 
     void operator()(int64_t number) {
         const RowUnit unit = units_[number];
@@ -125,14 +142,36 @@ class ValueWorker {
             }
         } else if (job.request.converter != nullptr) {
             job.request.converter->convert(unit, original_.data(), bytes);
+        } else if (slot_ != nullptr && is_for_device(job.task())) {
+            encode_on_device(job, unit, imatrix, bytes);
         } else {
             quantize_rows(job.request.type, original_.data(), bytes, unit.n_rows, job.n_per_row(),
                           imatrix);
         }
     }
 
+    void encode_on_device(const Job& job, const RowUnit& unit, const float* imatrix,
+                          uint8_t* bytes) {
+        for (int64_t i = 0; i < unit.n_rows; ++i) {
+            std::memcpy(slot_->stored() + static_cast<size_t>(i) * job.source_row(),
+                        job.source_of(unit.slice, unit.first_row + i), job.source_row());
+        }
+        slot_->start({job.entry->type, job.request.type, unit.n_rows, job.n_per_row(), imatrix});
+        slot_->finish();
+        std::memcpy(bytes, slot_->result(), job.target_row() * static_cast<size_t>(unit.n_rows));
+        for (int64_t i = 0; i < unit.n_rows; ++i) {
+            const bool is_done =
+                std::isfinite(slot_->errors()[i].squared_error) && slot_->handed_back()[i] == 0;
+            if (is_done) continue;
+            quantize_rows(job.request.type, original_.data() + i * job.n_per_row(),
+                          bytes + static_cast<size_t>(i) * job.target_row(), 1, job.n_per_row(),
+                          imatrix);
+        }
+    }
+
     std::vector<Job>& jobs_;
     const RowUnits& units_;
+    std::unique_ptr<DeviceSlot> slot_;
     std::vector<float> original_;
     std::vector<float> restored_;
 };
@@ -144,6 +183,32 @@ void build_tables(const std::vector<Job>& jobs, const StopFlag* stop) {
             if (stop != nullptr && stop->is_set()) fail<Cancelled>("quantizing was stopped");
         }
     }
+}
+
+RowUnits cut(const std::vector<Job>& jobs, const ValueOptions& options) {
+    std::vector<TensorRows> rows;
+    for (const Job& job : jobs) {
+        rows.push_back(job.rows_of_value());
+        if (!options.devices.empty() && is_for_device(job.task())) {
+            rows.back().weights_per_unit = kDeviceWeightsPerUnit;
+        }
+    }
+    return RowUnits(std::move(rows));
+}
+
+// Null where no GPU has anything to do.
+std::unique_ptr<DevicePool> make_pool(const std::vector<Job>& jobs, const RowUnits& units,
+                                      const ValueOptions& options) {
+    std::vector<QuantizeTask> tasks;
+    std::vector<int64_t> max_rows;
+    bool any = false;
+    for (size_t i = 0; i < jobs.size() && !options.devices.empty(); ++i) {
+        tasks.push_back(jobs[i].task());
+        max_rows.push_back(units.max_rows(i));
+        any = any || is_for_device(tasks.back());
+    }
+    if (!any) return nullptr;
+    return make_pool_for(tasks, max_rows, options.devices, options.n_threads);
 }
 
 void add_rows(Job& job) {
@@ -162,20 +227,18 @@ void add_rows(Job& job) {
 
 std::vector<std::shared_ptr<const TensorValue>> make_values(const GgufFile& file,
                                                             const std::vector<ValueRequest>& wanted,
-                                                            int n_threads, const StopFlag* stop) {
+                                                            const ValueOptions& options) {
     std::vector<Job> jobs;
-    std::vector<TensorRows> rows;
-    for (const ValueRequest& request : wanted) {
-        jobs.push_back(make_job(file, request));
-        const Job& job = jobs.back();
-        rows.push_back({job.n_per_row(), job.rows_per_slice(), job.entry->n_slices()});
-    }
+    for (const ValueRequest& request : wanted) jobs.push_back(make_job(file, request));
     std::vector<std::shared_ptr<const TensorValue>> values;
     if (jobs.empty()) return values;
+    const StopFlag* stop = options.stop;
     build_tables(jobs, stop);
-    const RowUnits units(std::move(rows));
-    WorkerGroup workers(n_threads, units.size(), [&] {
-        auto worker = std::make_shared<ValueWorker>(jobs, units);
+    const RowUnits units = cut(jobs, options);
+    const std::unique_ptr<DevicePool> pool = make_pool(jobs, units, options);
+    WorkerGroup workers(options.n_threads, units.size(), [&] {
+        auto slot = pool == nullptr ? nullptr : pool->make_slot();
+        auto worker = std::make_shared<ValueWorker>(jobs, units, std::move(slot));
         return [worker, stop](int64_t unit) {
             if (stop != nullptr && stop->is_set()) fail<Cancelled>("quantizing was stopped");
             (*worker)(unit);

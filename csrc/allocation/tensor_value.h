@@ -36,11 +36,17 @@ struct ValueRequest {
     RowsConverter* converter = nullptr;  // quantizes in place of quantize_rows, or null
 };
 
+struct ValueOptions {
+    int n_threads = 1;
+    std::vector<int> devices{};  // GPUs that quantize what they have a kernel for (core/device.h)
+    const StopFlag* stop = nullptr;
+};
+
 // Quantizes tensors of a file in memory, with the bytes quantize() would write. The result does not
-// depend on the number of threads. Throws InvalidArgument, ImatrixError and QuantizeError as
-// quantizing into a file does, Cancelled when stopped.
+// depend on threads or devices. Throws InvalidArgument, ImatrixError and QuantizeError as
+// quantizing into a file does, DeviceError where a GPU has no room, Cancelled when stopped.
 std::vector<std::shared_ptr<const TensorValue>> make_values(const GgufFile& file,
                                                             const std::vector<ValueRequest>& wanted,
-                                                            int n_threads, const StopFlag* stop);
+                                                            const ValueOptions& options);
 
 }  // namespace apex

@@ -51,11 +51,12 @@ Requests to_requests(const GgufFile& file, const py::list& items, int64_t row_st
 }
 
 std::vector<Value> quantize_values(const GgufFile& file, const py::list& items, int n_threads,
-                                   int64_t row_step, const std::shared_ptr<StopFlag>& stop) {
+                                   int64_t row_step, const std::vector<int>& devices,
+                                   const std::shared_ptr<StopFlag>& stop) {
     const Requests requests = to_requests(file, items, row_step);
     const py::gil_scoped_release unlocked;
     std::vector<Value> values;
-    for (const auto& value : make_values(file, requests.wanted, n_threads, stop.get())) {
+    for (const auto& value : make_values(file, requests.wanted, {n_threads, devices, stop.get()})) {
         values.push_back(std::const_pointer_cast<TensorValue>(value));
     }
     return values;
@@ -111,11 +112,13 @@ void register_allocation(py::module_& module) {
         .def_property_readonly("errors", &errors,
                                "float64 (n_slices, 2): weighted squared error, squared weights.");
     module.def("quantize_values", &quantize_values, "file"_a, "requests"_a, py::kw_only(),
-               "n_threads"_a, "row_step"_a = 1, "stop"_a = std::shared_ptr<StopFlag>{},
+               "n_threads"_a, "row_step"_a = 1, "devices"_a = std::vector<int>{},
+               "stop"_a = std::shared_ptr<StopFlag>{},
                "requests: (tensor index, type number, imatrix or None, encoded bytes or None, "
                "RowsConverter "
                "or None).\n"
-               "row_step above 1: every so-manieth row of each slice, for its errors only.");
+               "row_step above 1: every so-manieth row of each slice, for its errors only.\n"
+               "devices: numbers of GPUs that quantize what they have a kernel for.");
     py::class_<ProbeScorer>(module, "ProbeScorer", "Candidates scored in memory.",
                             py::release_gil_before_calling_cpp_dtor())
         .def(py::init([](const std::vector<std::shared_ptr<Model>>& models, int32_t n_ctx,

@@ -623,6 +623,7 @@ def quantize_values(
     *,
     n_threads: int,
     row_step: int = 1,
+    devices: Sequence[int] = [],
     stop: StopFlag | None = None,
 ) -> list[TensorValue]: ...
 

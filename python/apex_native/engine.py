@@ -132,6 +132,14 @@ class Placement:
         """Layers are on a GPU."""
         return has_gpu() if self.n_gpu_layers == "auto" else self.n_gpu_layers != 0
 
+    @property
+    def quantizing_device(self) -> str:
+        """What quantizes candidates that are computed there: "cpu", or a GPU as in "cuda:1"."""
+        if not (self.on_gpu and has_gpu()):
+            return "cpu"
+        named = self.devices[0] if self.devices else f"CUDA{self.main_gpu}"
+        return f"cuda:{named.removeprefix('CUDA')}" if named.startswith("CUDA") else "cpu"
+
     def load(
         self,
         path: str | os.PathLike[str],

@@ -25,6 +25,7 @@ from apex_native.gguf import GgufFile
 from apex_native.imatrix import Hessian, Imatrix
 from apex_native.interrupt import run_interruptible
 from apex_native.plan.names import layer_number
+from apex_native.quantization import DeviceUse
 
 __all__ = ["Costs", "Measurement", "ProbeSession", "SessionSettings"]
 
@@ -95,8 +96,9 @@ class ProbeSession:
         self._costs = Costs()
         self._fingerprint = model_fingerprint(source)
         self.values = TensorValues(
-            source, imatrix, hessian, n_threads=self.n_threads, stop=self._stop
-        )
+            source, imatrix, hessian, n_threads=self.n_threads, stop=self._stop,
+            devices=DeviceUse.parse(settings.placement.quantizing_device).numbers,
+        )  # fmt: skip
         size = sum(Path(path).stat().st_size for path in source.shard_paths)
         n_lanes = 1 if settings.placement.on_gpu or size > LANE_BYTES else self.n_threads
         self.models = [self._load() for _ in range(n_lanes)]

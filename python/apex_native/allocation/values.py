@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from apex_native._native import core
+from apex_native.errors import DeviceError
 from apex_native.gguf import GgufFile
 from apex_native.imatrix import Hessian, Imatrix, Importance
 from apex_native.interrupt import run_interruptible
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from apex_native._core import RowsConverter, StopFlag
 
 __all__ = ["BATCH_BYTES", "TensorValues", "Types"]
+
+_logger = logging.getLogger("apex_native.search")
 
 VALUE_BYTES = 2 << 30
 """Quantized values kept in memory at most, beside those of the batch that is measured."""
@@ -55,12 +59,14 @@ class TensorValues:
         *,
         n_threads: int,
         stop: StopFlag,
+        devices: Sequence[int] = (),
     ) -> None:
-        """Nothing is made yet. hessian: values are fitted to it."""
+        """Nothing is made yet. hessian: values are fitted to it. devices: GPUs that quantize."""
         self.source, self.imatrix = source, imatrix
         self.hessian = None if hessian is None else embedding_hessian(source, hessian)
         self.seconds = 0.0
         self._n_threads, self._stop = n_threads, stop
+        self._devices = list(devices)
         self._importance = None if imatrix is None else Importance(imatrix, source.facts)
         self._summary = None if self._importance is None else self._importance.summary()
         self._values: dict[tuple[str, GgmlType], Any] = {}
@@ -180,17 +186,30 @@ class TensorValues:
         if not requests:
             return []
         begin = time.monotonic()
+        try:
+            made = self._quantized_on(self._devices, requests, row_step)
+        except DeviceError as error:
+            # The model itself may fill the GPU. The CPU writes the same bytes.
+            _logger.warning("quantizing on the CPU: %s", error)
+            self._devices = []
+            made = self._quantized_on([], requests, row_step)
+        self.seconds += time.monotonic() - begin
+        return made
+
+    def _quantized_on(
+        self, devices: Sequence[int], requests: Sequence[_Request], row_step: int
+    ) -> list[Any]:
         made: list[Any] = run_interruptible(
             lambda: core.quantize_values(
                 self.source.native,
                 requests,
                 n_threads=self._n_threads,
                 row_step=row_step,
+                devices=devices,
                 stop=self._stop,
             ),
             self._stop.set,
         )
-        self.seconds += time.monotonic() - begin
         return made
 
     def _make(self, keys: Sequence[tuple[str, GgmlType]]) -> list[Any]:

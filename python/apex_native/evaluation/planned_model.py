@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apex_native.engine import Model, Placement
+from apex_native.errors import DeviceError
 from apex_native.fingerprint import model_fingerprint
 from apex_native.gguf import GgufFile, open_gguf
 from apex_native.plan import Plan
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from apex_native.imatrix import Imatrix
 
 __all__ = ["PlannedModel"]
+
+_logger = logging.getLogger("apex_native.evaluation")
 
 _SHARED_MEMORY = Path("/dev/shm")
 _OPEN_FILES = Path("/proc/self/fd")
@@ -85,7 +89,7 @@ class PlannedModel:
 
     def open(self, placement: Placement) -> AbstractContextManager[Model]:
         """Load it, quantized before if need be."""
-        return placement.load(self._quantized())
+        return placement.load(self._quantized(placement.quantizing_device))
 
     def close(self) -> None:
         """Free the quantized weights; they are made again where they are needed again."""
@@ -93,20 +97,30 @@ class PlannedModel:
             self._content.close()
             self._content = None
 
-    def _quantized(self) -> Path:
+    def _quantized(self, device: str = "cpu") -> Path:
         if self._content is None:
             folder = _temporary_folder(self.nbytes)
             try:
                 path = Path(folder.name) / "model.gguf"
-                quantize_model(
-                    self._source, self.plan, path, imatrix=self._imatrix, hessian=self._hessian,
-                    n_threads=self._n_threads,
-                )  # fmt: skip
+                self._write(path, device)
                 self._content = _Content(path, folder)
             except BaseException:
                 folder.cleanup()
                 raise
         return self._content.path
+
+    def _write(self, path: Path, device: str) -> None:
+        """The same bytes wherever they are made; a GPU that the reference fills leaves no room."""
+        try:
+            quantize_model(
+                self._source, self.plan, path, imatrix=self._imatrix, hessian=self._hessian,
+                n_threads=self._n_threads, device=device, force=True,
+            )  # fmt: skip
+        except DeviceError as error:
+            if device == "cpu":
+                raise
+            _logger.warning("quantizing on the CPU: %s", error)
+            self._write(path, "cpu")
 
 
 class _Content:
