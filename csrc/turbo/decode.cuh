@@ -27,38 +27,51 @@ __device__ __forceinline__ uint32_t selector(const block_turbo4& block, unsigned
     return word_at(block.qs + 2 * g);
 }
 
-// Levels of four indices, a byte each.
+// Levels of four indices, a byte each, plus an offset.
 template <class Format>
-constexpr uint32_t four_of_table(int first) {
+constexpr uint32_t four_of_table(int first, int offset) {
     uint32_t packed = 0;
     for (int i = 0; i < 4; ++i) {
-        packed |= static_cast<uint32_t>(static_cast<uint8_t>(level<Format>(first + i))) << 8 * i;
+        const int value = level<Format>(first + i) + offset;
+        packed |= static_cast<uint32_t>(static_cast<uint8_t>(value)) << 8 * i;
     }
     return packed;
 }
 
-template <class Format, int kFirst>
-inline constexpr uint32_t kFourLevels = four_of_table<Format>(kFirst);
+template <class Format, int kFirst, int kOffset>
+inline constexpr uint32_t kFour = four_of_table<Format>(kFirst, kOffset);
+
+// The levels of group g of a block plus an offset, as four bytes.
+template <class Format, int kOffset = 0>
+__device__ __forceinline__ uint32_t four_bytes(const typename Format::Block& block, unsigned g) {
+    const uint32_t nibbles = selector(block, g);
+    constexpr uint32_t first = kFour<Format, 0, kOffset>;
+    if constexpr (Format::kBits == 2) {
+        return __byte_perm(first, 0, nibbles);
+    } else if constexpr (Format::kBits == 3) {
+        return __byte_perm(first, kFour<Format, 4, kOffset>, nibbles);
+    } else {
+        const uint32_t three_bits = nibbles & 0x7777;
+        const uint32_t below = __byte_perm(first, kFour<Format, 4, kOffset>, three_bits);
+        const uint32_t above =
+            __byte_perm(kFour<Format, 8, kOffset>, kFour<Format, 12, kOffset>, three_bits);
+        // A byte of ones where an index has its fourth bit.
+        const uint32_t is_above = __byte_perm(0x0000ff00, 0, nibbles >> 3 & 0x1111);
+        return (below & ~is_above) | (above & is_above);
+    }
+}
 
 // The levels of group g of a block, as four signed bytes.
 template <class Format>
 __device__ __forceinline__ int four_levels(const typename Format::Block& block, unsigned g) {
-    const uint32_t nibbles = selector(block, g);
-    if constexpr (Format::kBits == 2) {
-        return static_cast<int>(__byte_perm(kFourLevels<Format, 0>, 0, nibbles));
-    } else if constexpr (Format::kBits == 3) {
-        return static_cast<int>(
-            __byte_perm(kFourLevels<Format, 0>, kFourLevels<Format, 4>, nibbles));
-    } else {
-        const uint32_t three_bits = nibbles & 0x7777;
-        const uint32_t below =
-            __byte_perm(kFourLevels<Format, 0>, kFourLevels<Format, 4>, three_bits);
-        const uint32_t above =
-            __byte_perm(kFourLevels<Format, 8>, kFourLevels<Format, 12>, three_bits);
-        // A byte of ones where an index has its fourth bit.
-        const uint32_t is_above = __byte_perm(0x0000ff00, 0, nibbles >> 3 & 0x1111);
-        return static_cast<int>((below & ~is_above) | (above & is_above));
-    }
+    return static_cast<int>(four_bytes<Format>(block, g));
+}
+
+// Byte i of four as the float 32768 + byte: the second of a float's bytes there has steps of 1. No
+// conversion, which a multiprocessor does at a fraction of the rate of these.
+template <int i>
+__device__ __forceinline__ float above_32768(uint32_t four) {
+    return __uint_as_float(__byte_perm(four, 0x47000000, 0x7504 | i << 4));
 }
 
 template <class Format>

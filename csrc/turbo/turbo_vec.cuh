@@ -27,17 +27,22 @@ __device__ __forceinline__ float key_dot(const char* __restrict__ keys, const vo
     return sum;
 }
 
-// Values i0 to i0 + 3 of a row.
+// Values i0 to i0 + 3 of a row. scale * (32768 + level + 128) - scale * 32896 is scale * level to
+// the last bit: the second product is exact (11 bits by 9), and so is the whole before it is
+// rounded.
 template <class Format>
 __device__ __forceinline__ void four_values(const void* __restrict__ values, void* __restrict__ out,
                                             const int64_t i0) {
     const auto first = static_cast<unsigned>(i0);
     const auto& block = static_cast<const typename Format::Block*>(values)[first / QK_TURBO];
-    const int levels = four_levels<Format>(block, first % QK_TURBO / 4);
-    const auto* level = reinterpret_cast<const int8_t*>(&levels);
+    const uint32_t four = four_bytes<Format, 128>(block, first % QK_TURBO / 4);
     const float scale = scale_of<Format>(block);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) static_cast<float*>(out)[i] = scale * level[i];
+    const float less = scale * -32896.0f;
+    auto* value = static_cast<float*>(out);
+    value[0] = __fmaf_rn(scale, above_32768<0>(four), less);
+    value[1] = __fmaf_rn(scale, above_32768<1>(four), less);
+    value[2] = __fmaf_rn(scale, above_32768<2>(four), less);
+    value[3] = __fmaf_rn(scale, above_32768<3>(four), less);
 }
 
 }  // namespace apex::turbo
