@@ -21,6 +21,8 @@ import apex_native as apex
 import cache_oracle as oracle
 import tolerances
 from apex_native._native import core
+from apex_native.cli.cache_option import warn_of_slow_caches
+from apex_native.cli.output import Output
 from apex_native.demo_text import demo_text
 from apex_native.memory import ContextSettings, context_memory
 from apex_native.types import CACHE_TYPES, GgmlType
@@ -286,6 +288,27 @@ def test_which_pairs_a_gpu_reads_as_they_are() -> None:
     for path, (type_k, type_v) in pairs.items():
         expected = path if core.build_info()["cuda"] else "direct"
         assert core.cuda_cache_path(type_k.id, type_v.id) == expected
+
+
+def test_a_pair_that_a_gpu_converts_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = {
+        ("q8_0", "turbo3"): "direct",
+        ("q5_1", "q5_1"): "converted",
+        ("q8_0", "iq4_nl"): "host",
+    }
+    by_id = {tuple(GgmlType.parse(t).id for t in pair): path for pair, path in paths.items()}
+    monkeypatch.setattr(core, "cuda_cache_path", lambda *ids: by_id[ids], raising=False)
+    warn_of_slow_caches(Output(), [*paths, ("q5_1", GgmlType.Q5_1)], on_gpu=True)
+    converted, on_host = capsys.readouterr().err.splitlines()
+    assert converted.startswith("warning: cache q5_1-q5_1: this build has no kernel for one token")
+    assert converted.endswith("add q5_1-q5_1 to -DGGML_CUDA_FA_QUANTS")
+    assert on_host == (
+        "warning: cache q8_0-iq4_nl: ggml has no GPU attention over it, so the CPU attends"
+    )
+    warn_of_slow_caches(Output(), paths, on_gpu=False)
+    assert capsys.readouterr().err == ""
 
 
 # --- nothing is written ---------------------------------------------------------------------------

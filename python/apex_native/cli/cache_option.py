@@ -106,11 +106,11 @@ def warn_of_slow_caches(
 
     if not on_gpu:
         return
-    for type_k, type_v in dict.fromkeys(pairs):
-        key, value = (
-            type if isinstance(type, GgmlType) else GgmlType.parse(type)
-            for type in (type_k, type_v)
-        )
+
+    def parsed(type: str | GgmlType) -> GgmlType:
+        return type if isinstance(type, GgmlType) else GgmlType.parse(type)
+
+    for key, value in dict.fromkeys((parsed(k), parsed(v)) for k, v in pairs):
         path = core.cuda_cache_path(key.id, value.id)
         name = f"{key.name}-{value.name}".lower()
         if path == "host":
