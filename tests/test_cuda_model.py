@@ -11,6 +11,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -148,6 +149,32 @@ def test_a_restored_sum_goes_on(model: Model, tokens: npt.NDArray[np.int32]) -> 
     for name, sums, counts, _ in second.entries():  # type: ignore[attr-defined]
         assert np.array_equal(sums, wanted[name][0]), name
         assert np.array_equal(counts, wanted[name][1]), name
+
+
+def test_recorded_squares_add_up_to_the_same(model: Model, tokens: npt.NDArray[np.int32]) -> None:
+    """Two runs in turn, each chunk in several parts; records are written to again."""
+
+    def started() -> Any:
+        return core.ImatrixRun(model.native, n_ctx=CTX, n_batch=CTX, n_ubatch=CTX // 2,
+                               n_threads=2, scope="everything")  # fmt: skip
+
+    whole, runs = started(), [started(), started()]
+    sums, record = core.RecordedSums(n_threads=2), core.GroupRecord()
+    chunks = [np.ascontiguousarray(tokens[begin : begin + CTX]) for begin in (0, CTX, 0)]
+    for i, chunk in enumerate(chunks):
+        whole.add_chunks(chunk)
+        runs[i % 2].record_chunks(chunk, record)
+        sums.add(record)
+    assert runs[0].entries() == []
+    wanted = {name: (sums, counts) for name, sums, counts, _ in whole.entries()}
+    found = {name: (sums, counts) for name, sums, counts, _ in sums.entries()}
+    assert found.keys() == wanted.keys()
+    for name, (values, counts) in found.items():
+        assert np.array_equal(values, wanted[name][0]), name
+        assert np.array_equal(counts, wanted[name][1]), name
+    # Weights that share an input share its squares.
+    n_doubles = sum(values.size for values, _ in found.values())
+    assert 0 < record.n_bytes < 2 * 8 * n_doubles
 
 
 # --- candidates made in memory ------------------------------------------------------------------

@@ -30,8 +30,15 @@ void add_chunks(ImatrixRun& run, const TokenArray& tokens, bool in_part) {
     run.add_chunks(std::move(copied), in_part);
 }
 
+void record_chunks(ImatrixRun& run, const TokenArray& tokens, GroupRecord& record) {
+    std::vector<llama_token> copied = to_tokens(tokens);
+    const py::gil_scoped_release unlocked;
+    run.record_chunks(std::move(copied), record);
+}
+
 // [(weight, sums (matrices, n_per_row), counts (experts or 1,), of the MTP block)]
-py::list entries(ImatrixRun& run) {
+template <typename Sums>
+py::list entries(Sums& run) {
     py::list result;
     for (const bool of_mtp_block : {false, true}) {
         for (const auto& [weight, entry] : run.totals(of_mtp_block).read()) {
@@ -88,7 +95,8 @@ void restore_moment(ImatrixRun& run, const std::string& input, int64_t n_per_row
     moments_of(run).restore(input, std::move(moment));
 }
 
-void restore(ImatrixRun& run, const std::string& weight, const SumsArray& sums,
+template <typename Sums>
+void restore(Sums& run, const std::string& weight, const SumsArray& sums,
              const CountsArray& counts, bool of_mtp_block) {
     if (sums.ndim() != 2) fail<InvalidArgument>(weight, ": expected sums in two dimensions");
     ImatrixSums entry;
@@ -108,6 +116,7 @@ void register_imatrix(py::module_& module) {
              "n_threads"_a, "scope"_a, "moments"_a = false,
              "weights"_a = std::vector<std::string>(), "stop"_a = std::shared_ptr<StopFlag>{})
         .def("add_chunks", &add_chunks, "tokens"_a.noconvert(), "in_part"_a = false)
+        .def("record_chunks", &record_chunks, "tokens"_a.noconvert(), "record"_a)
         .def("known_inputs", &known_inputs)
         .def("moments", &moments)
         .def("moment_inputs", [](ImatrixRun& run) { return moments_of(run).inputs(); })
@@ -118,12 +127,25 @@ void register_imatrix(py::module_& module) {
                  moments_of(run).restore_share(weight, input);
              })
         .def("sum_on_host_only", &ImatrixRun::sum_on_host_only)
-        .def("entries", &entries)
-        .def("restore", &restore, "weight"_a, "sums"_a.noconvert(), "counts"_a.noconvert(),
+        .def("entries", &entries<ImatrixRun>)
+        .def("restore", &restore<ImatrixRun>, "weight"_a, "sums"_a.noconvert(), "counts"_a.noconvert(),
              "of_mtp_block"_a)
         .def_property_readonly("n_seq", &ImatrixRun::n_seq)
         .def_property_readonly("n_tokens_of_group", &ImatrixRun::n_tokens_of_group)
         .def_property_readonly("mtp_reason", &ImatrixRun::mtp_reason);
+    py::class_<GroupRecord>(module, "GroupRecord",
+                            "The squares of one group of chunks, to be added to RecordedSums.",
+                            py::release_gil_before_calling_cpp_dtor())
+        .def(py::init<>())
+        .def_property_readonly("n_bytes", &GroupRecord::n_bytes);
+    py::class_<RecordedSums>(module, "RecordedSums",
+                             "Sums of groups that several runs recorded, added in the given order.",
+                             py::release_gil_before_calling_cpp_dtor())
+        .def(py::init<int>(), py::kw_only(), "n_threads"_a)
+        .def("add", &RecordedSums::add, "record"_a, py::call_guard<py::gil_scoped_release>())
+        .def("entries", &entries<RecordedSums>)
+        .def("restore", &restore<RecordedSums>, "weight"_a, "sums"_a.noconvert(),
+             "counts"_a.noconvert(), "of_mtp_block"_a);
 }
 
 }  // namespace apex::bind

@@ -38,17 +38,18 @@ std::optional<DeviceSlot> DeviceInputs::find(const InputIdentity& identity) {
     return std::nullopt;
 }
 
-std::optional<DeviceSlot> DeviceInputs::compute(const MatmulNode& node) {
+std::optional<DeviceSlot> DeviceInputs::compute(const MatmulNode& node, uint64_t number) {
     const int device = device_of_tensor(node.input);
     if (device < 0) return std::nullopt;
     if (node.experts != nullptr && device_of_tensor(node.experts) != device) return std::nullopt;
     Gpu& own = gpu(device);
-    const size_t number = own.next;
+    const size_t slot = own.next;
     own.next = (own.next + 1) % kKept;
-    Kept& kept = own.kept[number];
+    Kept& kept = own.kept[slot];
     kept.identity = {};
-    if (!own.squares->compute(number, to_device_input(node))) return std::nullopt;
-    kept.slot = {own.squares.get(), number, node.weight.n_matrices(), node.weight.n_per_row()};
+    if (!own.squares->compute(slot, to_device_input(node))) return std::nullopt;
+    kept.slot = {own.squares.get(), slot, number, node.weight.n_matrices(),
+                 node.weight.n_per_row()};
     // A leaf is filled from outside and never asked about: it cannot be seen changing.
     if (node.identity.values->op != GGML_OP_NONE) kept.identity = node.identity;
     return kept.slot;

@@ -14,7 +14,8 @@ namespace apex {
 // Squares of one input, kept on a GPU.
 struct DeviceSlot {
     DeviceSquares* squares = nullptr;
-    size_t number = 0;
+    size_t slot = 0;
+    uint64_t number = 0;  // of this computation among all
     int64_t n_matrices = 0;
     int64_t n_per_row = 0;
 };
@@ -27,7 +28,7 @@ class DeviceInputs {
     // Squares and sums the input of a computed node. Nothing where the input (or its experts) does
     // not lie on a GPU, or is not finite: then it is the host's to add, or to name what is wrong.
     // Throws DeviceError.
-    std::optional<DeviceSlot> compute(const MatmulNode& node);
+    std::optional<DeviceSlot> compute(const MatmulNode& node, uint64_t number);
 
     // The values of this node are about to change.
     void forget(const ggml_tensor* node);

@@ -27,6 +27,11 @@ class DeviceSquares {
                              int64_t n_counts) = 0;
     // total += slot; both of the same shape. A single count takes the first matrix's.
     virtual void add(size_t slot, size_t total) = 0;
+    // Starts to copy a slot into pinned memory (core/device_memory.h); there after wait(), whatever
+    // becomes of the slot meanwhile.
+    virtual void start_read(size_t slot, double* sums, int64_t* counts) = 0;
+    virtual void wait() = 0;
+
     virtual void read_total(size_t total, double* sums, int64_t* counts) = 0;
     virtual void drop_total(size_t total) = 0;
 };

@@ -31,11 +31,23 @@ bool ImatrixCollector::wants(const ggml_tensor* node) {
     if (!matmul || !in_scope(*matmul)) return false;
     count_graph(matmul->weight.name, node);
     if (const std::optional<DeviceSlot> known = device_inputs_.find(matmul->identity)) {
-        totals_.add(*matmul, *known);
+        add(*matmul, *known);
         return false;
     }
     if (matmul->weight.name == last_weight_) return true;
     return !add_known(*matmul);
+}
+
+void ImatrixCollector::add(const MatmulNode& node, const InputSquares& squares) {
+    if (record_ != nullptr) return record_->add(node, squares);
+    totals_.add({node.weight.name, node.experts != nullptr},
+                {squares.n_matrices(), squares.n_per_row, squares.sums.data(),
+                 squares.counts.data()});
+}
+
+void ImatrixCollector::add(const MatmulNode& node, const DeviceSlot& slot) {
+    if (record_ != nullptr) return record_->add(node, slot);
+    totals_.add({node.weight.name, node.experts != nullptr}, slot);
 }
 
 // The weight seen first comes once a graph: there the graph before it is done.
@@ -51,21 +63,22 @@ bool ImatrixCollector::add_known(const MatmulNode& node) {
     const InputSquares* known = inputs_.find(node.identity);
     if (known == nullptr) return false;
     if (moments_ && !moments_->share(node.weight.name, known->weight)) return false;
-    totals_.add(node, *known);
+    add(node, *known);
     return true;
 }
 
 void ImatrixCollector::compute(const MatmulNode& node) {
     check_input_layout(node);
+    ++n_computed_;
     if (!host_only_ && !moments_) {
-        if (const std::optional<DeviceSlot> slot = device_inputs_.compute(node)) {
-            totals_.add(node, *slot);
+        if (const std::optional<DeviceSlot> slot = device_inputs_.compute(node, n_computed_)) {
+            add(node, *slot);
             return;
         }
     }
-    const InputSquares& squares = inputs_.compute(node);
+    const InputSquares& squares = inputs_.compute(node, n_computed_);
     if (moments_) moments_->add(node.weight.name, squares, inputs_.rows(), *pool_);
-    totals_.add(node, squares);
+    add(node, squares);
 }
 
 bool ImatrixCollector::observe(ggml_tensor* node) {

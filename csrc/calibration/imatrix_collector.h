@@ -10,6 +10,7 @@
 #include "calibration/input_moments.h"
 #include "calibration/input_squares.h"
 #include "calibration/output_input.h"
+#include "calibration/squares_record.h"
 #include "model/eval_hook.h"
 
 namespace apex {
@@ -39,6 +40,10 @@ class ImatrixCollector : public EvalHook {
     // Second moments too, computed on the host.
     void collect_moments(std::shared_ptr<InputMoments> moments) { moments_ = std::move(moments); }
 
+    // What is seen from now on is written down there and not added to the totals; null: added. Not
+    // for a collector of second moments.
+    void record_into(SquaresRecord* record) { record_ = record; }
+
     bool wants(const ggml_tensor* node) override;
     bool observe(ggml_tensor* node) override;
 
@@ -51,6 +56,8 @@ class ImatrixCollector : public EvalHook {
 
   private:
     bool in_scope(const MatmulNode& node) const;
+    void add(const MatmulNode& node, const InputSquares& squares);
+    void add(const MatmulNode& node, const DeviceSlot& slot);
     bool add_known(const MatmulNode& node);
     bool is_end(const ggml_tensor* node) const;
     void compute(const MatmulNode& node);
@@ -62,6 +69,8 @@ class ImatrixCollector : public EvalHook {
     InputSquaresCache inputs_;
     DeviceInputs device_inputs_;
     ImatrixTotals totals_;
+    SquaresRecord* record_ = nullptr;
+    uint64_t n_computed_ = 0;  // inputs
     std::shared_ptr<InputMoments> moments_;  // null: not collected
     OutputInput end_;
     std::string last_weight_;

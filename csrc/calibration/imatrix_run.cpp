@@ -105,6 +105,27 @@ void ImatrixRun::add_chunks(std::vector<llama_token> tokens, bool in_part) {
     for (size_t step = 0; step < n_steps; ++step) decode_step(tokens, step);
 }
 
+void ImatrixRun::record_chunks(std::vector<llama_token> tokens, GroupRecord& record) {
+    if (moments_) fail<InvalidArgument>("second moments are added up where they are computed");
+    record.trunk.clear();
+    record.block.clear();
+    trunk_.record_into(&record.trunk);
+    block_.record_into(&record.block);
+    const auto finish = [&] {
+        trunk_.record_into(nullptr);
+        block_.record_into(nullptr);
+        record.trunk.finish();
+        record.block.finish();
+    };
+    try {
+        add_chunks(std::move(tokens));
+    } catch (...) {
+        finish();  // nothing may write to the record once it can be freed
+        throw;
+    }
+    finish();
+}
+
 // Step i of a chunk longer than a batch; the whole of several chunks otherwise.
 void ImatrixRun::decode_step(const std::vector<llama_token>& tokens, size_t step) {
     const size_t n_ctx = options_.n_ctx;

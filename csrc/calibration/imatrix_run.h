@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "calibration/imatrix_collector.h"
+#include "calibration/recorded_sums.h"
 #include "model/context.h"
 #include "model/mtp_block.h"
 
@@ -44,6 +45,10 @@ class ImatrixRun {
     // weight whose input is not finite. After a throw the sums hold part of a chunk.
     // in_part: these chunks belong to the part of the second moments that is kept beside the whole.
     void add_chunks(std::vector<llama_token> tokens, bool in_part = false);
+
+    // The same, into a record in place of the sums, which is cleared first. Throws InvalidArgument
+    // for a run of second moments; after a throw the record holds nothing of use.
+    void record_chunks(std::vector<llama_token> tokens, GroupRecord& record);
 
     // The trunk's inputs and who reads them, before anything is computed.
     const std::vector<KnownInput>& known_inputs() const { return known_inputs_; }

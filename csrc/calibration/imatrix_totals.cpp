@@ -6,13 +6,13 @@
 namespace apex {
 namespace {
 
-constexpr size_t kThreadedSums = 1 << 16;  // worth waking the other threads for
+constexpr int64_t kThreadedSums = 1 << 16;  // worth waking the other threads for
 
-void add_matrices(const InputSquares& squares, size_t first, size_t last, ImatrixSums& total) {
-    for (size_t i = first; i < last; ++i) {
+void add_matrices(const SquaresView& squares, int64_t first, int64_t last, ImatrixSums& total) {
+    for (int64_t i = first; i < last; ++i) {
         if (squares.counts[i] == 0) continue;
-        const size_t begin = i * static_cast<size_t>(squares.n_per_row);
-        add_sums(squares.sums.data() + begin, 0, squares.n_per_row, total.sums.data() + begin);
+        const int64_t begin = i * squares.n_per_row;
+        add_sums(squares.sums + begin, 0, squares.n_per_row, total.sums.data() + begin);
     }
 }
 
@@ -23,9 +23,8 @@ void check_count(const std::string& weight, int64_t count) {
 }  // namespace
 
 // The weight's total on the host, of zeros where it is new; its shape is checked.
-ImatrixSums& ImatrixTotals::begin(const MatmulNode& node, int64_t n_matrices, int64_t n_per_row) {
-    const std::string& weight = node.weight.name;
-    const bool is_routed = node.experts != nullptr;
+ImatrixSums& ImatrixTotals::begin(const WeightReader& reader, int64_t n_matrices, int64_t n_per_row) {
+    const auto& [weight, is_routed] = reader;
     const auto n_sums = static_cast<size_t>(n_matrices * n_per_row);
     ImatrixSums& total = on_host_[weight];
     if (total.sums.empty()) {
@@ -42,31 +41,30 @@ ImatrixSums& ImatrixTotals::begin(const MatmulNode& node, int64_t n_matrices, in
     return total;
 }
 
-void ImatrixTotals::add(const MatmulNode& node, const InputSquares& squares) {
-    const std::string& weight = node.weight.name;
-    bring_to_host(weight);
-    ImatrixSums& total = begin(node, squares.n_matrices(), squares.n_per_row);
-    const size_t n_matrices = squares.counts.size();
-    if (squares.sums.size() < kThreadedSums) {
+void ImatrixTotals::add(const WeightReader& reader, const SquaresView& squares) {
+    bring_to_host(reader.name);
+    const int64_t n_matrices = squares.n_matrices;
+    ImatrixSums& total = begin(reader, n_matrices, squares.n_per_row);
+    if (n_matrices * squares.n_per_row < kThreadedSums) {
         add_matrices(squares, 0, n_matrices, total);
     } else {
         pool_.run([&](int thread, int n_threads) {
-            const auto i = static_cast<size_t>(thread), n = static_cast<size_t>(n_threads);
-            add_matrices(squares, n_matrices * i / n, n_matrices * (i + 1) / n, total);
+            add_matrices(squares, n_matrices * thread / n_threads,
+                         n_matrices * (thread + 1) / n_threads, total);
         });
     }
     // As upstream counts: a weight that is not routed has one count, rows by matrix.
     for (size_t i = 0; i < total.counts.size(); ++i) {
-        const int64_t count = squares.counts[node.experts != nullptr ? i : 0];
-        check_count(weight, total.counts[i] + count);
+        const int64_t count = squares.counts[reader.is_routed ? i : 0];
+        check_count(reader.name, total.counts[i] + count);
         total.counts[i] += count;
     }
 }
 
-void ImatrixTotals::add(const MatmulNode& node, const DeviceSlot& slot) {
-    begin(node, slot.n_matrices, slot.n_per_row);
-    OnDevice& total = bring_to_device(node.weight.name, *slot.squares);
-    slot.squares->add(slot.number, total.number);
+void ImatrixTotals::add(const WeightReader& reader, const DeviceSlot& slot) {
+    begin(reader, slot.n_matrices, slot.n_per_row);
+    OnDevice& total = bring_to_device(reader.name, *slot.squares);
+    slot.squares->add(slot.slot, total.number);
     total.changed = true;
 }
 

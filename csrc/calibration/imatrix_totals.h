@@ -6,10 +6,24 @@
 
 #include "calibration/device_inputs.h"
 #include "calibration/imatrix_sums.h"
-#include "calibration/input_squares.h"
 #include "model/thread_pool.h"
 
 namespace apex {
+
+// A weight whose input was squared.
+struct WeightReader {
+    std::string name;
+    bool is_routed = false;
+};
+
+// Squares of one input, wherever they were added up: n_matrices x n_per_row sums, of those matrices
+// with a count only, and n_matrices counts.
+struct SquaresView {
+    int64_t n_matrices;
+    int64_t n_per_row;
+    const double* sums;
+    const int64_t* counts;
+};
 
 // The one owner of the totals. A weight's total lies where its input was last added up, and moves
 // when that changes: a layer may be computed here now and there then.
@@ -19,8 +33,8 @@ class ImatrixTotals {
 
     // Adds squares of the weight's input. Throws ModelError where their shape is not that of the
     // total, or a count passes 2^53; DeviceError.
-    void add(const MatmulNode& node, const InputSquares& squares);
-    void add(const MatmulNode& node, const DeviceSlot& slot);
+    void add(const WeightReader& reader, const SquaresView& squares);
+    void add(const WeightReader& reader, const DeviceSlot& slot);
 
     // Goes on from sums collected before. Throws InvalidArgument where they contradict themselves.
     void restore(const std::string& weight, ImatrixSums sums);
@@ -40,7 +54,7 @@ class ImatrixTotals {
     void copy_to_host(const std::string& weight, OnDevice& total);
     void bring_to_host(const std::string& weight);
     OnDevice& bring_to_device(const std::string& weight, DeviceSquares& squares);
-    ImatrixSums& begin(const MatmulNode& node, int64_t n_matrices, int64_t n_per_row);
+    ImatrixSums& begin(const WeightReader& reader, int64_t n_matrices, int64_t n_per_row);
 
     ThreadPool& pool_;
     std::map<std::string, ImatrixSums> on_host_;  // of every weight; older where it is on a GPU too

@@ -63,11 +63,12 @@ void InputSquaresCache::clear() {
     for (InputSquares& squares : kept_) squares.identity = {};
 }
 
-const InputSquares& InputSquaresCache::compute(const MatmulNode& node) {
+const InputSquares& InputSquaresCache::compute(const MatmulNode& node, uint64_t number) {
     copy_to_host(node);
     InputSquares& squares = kept_[next_];
     next_ = (next_ + 1) % kKept;
     squares.identity = {};
+    squares.number = number;
     squares.weight = node.weight.name;
     squares.n_per_row = node.weight.n_per_row();
     squares.counts.assign(static_cast<size_t>(node.weight.n_matrices()), 0);

@@ -14,6 +14,7 @@ namespace apex {
 // What one matrix multiplication adds to an importance matrix.
 struct InputSquares {
     InputIdentity identity;
+    uint64_t number = 0;  // of this computation among all
     std::string weight;  // that was seen to read it first
     int64_t n_per_row = 0;
     std::vector<double> sums;     // matrices x n_per_row; of those with a count only
@@ -41,7 +42,7 @@ class InputSquaresCache {
 
     // Squares and sums the input of a computed node, whose layout was checked. Throws ModelError
     // naming the weight where the input is not finite.
-    const InputSquares& compute(const MatmulNode& node);
+    const InputSquares& compute(const MatmulNode& node, uint64_t number);
 
     // The rows of the input computed last, as long as its graph runs.
     SortedRows rows() const { return {rows_.data(), first_row_.data()}; }

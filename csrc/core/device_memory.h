@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 
 namespace apex {
 
@@ -11,5 +12,8 @@ int device_of(const void* address);
 
 // Throws DeviceError.
 void copy_to_host(void* to, const void* from, size_t bytes);
+
+// Memory of the host that every GPU reads and writes without a detour. Throws DeviceError.
+std::shared_ptr<void> make_pinned(size_t bytes);
 
 }  // namespace apex

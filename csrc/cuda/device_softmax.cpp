@@ -161,6 +161,11 @@ void copy_to_host(void* to, const void* from, size_t bytes) {
     APEX_CUDA_CALL(cudaMemcpy(to, from, bytes, cudaMemcpyDefault));
 }
 
+std::shared_ptr<void> make_pinned(size_t bytes) {
+    auto buffer = std::make_shared<cuda::PinnedBuffer>(bytes);
+    return {buffer, buffer->as()};
+}
+
 std::unique_ptr<DeviceRowBuffer> make_device_rows(int device, size_t bytes) {
     return std::make_unique<cuda::RowBuffer>(device, bytes);
 }

@@ -82,6 +82,19 @@ class Squares final : public DeviceSquares {
                                   total.counts.as<int64_t>(), total.n_counts, stream_->get()));
     }
 
+    void start_read(size_t from, double* sums, int64_t* counts) override {
+        use_device(device_);
+        const Slot& slot = slots_.at(from);
+        const auto n = static_cast<size_t>(slot.n_matrices);
+        copy(sums, slot.sums.as(), n * static_cast<size_t>(slot.n_per_row) * sizeof(double));
+        copy(counts, slot.counts.as(), n * sizeof(int64_t));
+    }
+
+    void wait() override {
+        use_device(device_);
+        stream_->wait();
+    }
+
     void read_total(size_t from, double* sums, int64_t* counts) override {
         use_device(device_);
         const Total& total = totals_.at(from);

@@ -25,6 +25,10 @@ void copy_to_host(void*, const void*, size_t) {
     fail_without_cuda();
 }
 
+std::shared_ptr<void> make_pinned(size_t) {
+    fail_without_cuda();
+}
+
 std::unique_ptr<DeviceRowBuffer> make_device_rows(int, size_t) {
     fail_without_cuda();
 }

@@ -140,6 +140,12 @@ class Placement:
         named = self.devices[0] if self.devices else f"CUDA{self.main_gpu}"
         return f"cuda:{named.removeprefix('CUDA')}" if named.startswith("CUDA") else "cpu"
 
+    @property
+    def is_left_open(self) -> bool:
+        """All layers on GPUs, or as many as fit, and nothing said about which GPUs."""
+        chosen = self.devices or self.tensor_split or self.main_gpu or self.split_mode != "layer"
+        return self.n_gpu_layers in (-1, "auto") and not chosen
+
     def load(
         self,
         path: str | os.PathLike[str],

@@ -10,7 +10,7 @@ from apex_native._native import core, forward_log
 from apex_native.errors import DeviceError
 from apex_native.machine import gpu_names
 
-__all__ = ["MARGIN_BYTES", "fit_gpu_layers", "has_gpu"]
+__all__ = ["CONTEXT_BYTES", "MARGIN_BYTES", "fit_gpu_layers", "free_gpu_bytes", "has_gpu"]
 
 CONTEXT = 2048
 """Tokens computed at once, as `GPU_UBATCH`, in `SEQUENCES` chunks of 512."""
@@ -18,6 +18,10 @@ CONTEXT = 2048
 SEQUENCES = 4
 OUTPUTS = 1024
 """The half of a chunk that is scored, of four chunks."""
+
+CONTEXT_BYTES = 2 << 30
+"""Cache, buffers and logits of a model on a GPU beside its weights: 1.9 GiB with 2,048 tokens of
+four chunks at once and a vocabulary of a quarter of a million."""
 
 MARGIN_BYTES = 1 << 30
 """Left free on every GPU: what CUDA's libraries and our own kernels take beside llama.cpp."""
@@ -35,6 +39,11 @@ def has_gpu() -> bool:
         return bool(core.cuda_devices())
     except DeviceError:
         return False
+
+
+def free_gpu_bytes() -> list[int]:
+    """What each GPU has free; empty where there is none to use."""
+    return [gpu["free_bytes"] for gpu in core.cuda_devices()] if has_gpu() else []
 
 
 def fit_gpu_layers(open_plan: Callable[[int], Any], *, reserve: int = 0) -> int:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from apex_native.evaluation.divergence.memory import CONTEXT_BYTES
 from apex_native.evaluation.divergence.run import TextJob, score_text
 from apex_native.evaluation.divergence.scores import ScoreProgress, TokenScores
 from apex_native.evaluation.model_pool import ModelPool
@@ -25,8 +24,7 @@ from apex_native.evaluation.speed import (
 )
 from apex_native.evaluation.tasks import TaskProgress, evaluate_tasks, open_tasks
 from apex_native.evaluation.tasks.checkpoint import TaskCheckpoint
-from apex_native.gpu_layers import MARGIN_BYTES, has_gpu
-from apex_native.quantization import list_gpus
+from apex_native.gpu_layers import CONTEXT_BYTES, MARGIN_BYTES, free_gpu_bytes
 from apex_native.requirements import Work, require_able
 from apex_native.results import Results, TaskScore, merge_results, same_model
 
@@ -75,8 +73,8 @@ class Evaluation:
     def _place_side_by_side(self) -> None:
         """Models compute at the same time on GPUs of their own; speed is that of all GPUs."""
         models = self.models
-        free = [gpu.free_bytes for gpu in list_gpus()] if has_gpu() else []
-        placed = side_by_side(list(models.values()), free, CONTEXT_BYTES + MARGIN_BYTES)
+        room = CONTEXT_BYTES + MARGIN_BYTES
+        placed = side_by_side(list(models.values()), free_gpu_bytes(), room)
         if self.reference is not None:
             self.reference, *placed = placed
         self.candidates = dict(zip(self.candidates, placed, strict=True))

@@ -19,7 +19,11 @@ def side_by_side(
     shared out over all GPUs, as llama.cpp does it, where there is one GPU, where one of them fits
     on none alone, or where one was told its devices or its number of layers.
     """
-    if len(free) < 2 or len(models) < 2 or not all(map(_is_free, models)):
+    if (
+        len(free) < 2
+        or len(models) < 2
+        or not all(model.placement.is_left_open for model in models)
+    ):
         return list(models)
     left = list(free)
     placed: dict[int, ModelUnderTest] = {}
@@ -31,9 +35,3 @@ def side_by_side(
         device = (f"CUDA{gpu}",)
         placed[i] = models[i].moved(replace(models[i].placement, devices=device))
     return [placed[i] for i in range(len(models))]
-
-
-def _is_free(model: ModelUnderTest) -> bool:
-    place = model.placement
-    chosen = place.devices or place.tensor_split or place.main_gpu or place.split_mode != "layer"
-    return place.n_gpu_layers in (-1, "auto") and not chosen

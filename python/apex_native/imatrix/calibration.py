@@ -15,7 +15,8 @@ from apex_native.gguf import open_gguf
 from apex_native.imatrix.all_experts import with_all_experts
 from apex_native.imatrix.calibration_text import AnyCalibrationText, CalibrationText, open_text
 from apex_native.imatrix.collect import DEFAULT_BATCH, DEFAULT_CONTEXT, collect_imatrix
-from apex_native.imatrix.collection import Scope
+from apex_native.imatrix.collection_plan import Scope
+from apex_native.imatrix.copies import places_of
 from apex_native.imatrix.entries import Imatrix
 from apex_native.imatrix.files import ImatrixFormat, save_imatrix
 from apex_native.imatrix.merge import merge_imatrices
@@ -39,7 +40,7 @@ def calibrate(
     scope: Scope = "everything",
     batch: int = DEFAULT_BATCH,
     ubatch: int | None = None,
-    placement: Placement | None = None,
+    placement: Placement | Sequence[Placement] | None = None,
     added: Sequence[Imatrix] = (),
     output: str | os.PathLike[str] | None = None,
     hessian: str | os.PathLike[str] | None = None,
@@ -56,9 +57,11 @@ def calibrate(
 
     text: a text file or several, a recipe of `apex_native.corpus`, a `Corpus`, or a
     `CalibrationText`; parse_special is of files. all_experts: one more pass with every expert
-    active, kept beside the first for priors. placement: threads and GPUs. added: matrices to merge
-    the new one with. format: of output, by default what its name says. hessian: a file for the
-    second moments of the inputs, of the routed pass. Everything else is as in
+    active, kept beside the first for priors. placement: threads and GPUs; several of them load a
+    copy of the model each, which share the chunks and give the same bytes. Where nothing is said of
+    several GPUs, each of them that holds the whole model has a copy. added: matrices to merge the
+    new one with. format: of output, by default what its name says. hessian: a file for the second
+    moments of the inputs, of the routed pass. Everything else is as in
     `collect_imatrix`.
 
     Raises DataError and CorpusError for the text, and what `load_model` and `collect_imatrix`
@@ -79,8 +82,8 @@ def calibrate(
         "force": force,
     }
     chosen = open_text(text, parse_special=parse_special)
-    where = placement or Placement()
     require_able(model, Work.CALIBRATION)
+    where = places_of(placement, model)
     with cancellable(cancel):
         run = _Calibration(Path(model), chosen, where, options, hessian, progress, cancel)
         own = run.both_passes(target.collected) if all_experts else run.one_pass(target.collected)
@@ -147,14 +150,14 @@ class _Calibration:
 
     model: Path
     text: Callable[[Model], CalibrationText]
-    placement: Placement
+    places: Sequence[Placement]
     options: dict[str, Any]
     hessian: str | os.PathLike[str] | None
     progress: Callable[[ImatrixProgress], None] | None
     cancel: threading.Event | None
 
     def one_pass(self, output: Path | None, *, expert_used_count: int | None = None) -> Imatrix:
-        with self.placement.load(
+        with self.places[0].load(
             self.model, load_mtp=True, expert_used_count=expert_used_count
         ) as model:
             text = self.text(model)
@@ -165,6 +168,7 @@ class _Calibration:
                 parse_special=text.parse_special,
                 output=output,
                 hessian=self.hessian if expert_used_count is None else None,
+                beside=self.places[1:],
                 progress=self._progress(all_experts=expert_used_count is not None),
                 cancel=self.cancel,
                 **self.options,

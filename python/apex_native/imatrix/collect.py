@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from apex_native._native import forward_log
 from apex_native.argument_kinds import require_kind
 from apex_native.atomic_write import free_name
-from apex_native.engine import GPU_UBATCH, UBATCH, Model, Tokens
+from apex_native.engine import GPU_UBATCH, UBATCH, Model, Placement, Tokens
 from apex_native.errors import DataError, OutputError
 from apex_native.imatrix.checkpoint import State, checkpoint_path
-from apex_native.imatrix.collection import Collection, CollectionPlan, Scope, require_fresh
+from apex_native.imatrix.collection import Collection, require_fresh
+from apex_native.imatrix.collection_plan import CollectionPlan, Scope
 from apex_native.imatrix.entries import Imatrix
 from apex_native.imatrix.files import load_imatrix, save_imatrix, sealed
 from apex_native.imatrix.from_state import imatrix_from_state
@@ -53,6 +53,7 @@ def collect_imatrix(
     dataset: str = "",
     output: str | os.PathLike[str] | None = None,
     hessian: str | os.PathLike[str] | None = None,
+    beside: Sequence[Placement] = (),
     checkpoint_every: int | None = None,
     resume: bool = False,
     force: bool = False,
@@ -71,6 +72,10 @@ def collect_imatrix(
 
     hessian: write the second moments of all inputs there too (`HessianFile` reads them); the
     importance matrix is their diagonal.
+
+    beside: where copies of the model are loaded, one after the other while the first computes, that
+    take groups of chunks too: other GPUs. Their number changes no bit; with hessian none is loaded,
+    for second moments are added up on the host, which one model keeps busy.
 
     output: write the matrix there, with a checkpoint beside it while it runs, every
     checkpoint_every chunks (default: about twice a minute); resume goes on from it, or takes a
@@ -98,14 +103,13 @@ def collect_imatrix(
     finished = _finished_before(path, hessian, settings, resume=resume, force=force)
     if finished is not None:
         return finished
-    with Collection(model, plan, settings) as collection:
+    with Collection(model, plan, settings, beside) as collection:
         _require_room(collection, hessian)
         if resume:
             collection.resume()
         state = collection.run(progress, cancel)
         if collection.mtp_reason:
             settings["mtp_reason"] = collection.mtp_reason
-    forward_log()
     imatrix = imatrix_from_state(
         state, chunk_size=ctx, datasets=(dataset,) if dataset else (), settings=settings
     )

@@ -6,11 +6,10 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
-from apex_native._native import forward_log
 from apex_native.engine import Model
 from apex_native.errors import ModelError
 from apex_native.imatrix.collection import Collection as Run
-from apex_native.imatrix.collection import CollectionPlan
+from apex_native.imatrix.collection_plan import CollectionPlan
 from apex_native.imatrix.hessian import Hessian, packed_size, settings_digest
 from apex_native.imatrix.progress import ImatrixProgress
 
@@ -92,6 +91,5 @@ class LayeredHessian:
         plan = replace(self._plan, weights=window.weights)
         with Run(self._model, plan, self._settings) as run:
             state = run.run(self._progress, self._cancel)
-        forward_log()
         assert state.moments is not None
         return Hessian.from_raw(state.moments, self._settings, self.n_tokens)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from apex_native.engine import Model, Placement
-from apex_native.evaluation.divergence.memory import CONTEXT_BYTES, spare_gpu_bytes
+from apex_native.evaluation.divergence.memory import spare_gpu_bytes
 from apex_native.evaluation.divergence.reference import OpenReference
 from apex_native.evaluation.divergence.scores import (
     CandidateRun,
@@ -19,6 +19,7 @@ from apex_native.evaluation.divergence.scores import (
 )
 from apex_native.evaluation.divergence.shape import Workload, choose_shape
 from apex_native.evaluation.divergence.stored_reference import StoredReference
+from apex_native.gpu_layers import CONTEXT_BYTES
 from apex_native.sweeps.jobs import Block
 
 __all__ = ["ReferenceStates"]

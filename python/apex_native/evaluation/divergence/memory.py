@@ -10,14 +10,10 @@ from apex_native.evaluation.model_source import ModelSource
 from apex_native.machine import free_memory
 from apex_native.quantization import list_gpus
 
-__all__ = ["CONTEXT_BYTES", "require_memory", "spare_gpu_bytes"]
+__all__ = ["require_memory", "spare_gpu_bytes"]
 
 WORKSPACE_BYTES = 2 * LOGITS_BYTES
 """Logits, KV caches and compute buffers beside the models."""
-
-CONTEXT_BYTES = 2 << 30
-"""Cache, buffers and logits of a model on a GPU beside its weights: 1.9 GiB with 2,048 tokens of
-four chunks at once and a vocabulary of a quarter of a million."""
 
 
 def require_memory(models: Sequence[ModelSource], *, two_pass: bool) -> None:

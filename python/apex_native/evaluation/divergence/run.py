@@ -10,7 +10,6 @@ from pathlib import Path
 from apex_native.engine import Model
 from apex_native.evaluation.divergence.checkpoint import Checkpoint, FinishedScores
 from apex_native.evaluation.divergence.memory import (
-    CONTEXT_BYTES,
     require_memory,
     spare_gpu_bytes,
 )
@@ -49,6 +48,7 @@ from apex_native.evaluation.divergence.two_pass import TwoPassJob, run_two_pass
 from apex_native.evaluation.model_pool import ModelPool
 from apex_native.evaluation.model_under_test import ModelUnderTest
 from apex_native.evaluation.record import make_build
+from apex_native.gpu_layers import CONTEXT_BYTES
 from apex_native.quantization import list_gpus
 from apex_native.results import Results
 
