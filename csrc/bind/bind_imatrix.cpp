@@ -96,8 +96,8 @@ void restore_moment(ImatrixRun& run, const std::string& input, int64_t n_per_row
 }
 
 template <typename Sums>
-void restore(Sums& run, const std::string& weight, const SumsArray& sums,
-             const CountsArray& counts, bool of_mtp_block) {
+void restore(Sums& run, const std::string& weight, const SumsArray& sums, const CountsArray& counts,
+             bool of_mtp_block) {
     if (sums.ndim() != 2) fail<InvalidArgument>(weight, ": expected sums in two dimensions");
     ImatrixSums entry;
     entry.n_per_row = sums.shape(1);
@@ -128,8 +128,8 @@ void register_imatrix(py::module_& module) {
              })
         .def("sum_on_host_only", &ImatrixRun::sum_on_host_only)
         .def("entries", &entries<ImatrixRun>)
-        .def("restore", &restore<ImatrixRun>, "weight"_a, "sums"_a.noconvert(), "counts"_a.noconvert(),
-             "of_mtp_block"_a)
+        .def("restore", &restore<ImatrixRun>, "weight"_a, "sums"_a.noconvert(),
+             "counts"_a.noconvert(), "of_mtp_block"_a)
         .def_property_readonly("n_seq", &ImatrixRun::n_seq)
         .def_property_readonly("n_tokens_of_group", &ImatrixRun::n_tokens_of_group)
         .def_property_readonly("mtp_reason", &ImatrixRun::mtp_reason);

@@ -40,9 +40,9 @@ bool ImatrixCollector::wants(const ggml_tensor* node) {
 
 void ImatrixCollector::add(const MatmulNode& node, const InputSquares& squares) {
     if (record_ != nullptr) return record_->add(node, squares);
-    totals_.add({node.weight.name, node.experts != nullptr},
-                {squares.n_matrices(), squares.n_per_row, squares.sums.data(),
-                 squares.counts.data()});
+    totals_.add(
+        {node.weight.name, node.experts != nullptr},
+        {squares.n_matrices(), squares.n_per_row, squares.sums.data(), squares.counts.data()});
 }
 
 void ImatrixCollector::add(const MatmulNode& node, const DeviceSlot& slot) {

@@ -70,7 +70,7 @@ class ImatrixCollector : public EvalHook {
     DeviceInputs device_inputs_;
     ImatrixTotals totals_;
     SquaresRecord* record_ = nullptr;
-    uint64_t n_computed_ = 0;  // inputs
+    uint64_t n_computed_ = 0;                // inputs
     std::shared_ptr<InputMoments> moments_;  // null: not collected
     OutputInput end_;
     std::string last_weight_;

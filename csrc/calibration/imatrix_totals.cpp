@@ -23,7 +23,8 @@ void check_count(const std::string& weight, int64_t count) {
 }  // namespace
 
 // The weight's total on the host, of zeros where it is new; its shape is checked.
-ImatrixSums& ImatrixTotals::begin(const WeightReader& reader, int64_t n_matrices, int64_t n_per_row) {
+ImatrixSums& ImatrixTotals::begin(const WeightReader& reader, int64_t n_matrices,
+                                  int64_t n_per_row) {
     const auto& [weight, is_routed] = reader;
     const auto n_sums = static_cast<size_t>(n_matrices * n_per_row);
     ImatrixSums& total = on_host_[weight];

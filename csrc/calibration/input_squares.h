@@ -15,7 +15,7 @@ namespace apex {
 struct InputSquares {
     InputIdentity identity;
     uint64_t number = 0;  // of this computation among all
-    std::string weight;  // that was seen to read it first
+    std::string weight;   // that was seen to read it first
     int64_t n_per_row = 0;
     std::vector<double> sums;     // matrices x n_per_row; of those with a count only
     std::vector<int64_t> counts;  // rows each matrix was multiplied with
