@@ -70,7 +70,7 @@ def evaluate(
         noise_chunks: so many chunks the reference is compared with itself, 0: none; by default up
             to eight, a tenth of the work at most.
         router: count how often the routers of a MoE agree with the reference's.
-        two_pass: never hold two models in memory at once.
+        two_pass: hold the reference alone, then candidates, as many at once as take no more memory.
         save_base: write the reference as a base file for llama-perplexity.
         tasks: task files.
         n_tasks: items of each, drawn as llama-perplexity draws them; None for all.

@@ -72,7 +72,7 @@ class TextChoices:
     two_pass: Annotated[
         bool,
         typer.Option("--two-pass", rich_help_panel=RUN,
-                     help="One model in memory at a time; the reference's hidden states are kept."),
+                     help="The reference alone, then as many candidates as take no more memory."),
     ] = False  # fmt: skip
     noise_chunks: Annotated[
         int | None,

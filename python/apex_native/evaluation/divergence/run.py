@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from apex_native.engine import Model
+from apex_native.evaluation.divergence.batches import candidate_batches
 from apex_native.evaluation.divergence.checkpoint import Checkpoint, FinishedScores
 from apex_native.evaluation.divergence.memory import (
     require_memory,
@@ -39,13 +41,14 @@ from apex_native.evaluation.divergence.scores import (
     ScoreRun,
     TokenScores,
 )
-from apex_native.evaluation.divergence.shape import ScoreShape, Workload, choose_shape
+from apex_native.evaluation.divergence.shape import ScoreShape, Workload, shape_of_passes
 from apex_native.evaluation.divergence.statistics import noise_floor
 from apex_native.evaluation.divergence.text import Text
 from apex_native.evaluation.divergence.together import compute_scores
 from apex_native.evaluation.divergence.tokenizers import require_same_tokens
 from apex_native.evaluation.divergence.two_pass import TwoPassJob, run_two_pass
 from apex_native.evaluation.model_pool import ModelPool
+from apex_native.evaluation.model_source import ModelSource
 from apex_native.evaluation.model_under_test import ModelUnderTest
 from apex_native.evaluation.record import make_build
 from apex_native.gpu_layers import CONTEXT_BYTES
@@ -104,7 +107,9 @@ class _Run:
         self.reference = open_reference(
             self.job.reference,
             self.pool,
-            gpu_reserve=self._gpu_reserve(self.job.reference, self.todo.values()),
+            gpu_reserve=self._gpu_reserve(
+                self.job.reference, [] if self.options.two_pass else self.todo.values()
+            ),
         )
         tokenizer = self.reference.model or self._load(next(iter(self.job.candidates.values())))
         self.tokenizer_path, self.tokenizer = tokenizer.path, tokenizer.fingerprint
@@ -174,27 +179,45 @@ class _Run:
         require_memory(list(unique.values()), two_pass=self.options.two_pass)
 
     def _shape(self, tokenizer: Model) -> ScoreShape:
-        together = 1 if self._two_pass else len(self.todo)
+        """What suits every pass: all in one, or the reference's own and those of its candidates."""
         work = Workload(
             ctx=self.chunks.data.ctx,
             n_chunks=self.chunks.data.n_chunks,
             n_vocab=tokenizer.n_vocab,
-            n_models=together + self.reference.exists + self._with_noise,
+            n_models=self.reference.exists + self._with_noise,
             n_threads=tokenizer.n_threads,
             on_gpu=self._on_gpu,
-            spare_gpu_bytes=self._spare_gpu_bytes(),
         )
-        return choose_shape(work, self.options.n_ubatch)
+        gone = self._reference_source.nbytes if self._two_pass else 0
+        passes = [work.beside(0, self._spare_gpu_bytes(0))] if self._two_pass else []
+        for group in self._together:
+            to_come = sum(model.source.nbytes for model in group) - gone
+            passes.append(work.beside(len(group), self._spare_gpu_bytes(to_come)))
+        return shape_of_passes(passes, self.options.n_ubatch)
 
-    def _spare_gpu_bytes(self) -> int | None:
-        """What a GPU has free beside the candidates; the reference is loaded."""
+    def _spare_gpu_bytes(self, to_come: int) -> int | None:
+        """What a GPU has free beside so many bytes of candidates; the reference is loaded."""
         if not self._on_gpu:
             return None
-        to_come = list(self.todo.values())
-        if to_come and to_come[0].placement.devices:
-            return self._spare_side_by_side(to_come)
-        sizes = [model.source.nbytes for model in to_come] or [0]
-        return spare_gpu_bytes(max(sizes) if self._two_pass else sum(sizes))
+        models = list(self.todo.values())
+        if models and models[0].placement.devices:
+            return self._spare_side_by_side(models)
+        return spare_gpu_bytes(to_come)
+
+    @property
+    def _reference_source(self) -> ModelSource:
+        assert self.reference.tested is not None
+        return self.reference.tested.source
+
+    @cached_property
+    def _together(self) -> list[list[ModelUnderTest]]:
+        """The candidates that are in memory at the same time: all of them, or in two passes few."""
+        models = list(self.todo.values())
+        if not self._two_pass:
+            return [models]
+        sources = [model.source for model in models]
+        batches = candidate_batches(self._reference_source, sources)
+        return [[models[i] for i in batch] for batch in batches]
 
     def _spare_side_by_side(self, to_come: Sequence[ModelUnderTest]) -> int:
         """The same of GPUs that hold models of their own."""
@@ -205,13 +228,13 @@ class _Run:
         return max(0, min(left))
 
     def _load(self, tested: ModelUnderTest) -> Model:
-        models = list(self.todo.values())
-        to_come = models[models.index(tested) + 1 :] if tested in models else []
+        group = next((group for group in self._together if tested in group), [tested])
+        to_come = group[group.index(tested) + 1 :]
         return self.pool.load(tested, gpu_reserve=self._gpu_reserve(tested, to_come))
 
     def _gpu_reserve(self, first: AnyReference, to_come: Iterable[ModelUnderTest]) -> int:
         """What those loaded later will take of the GPUs beside this one."""
-        if self.options.two_pass or not isinstance(first, ModelUnderTest):
+        if not isinstance(first, ModelUnderTest):
             return 0
         devices = first.placement.devices
         sources = {model.source for model in to_come if model.placement.devices == devices}
@@ -237,8 +260,7 @@ class _Run:
         )
 
     def _compute_together(self, run: ScoreRun) -> FinishedScores:
-        self.pool.load_together(list(self.todo.values()), self._load)
-        candidates = [self._candidate(model) for model in self.todo.values()]
+        candidates = self._load_together(list(self.todo.values()))
         noise = self._noise(run.shape)
         if noise is not None:
             candidates.append(noise)
@@ -253,19 +275,26 @@ class _Run:
     def _compute_two_pass(self, run: ScoreRun) -> FinishedScores:
         reference = self.reference.tested
         assert reference is not None
-        todo = list(self.todo.values())
         return run_two_pass(
             TwoPassJob(
                 run=run,
                 noise=self._noise(run.shape),
-                n_candidates=len(todo),
-                load_candidate=lambda i: self._candidate(todo[i]),
-                release_candidate=lambda i: self.pool.release(todo[i]),
+                batches=[len(group) for group in self._together],
+                load=lambda i: self._load_together(self._together[i]),
+                release=lambda i: self._release(self._together[i]),
                 release_reference=lambda: self.pool.release(reference),
                 checkpoint=self._checkpoint(),
                 progress=self.job.progress,
             )
         )
+
+    def _load_together(self, models: Sequence[ModelUnderTest]) -> list[CandidateRun]:
+        self.pool.load_together(models, self._load)
+        return [self._candidate(model) for model in models]
+
+    def _release(self, models: Sequence[ModelUnderTest]) -> None:
+        for model in models:
+            self.pool.release(model)
 
     def _checkpoint(self) -> Checkpoint | None:
         if self.job.checkpoint is None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from apex_native.engine import GPU_UBATCH, UBATCH
 
-__all__ = ["LOGITS_BYTES", "ScoreShape", "Workload", "choose_shape"]
+__all__ = ["LOGITS_BYTES", "ScoreShape", "Workload", "choose_shape", "shape_of_passes"]
 
 LOGITS_BYTES = 1 << 30
 """Logits of all models in all lanes at most: with compute buffers an evaluation stays below 2 GiB
@@ -54,6 +55,16 @@ class Workload:
     n_threads: int
     on_gpu: bool
     spare_gpu_bytes: int | None = None
+
+    def beside(self, n_models: int, spare_gpu_bytes: int | None) -> Workload:
+        """The same with so many models more, and what a GPU then has to spare."""
+        return replace(self, n_models=self.n_models + n_models, spare_gpu_bytes=spare_gpu_bytes)
+
+
+def shape_of_passes(passes: Sequence[Workload], n_ubatch: int | None = None) -> ScoreShape:
+    """One shape for all passes of an evaluation, whose numbers meet: that of the tightest one."""
+    shapes = [choose_shape(work, n_ubatch) for work in passes]
+    return min(shapes, key=lambda shape: shape.n_ubatch * shape.n_lanes)
 
 
 def choose_shape(work: Workload, n_ubatch: int | None = None) -> ScoreShape:

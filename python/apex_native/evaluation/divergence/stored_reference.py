@@ -8,7 +8,7 @@ its head alone, mapped from its file.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -55,14 +55,19 @@ class StoredReference:
             forward_log()
         self._run = replace(run, reference=OpenReference(hidden=hidden_pass.states))
 
-    def score(
-        self,
-        candidate: CandidateRun,
-        on_tick: Callable[[ScoreProgress, Scores], None] | None = None,
-    ) -> tuple[TokenScores, TokenScores]:
+    def score(self, candidate: CandidateRun) -> tuple[TokenScores, TokenScores]:
         """The reference's positions and the candidate's; errors are those of `run_scores`."""
-        scores = run_scores(replace(self._run, candidates=[candidate]), on_tick=on_tick)
-        return scores.reference(), scores.candidates()[0]
+        reference, (scores,) = self.score_together([candidate])
+        return reference, scores
+
+    def score_together(
+        self,
+        candidates: Sequence[CandidateRun],
+        on_tick: Callable[[ScoreProgress, Scores], None] | None = None,
+    ) -> tuple[TokenScores, list[TokenScores]]:
+        """The same of several candidates: the reference's head is computed once for all."""
+        scores = run_scores(replace(self._run, candidates=candidates), on_tick=on_tick)
+        return scores.reference(), scores.candidates()
 
 
 def _folder(run: ScoreRun, model: Model) -> str:

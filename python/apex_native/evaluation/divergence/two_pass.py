@@ -1,12 +1,13 @@
-"""Reference and candidates one after the other, where memory does not hold two at a time.
+"""The reference first, then its candidates, where memory does not hold all of them at a time.
 
-The reference becomes a `StoredReference`; then each candidate is loaded in turn.
+The reference becomes a `StoredReference`; then candidates are loaded, as many together as take no
+more than it did.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from apex_native.evaluation.divergence.checkpoint import Checkpoint, FinishedScores
@@ -25,16 +26,17 @@ __all__ = ["TwoPassJob", "run_two_pass"]
 
 @dataclass(frozen=True, slots=True)
 class TwoPassJob:
-    """run has the reference's model and no candidates; load_candidate loads the i-th.
+    """run has the reference's model and no candidates; load loads a batch of them.
 
-    noise is the reference again, or None. What is not needed any more is released at once.
+    batches: how many candidates are in each, in order. noise is the reference again, or None. What
+    is not needed any more is released at once.
     """
 
     run: ScoreRun
     noise: CandidateRun | None
-    n_candidates: int
-    load_candidate: Callable[[int], CandidateRun]
-    release_candidate: Callable[[int], None]
+    batches: Sequence[int]
+    load: Callable[[int], list[CandidateRun]]
+    release: Callable[[int], None]
     release_reference: Callable[[], None]
     checkpoint: Checkpoint | None
     progress: Callable[[ScoreProgress], None] | None
@@ -49,8 +51,8 @@ class _TwoPass:
     def __init__(self, job: TwoPassJob) -> None:
         self.job = job
         self.n_chunks = len(job.run.tokens) // job.run.ctx
-        self.n_parts = 1 + job.n_candidates
-        self.part = 0
+        self.n_candidates = sum(job.batches)
+        self.part, self.n_in_part = 0, 1
         self.begin = time.monotonic()
 
     def run(self) -> FinishedScores:
@@ -59,13 +61,15 @@ class _TwoPass:
         noise = done.candidates[:1] if done is not None and job.noise is not None else self._noise()
         candidates = list(done.candidates[len(noise) :]) if done is not None else []
         reference = done.reference if done is not None else None
-        stored = self._stored() if len(candidates) < job.n_candidates else None
+        stored = self._stored() if len(candidates) < self.n_candidates else None
         job.release_reference()
-        for i in range(len(candidates), job.n_candidates):
-            self.part = 1 + i
+        for i, n in enumerate(job.batches):
+            if sum(job.batches[:i]) < len(candidates):
+                continue  # finished before
+            self.part, self.n_in_part = 1 + len(candidates), n
             assert stored is not None
-            reference, scores = self._candidate(i, stored)
-            candidates.append(scores)
+            reference, scores = self._score(i, stored)
+            candidates.extend(scores)
             if job.checkpoint is not None:
                 job.checkpoint.save(FinishedScores(self.n_chunks, reference, (*noise, *candidates)))
         assert reference is not None
@@ -84,11 +88,11 @@ class _TwoPass:
     def _stored(self) -> StoredReference:
         return StoredReference(self.job.run, lambda share: self._tell(share, 0))
 
-    def _candidate(self, i: int, stored: StoredReference) -> tuple[TokenScores, TokenScores]:
+    def _score(self, batch: int, stored: StoredReference) -> tuple[TokenScores, list[TokenScores]]:
         try:
-            return stored.score(self.job.load_candidate(i), self._tick)
+            return stored.score_together(self.job.load(batch), self._tick)
         finally:
-            self.job.release_candidate(i)
+            self.job.release(batch)
 
     def _tick(self, progress: ScoreProgress, scores: Scores) -> None:
         self._tell(progress.share, scores.n_chunks)
@@ -97,7 +101,7 @@ class _TwoPass:
         if self.job.progress is not None:
             self.job.progress(
                 ScoreProgress(
-                    share=(self.part + share) / self.n_parts,
+                    share=(self.part + share * self.n_in_part) / (1 + self.n_candidates),
                     n_chunks_done=n_chunks_done,
                     n_chunks=self.n_chunks,
                     elapsed_s=time.monotonic() - self.begin,
