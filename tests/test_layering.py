@@ -29,7 +29,7 @@ ORDER = [
     "hub",
     "requirements",
     # the stages
-    *("weights", "gpu_layers", "engine"),
+    *("weights", "gpu_layers", "streaming", "engine"),
     *(
         "gguf",
         "conversion",

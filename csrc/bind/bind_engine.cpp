@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "model/context.h"
 #include "model/generate.h"
+#include "model/model_weights.h"
 #include "model/vocabulary.h"
 
 namespace apex::bind {
@@ -32,7 +33,8 @@ std::shared_ptr<Model> load(const std::string& path, int n_gpu_layers,
                             const std::string& split_mode, std::vector<float> tensor_split,
                             bool use_mmap, bool repack, bool load_mtp, bool no_alloc,
                             bool vocab_only, const std::string& flash_attn, int expert_used_count,
-                            int n_cpu_moe, std::shared_ptr<StopFlag> stop) {
+                            int n_cpu_moe, bool headless, std::vector<int> streamed_layers,
+                            int n_places, int n_stream_threads, std::shared_ptr<StopFlag> stop) {
     ModelOptions options;
     options.n_gpu_layers = n_gpu_layers;
     options.devices = std::move(devices);
@@ -47,6 +49,10 @@ std::shared_ptr<Model> load(const std::string& path, int n_gpu_layers,
     options.flash_attention = to_flash_attention(flash_attn);
     options.expert_used_count = expert_used_count;
     options.n_cpu_moe = n_cpu_moe;
+    options.headless = headless;
+    options.streamed_layers = std::move(streamed_layers);
+    options.n_places = n_places;
+    options.n_stream_threads = n_stream_threads;
     const py::gil_scoped_release unlocked;
     return Model::load(path, options, std::move(stop));
 }
@@ -127,7 +133,8 @@ void register_engine(py::module_& module) {
              "tensor_split"_a = std::vector<float>{}, "use_mmap"_a = true, "repack"_a = true,
              "load_mtp"_a = false, "no_alloc"_a = false, "vocab_only"_a = false,
              "flash_attn"_a = "auto", "expert_used_count"_a = 0, "n_cpu_moe"_a = 0,
-             "stop"_a = std::shared_ptr<StopFlag>{})
+             "headless"_a = false, "streamed_layers"_a = std::vector<int>{}, "n_places"_a = 4,
+             "n_stream_threads"_a = 1, "stop"_a = std::shared_ptr<StopFlag>{})
         .def("generate", &generate_tokens, "prompt"_a.noconvert(), py::kw_only(), "n_predict"_a,
              "temperature"_a, "top_k"_a, "top_p"_a, "seed"_a, "n_threads"_a,
              "stop"_a = std::shared_ptr<StopFlag>{})
@@ -141,6 +148,9 @@ void register_engine(py::module_& module) {
                                [](const Model& self) { return llama_model_n_layer(self.get()); })
         .def_property_readonly("n_gpu_layers",
                                [](const Model& self) { return self.options().n_gpu_layers; })
+        .def("weight_bytes", &weight_bytes)
+        .def_property_readonly("headless",
+                               [](const Model& self) { return self.options().headless; })
         .def_property_readonly("n_ctx_train", &Model::n_ctx_train)
         .def_property_readonly("n_embd", &Model::n_embd)
         .def_property_readonly("is_recurrent", &Model::is_recurrent)

@@ -25,6 +25,7 @@ void register_options(py::module_& module) {
         .field("with_routes", &LaneOptions::with_routes);
     OptionsClass<Candidate>(module, "Candidate", "A model to be scored; n_chunks None: all.")
         .field("model", &Candidate::model)
+        .field("hidden", &Candidate::hidden)
         .field("type_k", &Candidate::type_k)
         .field("type_v", &Candidate::type_v)
         .field("n_parts", &Candidate::n_parts)

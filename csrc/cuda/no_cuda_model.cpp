@@ -1,8 +1,10 @@
-// What scoring/device_softmax.h, calibration/device_squares.h and core/device_products.h promise,
-// in a build without CUDA. Nothing lies in a GPU's memory there, so none of it is asked for.
+// What scoring/device_softmax.h, calibration/device_squares.h, core/device_products.h and
+// core/device_upload.h promise, in a build without CUDA. Nothing lies in a GPU's memory there, so
+// none of it is asked for.
 #include "calibration/device_squares.h"
 #include "core/device_memory.h"
 #include "core/device_products.h"
+#include "core/device_upload.h"
 #include "core/error.h"
 #include "scoring/device_softmax.h"
 
@@ -38,6 +40,10 @@ std::unique_ptr<DeviceSoftmax> make_device_softmax(int) {
 }
 
 std::unique_ptr<DeviceProducts> make_device_products(int) {
+    fail_without_cuda();
+}
+
+std::unique_ptr<DeviceUpload> make_device_upload(int, size_t) {
     fail_without_cuda();
 }
 

@@ -8,6 +8,7 @@
 #include "core/log.h"
 #include "llama-ext.h"
 #include "model/cache_types.h"
+#include "model/weight_stream.h"
 
 namespace apex {
 namespace {
@@ -68,7 +69,7 @@ Context::Context(std::shared_ptr<Model> model, std::shared_ptr<ThreadPool> pool,
     check_options(*model_, options_);
     llama_context_params params = to_llama(options_, pool_->n_threads());
     params.flash_attn_type = to_llama(model_->options().flash_attention);
-    if (hook_ != nullptr || options_.leave_logits) {
+    if (hook_ != nullptr || options_.leave_logits || model_->stream() != nullptr) {
         params.cb_eval = on_eval;
         params.cb_eval_user_data = this;
     }
@@ -108,14 +109,29 @@ bool Context::on_eval(ggml_tensor* node, bool ask, void* self) {
     }
 }
 
+// The streamed weight that a node is a product of; null: it is none.
+const ggml_tensor* Context::streamed_weight(const ggml_tensor* node) const {
+    const bool is_product =
+        node->op == GGML_OP_MUL_MAT_ID || (is_taken_ && node->src[0] != nullptr);
+    if (!is_product || model_->stream() == nullptr) return nullptr;
+    return model_->stream()->has(node->src[0]) ? node->src[0] : nullptr;
+}
+
 // The backend is to compute the graph up to this node, and then to show it.
 bool Context::ask(ggml_tensor* node) {
     hook_wants_ = hook_ != nullptr && hook_->wants(node);
-    return products_.take(node) || hook_wants_;
+    is_taken_ = products_.take(node);
+    const ggml_tensor* weight = streamed_weight(node);
+    // What we compute ourselves needs it only when the nodes before it are done.
+    if (weight != nullptr && !is_taken_) model_->stream()->fetch(weight);
+    return is_taken_ || hook_wants_ || weight != nullptr;
 }
 
 bool Context::show(ggml_tensor* node) {
+    const ggml_tensor* weight = streamed_weight(node);
+    if (weight != nullptr && is_taken_) model_->stream()->fetch(weight);
     products_.compute(node);
+    if (weight != nullptr) model_->stream()->give_back(weight);
     return !hook_wants_ || hook_->observe(node);
 }
 

@@ -71,6 +71,7 @@ class Context {
     static bool on_eval(ggml_tensor* node, bool ask, void* self);
     bool ask(ggml_tensor* node);
     bool show(ggml_tensor* node);
+    const ggml_tensor* streamed_weight(const ggml_tensor* node) const;
     static bool on_abort_check(void* self);
     uint32_t max_outputs() const {
         return options_.n_outputs_max == 0 ? options_.n_batch : options_.n_outputs_max;
@@ -84,6 +85,7 @@ class Context {
     std::shared_ptr<const StopFlag> stop_;
     RoutedProducts products_;
     bool hook_wants_ = false;  // the node that was asked about last
+    bool is_taken_ = false;    // it is computed by products_
     std::exception_ptr hook_error_;
     HostLogits host_logits_;
     llama_context_ptr context_;

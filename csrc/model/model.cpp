@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <numeric>
 
 #include "core/abort_guard.h"
 #include "core/error.h"
@@ -11,6 +12,9 @@
 #include "model/bf16_matmul.h"
 #include "model/model_check.h"
 #include "model/model_params.h"
+#include "model/model_weights.h"
+#include "model/narrow_head.h"
+#include "model/weight_stream.h"
 
 namespace apex {
 namespace {
@@ -77,6 +81,7 @@ void check_gpu_options(const ModelOptions& options) {
 void check_device_memory(const std::string& path, const ModelFile& file,
                          const ModelOptions& options,
                          const std::vector<ggml_backend_dev_t>& chosen) {
+    if (options.no_alloc || options.n_cpu_moe > 0 || options.headless) return;
     const bool all_layers =
         options.n_gpu_layers < 0 || static_cast<uint64_t>(options.n_gpu_layers) > file.n_blocks;
     if (!all_layers) return;
@@ -101,6 +106,24 @@ void check_device_memory(const std::string& path, const ModelFile& file,
 bool go_on(float, void* stop) {
     const auto* flag = static_cast<const StopFlag*>(stop);
     return flag == nullptr || !flag->is_set();
+}
+
+// The layers whose experts stay on the host.
+std::vector<int> host_layers(const ModelOptions& options, uint64_t n_blocks) {
+    std::vector<int> layers(std::min<size_t>(static_cast<size_t>(options.n_cpu_moe), n_blocks));
+    std::iota(layers.begin(), layers.end(), 0);
+    layers.insert(layers.end(), options.streamed_layers.begin(), options.streamed_layers.end());
+    return layers;
+}
+
+void check_stream_options(const ModelOptions& options, uint64_t n_blocks) {
+    for (const int layer : options.streamed_layers) {
+        if (layer >= 0 && static_cast<uint64_t>(layer) < n_blocks) continue;
+        fail<InvalidArgument>("streamed_layers: expected layers from 0 to ", n_blocks - 1,
+                              ", found ", layer);
+    }
+    if (options.streamed_layers.empty() || options.use_mmap) return;
+    fail<InvalidArgument>("streamed layers need use_mmap: their weights stay in the file");
 }
 
 // "llama_model_load: error loading model: X" without the function's name.
@@ -146,15 +169,14 @@ std::shared_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
     const ModelFile file = check_model_file(path, options.expert_used_count);
     check_gpu_options(options);
     std::vector<ggml_backend_dev_t> devices = find_devices(options.devices);
-    if (!options.no_alloc && options.n_cpu_moe == 0) {
-        check_device_memory(path, file, options, devices);
-    }
+    check_device_memory(path, file, options, devices);
     const ModelTraits traits =
         trial_load(file.first_shard, file.architecture,
                    {options.vocab_only, options.load_mtp, options.expert_used_count}, stop);
     const auto overrides = expert_overrides(file.architecture, options.expert_used_count);
-    const HostExperts host_experts =
-        experts_on_host(std::min<int64_t>(options.n_cpu_moe, static_cast<int64_t>(file.n_blocks)));
+    check_stream_options(options, file.n_blocks);
+    const HostWeights on_host =
+        weights_on_host(host_layers(options, file.n_blocks), options.headless && !options.no_alloc);
     std::vector<float> split = options.tensor_split;
     split.resize(llama_max_devices());
 
@@ -170,12 +192,11 @@ std::shared_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
     params.no_alloc = options.no_alloc;
     params.load_mode =
         options.use_mmap && !options.no_alloc ? LLAMA_LOAD_MODE_AUTO : LLAMA_LOAD_MODE_NONE;
-    params.use_extra_bufts = options.repack;
+    params.use_extra_bufts = options.repack && options.streamed_layers.empty();
     params.load_mtp = options.load_mtp;
     params.vocab_only = options.vocab_only;
     if (!overrides.empty()) params.kv_overrides = overrides.data();
-    if (!host_experts.overrides.empty())
-        params.tensor_buft_overrides = host_experts.overrides.data();
+    if (!on_host.overrides.empty()) params.tensor_buft_overrides = on_host.overrides.data();
     params.progress_callback = go_on;
     params.progress_callback_user_data = const_cast<StopFlag*>(stop.get());
 
@@ -188,7 +209,32 @@ std::shared_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
     }
     if (!model && stop && stop->is_set()) fail<Cancelled>("loading ", path, " was stopped");
     if (!model) fail<ModelError>(path, ": llama.cpp cannot load it: ", last_errors());
-    return std::shared_ptr<Model>(new Model(path, options, traits, std::move(model)));
+    std::shared_ptr<Model> made(new Model(path, options, traits, std::move(model)));
+    made->finish();
+    return made;
+}
+
+Model::~Model() = default;
+
+ggml_backend_buffer_type_t Model::memory() const {
+    ggml_backend_dev_t device = gpu();
+    return device == nullptr ? ggml_backend_cpu_buffer_type()
+                             : ggml_backend_dev_buffer_type(device);
+}
+
+void Model::finish() {
+    if (options_.headless) narrow_head();
+    if (!options_.streamed_layers.empty() && !options_.no_alloc) start_stream();
+}
+
+void Model::narrow_head() {
+    head_ = std::make_unique<NarrowHead>(get(), options_.no_alloc ? nullptr : memory());
+}
+
+void Model::start_stream() {
+    stream_ =
+        std::make_unique<WeightStream>(path_, expert_weights(*this, options_.streamed_layers),
+                                       memory(), options_.n_places, options_.n_stream_threads);
 }
 
 ggml_backend_dev_t Model::gpu() const {

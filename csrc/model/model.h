@@ -19,6 +19,9 @@ void initialize_llama();
 // What llama.cpp and ggml logged as errors since the last drain, as one sentence.
 std::string last_errors();
 
+class NarrowHead;
+class WeightStream;
+
 enum class SplitMode { none, layer, row };
 
 // Automatic: on wherever the device of a layer can (llama.cpp's default).
@@ -38,10 +41,19 @@ struct ModelOptions {
     FlashAttention flash_attention = FlashAttention::automatic;  // of every context
     int expert_used_count = 0;  // experts a token goes to; 0: as the file says
     int n_cpu_moe = 0;          // layers from the first whose experts stay on the host
+    bool headless = false;      // logits mean nothing, hidden states do: model/narrow_head.h
+    // Layers whose experts are in memory only while they are computed: model/weight_stream.h.
+    std::vector<int> streamed_layers;
+    int n_places = 4;          // for streamed tensors
+    int n_stream_threads = 1;  // that bring them
 };
 
 class Model {
   public:
+    ~Model();
+    Model(const Model&) = delete;
+    Model& operator=(const Model&) = delete;
+
     // Throws GgufError where the file is damaged or holds no data, ModelError with llama.cpp's
     // reason where it refuses it, DeviceError for an unknown GPU or one without room for all
     // layers, Cancelled.
@@ -63,14 +75,21 @@ class Model {
     bool on_gpu() const { return options_.n_gpu_layers != 0; }
     ggml_backend_dev_t gpu() const;  // the first one it is on; null: it is on none
     std::string description() const;
+    WeightStream* stream() const { return stream_.get(); }  // null: nothing is streamed
 
   private:
     Model(std::string path, ModelOptions options, ModelTraits traits, llama_model_ptr model);
+    ggml_backend_buffer_type_t memory() const;  // of what is placed beside llama.cpp's weights
+    void narrow_head();
+    void start_stream();
+    void finish();  // what is not llama.cpp's
 
     std::string path_;
     ModelOptions options_;
     ModelTraits traits_;
     llama_model_ptr model_;
+    std::unique_ptr<NarrowHead> head_;
+    std::unique_ptr<WeightStream> stream_;
 };
 
 }  // namespace apex

@@ -22,14 +22,17 @@ std::vector<llama_model_kv_override> expert_overrides(const std::string& archite
     return overrides;
 }
 
-HostExperts experts_on_host(int64_t n_layers) {
-    HostExperts found;
-    if (n_layers < 1) return found;
-    for (int64_t layer = 0; layer < n_layers; ++layer) {
-        // LLM_FFN_EXPS_REGEX of llama.cpp's common/common.h.
-        found.patterns.push_back("blk\\." + std::to_string(layer) +
-                                 "\\.ffn_(up|down|gate|gate_up)_(ch|)exps");
-    }
+std::string experts_of_layer(int layer) {
+    // LLM_FFN_EXPS_REGEX of llama.cpp's common/common.h.
+    return "blk\\." + std::to_string(layer) + "\\.ffn_(up|down|gate|gate_up)_(ch|)exps";
+}
+
+HostWeights weights_on_host(const std::vector<int>& layers, bool with_output) {
+    HostWeights found;
+    for (const int layer : layers) found.patterns.push_back(experts_of_layer(layer));
+    // Of tied embeddings too.
+    if (with_output) found.patterns.push_back("^(output|token_embd)\\.weight$");
+    if (found.patterns.empty()) return found;
     for (const std::string& pattern : found.patterns) {
         found.overrides.push_back({pattern.c_str(), ggml_backend_cpu_buffer_type()});
     }

@@ -12,12 +12,17 @@ namespace apex {
 // One integer override and the empty key that ends the list; empty where count is 0.
 std::vector<llama_model_kv_override> expert_overrides(const std::string& architecture, int count);
 
-// Experts of the first layers on the host, as --n-cpu-moe puts them; empty where n_layers is 0.
-// Must outlive the parameters that point to overrides.
-struct HostExperts {
+// Weights that stay on the host whichever layers go to GPUs. Must outlive the parameters that point
+// to overrides.
+struct HostWeights {
     std::vector<std::string> patterns;
     std::vector<llama_model_tensor_buft_override> overrides;
 };
-HostExperts experts_on_host(int64_t n_layers);
+
+// Experts of these layers, as --n-cpu-moe puts them, and the output matrix; empty where neither.
+HostWeights weights_on_host(const std::vector<int>& layers, bool with_output);
+
+// The pattern of all experts of a layer.
+std::string experts_of_layer(int layer);
 
 }  // namespace apex

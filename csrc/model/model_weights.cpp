@@ -1,8 +1,13 @@
 #include "model/model_weights.h"
 
+#include <algorithm>
+#include <regex>
+#include <tuple>
+
 #include "core/error.h"
 #include "ggml-cpp.h"
 #include "llama-model.h"
+#include "model/model_params.h"
 #include "repack.h"
 
 namespace apex {
@@ -44,6 +49,31 @@ std::vector<ggml_tensor*> find_weights(const Model& model, const std::string& na
         if (key == name) found.push_back(tensor);
     }
     if (found.empty()) fail<ModelError>(model.path(), ": there is no tensor '", name, "'");
+    return found;
+}
+
+std::vector<StreamedWeight> expert_weights(const Model& model, const std::vector<int>& layers) {
+    std::vector<std::tuple<int, bool, std::string, ggml_tensor*>> found;
+    for (const int layer : layers) {
+        const std::regex pattern(experts_of_layer(layer) + "\\.weight");
+        for (const auto& [name, tensor] : llama_internal_get_tensor_map(model.get())) {
+            if (!std::regex_match(name, pattern)) continue;
+            found.emplace_back(layer, name.find("down") != std::string::npos, name, tensor);
+        }
+    }
+    if (found.empty())
+        fail<ModelError>(model.path(), ": the layers to be streamed have no experts");
+    std::sort(found.begin(), found.end());
+    std::vector<StreamedWeight> weights;
+    for (const auto& [layer, is_down, name, tensor] : found) weights.push_back({tensor, name});
+    return weights;
+}
+
+std::vector<std::pair<std::string, size_t>> weight_bytes(const Model& model) {
+    std::vector<std::pair<std::string, size_t>> found;
+    for (const auto& [name, tensor] : llama_internal_get_tensor_map(model.get())) {
+        found.emplace_back(name, ggml_nbytes(tensor));
+    }
     return found;
 }
 

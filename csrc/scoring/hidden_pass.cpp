@@ -5,18 +5,19 @@
 namespace apex {
 
 HiddenPass::HiddenPass(const std::shared_ptr<Model>& model, ChunkTokens tokens,
-                       const LaneOptions& options, const std::string& folder,
-                       const std::shared_ptr<const StopFlag>& stop)
+                       const LaneOptions& options, ModelSourceOptions of_model,
+                       const std::string& folder, const std::shared_ptr<const StopFlag>& stop)
     : shape_(options.shape) {
     check_lanes(options);
     check_scorable(*model, shape_);
     const int32_t n_chunks = check_chunks(shape_, tokens->size());
     steps_ = make_steps(shape_, n_chunks);
     states_ = std::make_shared<HiddenStates>(*model, shape_, n_chunks, folder);
+    of_model.with_routes = options.with_routes;
     for (int i = 0; i < options.n_lanes; ++i) {
         recorders_.push_back(
             std::make_unique<HiddenRecorder>(model, std::make_shared<ThreadPool>(options.n_threads),
-                                             states_, tokens, options.with_routes, stop));
+                                             states_, tokens, of_model, stop));
     }
 }
 

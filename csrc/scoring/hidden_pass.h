@@ -1,4 +1,4 @@
-// The first of two passes: the reference alone, computed up to its head.
+// The first of two passes: one model alone, computed up to its head.
 #pragma once
 
 #include <atomic>
@@ -12,8 +12,10 @@ namespace apex {
 class HiddenPass {
   public:
     // folder: for the hidden states; empty: memory. Throws what HiddenStates and contexts throw.
+    // of_model: types of its cache; the rest is the lanes'.
     HiddenPass(const std::shared_ptr<Model>& model, ChunkTokens tokens, const LaneOptions& options,
-               const std::string& folder, const std::shared_ptr<const StopFlag>& stop);
+               ModelSourceOptions of_model, const std::string& folder,
+               const std::shared_ptr<const StopFlag>& stop);
 
     // Throws Cancelled, or what a context throws.
     void run();

@@ -34,6 +34,13 @@ int open_nameless(const std::string& folder, size_t size) {
                       " bytes of hidden states: ", std::strerror(error));
 }
 
+// Tokens begin to end - 1 of a layer.
+void append(const LayerChoices& from, int64_t begin, int64_t end, LayerChoices& to) {
+    to.n_used = from.n_used;
+    to.experts.insert(to.experts.end(), from.experts.begin() + begin * from.n_used,
+                      from.experts.begin() + end * from.n_used);
+}
+
 }  // namespace
 
 RowStore::RowStore(int64_t n_rows, int64_t n_per_row, const std::string& folder)
@@ -57,31 +64,62 @@ HiddenStates::HiddenStates(const Model& model, const ChunkShape& shape, int32_t 
                            const std::string& folder)
     : path_(model.path()),
       shape_(shape),
+      gpu_(model.gpu()),
       rows_(int64_t{n_chunks} * shape.n_scored(), model.n_embd(), folder) {}
 
-void HiddenStates::keep_recipe(const HeadRecipe& recipe) {
+void HiddenStates::keep_head(const HeadRecipe& recipe) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    recipe_ = recipe;
+    if (!head_) head_ = std::make_unique<const LmHead>(path_, recipe);
 }
 
-void HiddenStates::keep_routes(const Step& step, RouterChoices routes) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    routes_[{step.first_chunk, step.begin}] = std::move(routes);
+const LmHead& HiddenStates::head() const {
+    if (!head_) fail<InvalidArgument>("hidden states of a pass that has not run");
+    return *head_;
 }
 
-const RouterChoices& HiddenStates::routes(const Step& step) const {
-    return routes_.at({step.first_chunk, step.begin});
+void HiddenStates::keep_routes(const Step& step, const RouterChoices& routes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (int32_t chunk = 0; chunk < step.n_chunks; ++chunk) {
+        ChunkRoutes& kept = routes_[{step.first_chunk + chunk, step.begin}];
+        kept.step = step;
+        for (const auto& [layer, all] : routes) {
+            const int64_t n = all.n_tokens() / step.n_chunks;  // chunk after chunk
+            append(all, chunk * n, (chunk + 1) * n, kept.choices[layer]);
+        }
+    }
+}
+
+// What the step's chunks have of its positions, chunk after chunk.
+RouterChoices HiddenStates::routes(const Step& step) const {
+    RouterChoices found;
+    for (int32_t chunk = step.first_chunk; chunk < step.first_chunk + step.n_chunks; ++chunk) {
+        auto part = routes_.upper_bound({chunk, step.begin});
+        if (part == routes_.begin()) fail<InvalidArgument>("no routes of chunk ", chunk);
+        const ChunkRoutes& kept = (--part)->second;
+        if (part->first.first != chunk || kept.step.end < step.end) {
+            fail<InvalidArgument>("a step of positions ", step.begin, " to ", step.end,
+                                  " of chunk ", chunk, " was not computed as one");
+        }
+        for (const auto& [layer, all] : kept.choices) {
+            const bool whole = all.n_tokens() == kept.step.end - kept.step.begin;
+            const int32_t first = whole ? kept.step.begin : kept.step.first_output;
+            append(all, (whole ? step.begin : step.first_output) - first,
+                   (whole ? step.end : step.end_output) - first, found[layer]);
+        }
+    }
+    return found;
 }
 
 // --- first pass ---------------------------------------------------------------------------------
 
 HiddenRecorder::HiddenRecorder(std::shared_ptr<Model> model, std::shared_ptr<ThreadPool> pool,
                                std::shared_ptr<HiddenStates> states, ChunkTokens tokens,
-                               bool with_routes, std::shared_ptr<const StopFlag> stop)
+                               const ModelSourceOptions& options,
+                               std::shared_ptr<const StopFlag> stop)
     : states_(std::move(states)),
       tokens_(std::move(tokens)),
-      with_routes_(with_routes),
-      context_(std::move(model), std::move(pool), context_options(states_->shape()), this,
+      with_routes_(options.with_routes),
+      context_(std::move(model), std::move(pool), context_options(states_->shape(), options), this,
                std::move(stop)) {
     check_scorable(context_.model(), states_->shape());
 }
@@ -98,7 +136,7 @@ bool HiddenRecorder::observe(ggml_tensor* node) {
         return !has_recipe_;  // later graphs end here: the head is not computed
     }
     if (std::strcmp(node->name, kLogitsName) == 0) {
-        states_->keep_recipe(read_recipe(node));
+        states_->keep_head(read_recipe(node));
         has_recipe_ = true;
         return true;
     }
@@ -139,18 +177,16 @@ void HiddenRecorder::compute(const Step& step) {
 HiddenSource::HiddenSource(std::shared_ptr<const HiddenStates> states,
                            std::shared_ptr<ThreadPool> pool, bool with_routes,
                            ggml_backend_dev_t device)
-    : states_(std::move(states)),
-      pool_(std::move(pool)),
-      head_(states_->path(), states_->recipe()),
-      with_routes_(with_routes) {
-    if (device != nullptr) device_head_ = DeviceHead::make(head_, device);
+    : states_(std::move(states)), pool_(std::move(pool)), with_routes_(with_routes) {
+    if (device != nullptr) device_head_ = DeviceHead::make(states_->head(), device);
 }
 
 void HiddenSource::compute(const Step& step) {
-    if (with_routes_) routes_ = &states_->routes(step);
+    if (with_routes_) routes_ = states_->routes(step);
     const int32_t n = step.n_outputs();
     if (n == 0) return;
-    const int64_t n_embd = head_.n_embd();
+    const LmHead& head = states_->head();
+    const int64_t n_embd = head.n_embd();
     hidden_.resize(static_cast<size_t>(n * n_embd));
     for (int32_t i = 0; i < n; ++i) {
         const int64_t index = scored_place(states_->shape(), step, i).index;
@@ -162,7 +198,7 @@ void HiddenSource::compute(const Step& step) {
         device_ = device_of(rows_);
     } else {
         logits_.resize(static_cast<size_t>(n * n_vocab()));
-        head_.compute(hidden_.data(), n, logits_.data(), *pool_);
+        head.compute(hidden_.data(), n, logits_.data(), *pool_);
         rows_ = logits_.data();
     }
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <mutex>
 #include <utility>
 
@@ -32,7 +33,8 @@ class RowStore {
     float* data_ = nullptr;
 };
 
-// All that a second pass needs of the first one.
+// All that a second pass needs of the first one. Its steps may be of another shape, as long as no
+// step has positions of two of the first pass'.
 class HiddenStates {
   public:
     HiddenStates(const Model& model, const ChunkShape& shape, int32_t n_chunks,
@@ -40,29 +42,40 @@ class HiddenStates {
 
     const ChunkShape& shape() const { return shape_; }
     const std::string& path() const { return path_; }
+    ggml_backend_dev_t gpu() const { return gpu_; }  // of the first pass; null: none
     RowStore& rows() { return rows_; }
     const RowStore& rows() const { return rows_; }
 
-    void keep_recipe(const HeadRecipe& recipe);
-    const HeadRecipe& recipe() const { return recipe_; }
-    void keep_routes(const Step& step, RouterChoices routes);
-    const RouterChoices& routes(const Step& step) const;
+    // Maps the head's weights: the file may go once the first graph was computed.
+    void keep_head(const HeadRecipe& recipe);
+    // Throws InvalidArgument where no pass has run.
+    const LmHead& head() const;
+    void keep_routes(const Step& step, const RouterChoices& routes);
+    RouterChoices routes(const Step& step) const;
 
   private:
+    // The choices of one chunk in one step of the first pass.
+    struct ChunkRoutes {
+        Step step;
+        RouterChoices choices;
+    };
+
     std::string path_;
     ChunkShape shape_;
+    ggml_backend_dev_t gpu_;
     RowStore rows_;
     std::mutex mutex_;
-    HeadRecipe recipe_;
-    std::map<std::pair<int32_t, int32_t>, RouterChoices> routes_;  // by first chunk and position
+    std::unique_ptr<const LmHead> head_;
+    // By chunk and first position.
+    std::map<std::pair<int32_t, int32_t>, ChunkRoutes> routes_;
 };
 
 // The first pass: computes a model but for its head, whose recipe is read from its first graph.
 class HiddenRecorder final : public LogitsSource, private EvalHook {
   public:
     HiddenRecorder(std::shared_ptr<Model> model, std::shared_ptr<ThreadPool> pool,
-                   std::shared_ptr<HiddenStates> states, ChunkTokens tokens, bool with_routes,
-                   std::shared_ptr<const StopFlag> stop);
+                   std::shared_ptr<HiddenStates> states, ChunkTokens tokens,
+                   const ModelSourceOptions& options, std::shared_ptr<const StopFlag> stop);
 
     int64_t n_vocab() const override { return context_.model().n_vocab(); }
     void compute(const Step& step) override;
@@ -83,24 +96,23 @@ class HiddenRecorder final : public LogitsSource, private EvalHook {
     Context context_;
 };
 
-// The second pass: the reference's logits again.
+// The second pass: the model's logits again, of steps of any shape.
 class HiddenSource final : public LogitsSource {
   public:
     // device: the GPU that computes the head; null: the pool's threads do.
     HiddenSource(std::shared_ptr<const HiddenStates> states, std::shared_ptr<ThreadPool> pool,
                  bool with_routes, ggml_backend_dev_t device = nullptr);
 
-    int64_t n_vocab() const override { return head_.n_vocab(); }
+    int64_t n_vocab() const override { return states_->head().n_vocab(); }
     void compute(const Step& step) override;
     const float* row(int32_t i) const override { return rows_ + int64_t{i} * n_vocab(); }
     int device() const override { return device_; }
     void bring_to_host() override;
-    const RouterChoices* routes() const override { return routes_; }
+    const RouterChoices* routes() const override { return with_routes_ ? &routes_ : nullptr; }
 
   private:
     std::shared_ptr<const HiddenStates> states_;
     std::shared_ptr<ThreadPool> pool_;
-    LmHead head_;
     std::unique_ptr<DeviceHead> device_head_;
     bool with_routes_;
     std::vector<float> hidden_;
@@ -108,7 +120,7 @@ class HiddenSource final : public LogitsSource {
     const float* rows_ = nullptr;  // of the last step
     int device_ = -1;              // they lie on
     int64_t n_rows_ = 0;
-    const RouterChoices* routes_ = nullptr;
+    RouterChoices routes_;
 };
 
 }  // namespace apex

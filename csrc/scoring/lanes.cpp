@@ -15,12 +15,23 @@ Device device_of(const Reference& reference) {
     return model == nullptr ? nullptr : (*model)->gpu();
 }
 
+Device device_of(const Candidate& candidate) {
+    return candidate.hidden ? candidate.hidden->gpu() : candidate.model->gpu();
+}
+
+// Computes the head of a reference of hidden states.
+Device device_of_head(const Reference& reference, const std::vector<Candidate>& candidates) {
+    if (!candidates.empty()) return device_of(candidates.front());
+    const auto* hidden = std::get_if<std::shared_ptr<HiddenStates>>(&reference);
+    return hidden == nullptr ? nullptr : (*hidden)->gpu();
+}
+
 // Sources of different GPUs side by side, those of one in order; all in one where none or one of
 // the GPUs is used. What is computed does not depend on it.
 std::vector<Track> make_tracks(const Reference& reference,
                                const std::vector<Candidate>& candidates) {
     std::vector<Device> devices = {device_of(reference)};
-    for (const Candidate& candidate : candidates) devices.push_back(candidate.model->gpu());
+    for (const Candidate& candidate : candidates) devices.push_back(device_of(candidate));
     std::vector<Device> order;
     for (const Device device : devices) {
         const bool is_new = std::find(order.begin(), order.end(), device) == order.end();
@@ -46,11 +57,15 @@ std::vector<Track> make_tracks(const Reference& reference,
 struct Setup {
     ChunkTokens tokens;
     LaneOptions options;
-    Device device;  // computes the head of a reference of hidden states too
+    Device device;  // computes the head of a reference of hidden states
     std::shared_ptr<const StopFlag> stop;
 
     std::unique_ptr<LogitsSource> source(const std::shared_ptr<ThreadPool>& pool,
                                          const Candidate& candidate) const {
+        if (candidate.hidden) {
+            return std::make_unique<HiddenSource>(candidate.hidden, pool, options.with_routes,
+                                                  candidate.hidden->gpu());
+        }
         // Parts leave the routers' tokens in another order.
         const ModelSourceOptions of_model{candidate.type_k, candidate.type_v,
                                           options.with_routes && candidate.n_parts == 1,
@@ -99,7 +114,9 @@ struct Setup {
 
 void check_sources(const Reference& reference, const std::vector<Candidate>& candidates) {
     for (const Candidate& candidate : candidates) {
-        if (!candidate.model) fail<InvalidArgument>("a candidate has no model");
+        if (!candidate.model == !candidate.hidden) {
+            fail<InvalidArgument>("a candidate has a model or hidden states, and not both");
+        }
     }
     const auto* base = std::get_if<BaseReference>(&reference);
     if (base != nullptr && !base->file) fail<InvalidArgument>("a base reference has no file");
@@ -120,9 +137,7 @@ std::unique_ptr<Scorer> make_scorer(const Reference& reference,
                                     std::shared_ptr<const StopFlag> stop) {
     check_lanes(options);
     check_sources(reference, candidates);
-    const Setup setup{tokens, options,
-                      candidates.empty() ? nullptr : candidates.front().model->gpu(),
-                      std::move(stop)};
+    const Setup setup{tokens, options, device_of_head(reference, candidates), std::move(stop)};
     std::vector<Lane> lanes;
     for (int i = 0; i < options.n_lanes; ++i) {
         lanes.push_back(setup.lane(reference, candidates));

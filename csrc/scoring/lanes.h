@@ -23,6 +23,7 @@ struct LaneOptions {
 // A model to be scored.
 struct Candidate {
     std::shared_ptr<Model> model;
+    std::shared_ptr<HiddenStates> hidden = nullptr;  // in its place: computed before
     ggml_type type_k = GGML_TYPE_F16;
     ggml_type type_v = GGML_TYPE_F16;
     int32_t n_parts = 1;              // of each step: another batch shape, for the noise floor

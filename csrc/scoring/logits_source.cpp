@@ -22,8 +22,10 @@ void check_scorable(const Model& model, const ChunkShape& shape) {
     }
 }
 
-ContextOptions context_options(const ChunkShape& shape) {
+ContextOptions context_options(const ChunkShape& shape, const ModelSourceOptions& source) {
     ContextOptions options;
+    options.type_k = source.type_k;
+    options.type_v = source.type_v;
     options.n_seq_max = static_cast<uint32_t>(shape.n_sequences);
     options.n_ctx = padded_context(static_cast<uint32_t>(shape.n_ctx)) * options.n_seq_max;
     options.n_batch = static_cast<uint32_t>(shape.n_positions * shape.n_sequences);
@@ -57,13 +59,7 @@ ModelSource::ModelSource(std::shared_ptr<Model> model, std::shared_ptr<ThreadPoo
       tokens_(std::move(tokens)),
       options_(options),
       context_((check_scorable(*model, shape), std::move(model)), std::move(pool),
-               [&] {
-                   ContextOptions made = context_options(shape);
-                   made.type_k = options.type_k;
-                   made.type_v = options.type_v;
-                   return made;
-               }(),
-               this, std::move(stop)) {}
+               context_options(shape, options), this, std::move(stop)) {}
 
 bool ModelSource::wants(const ggml_tensor* node) {
     return std::strcmp(node->name, kLogitsName) == 0 ||

@@ -92,6 +92,6 @@ void fill_batch(Batch& batch, const llama_vocab* vocab, const ChunkShape& shape,
 void check_scorable(const Model& model, const ChunkShape& shape);
 
 // Options of a context that computes such steps.
-ContextOptions context_options(const ChunkShape& shape);
+ContextOptions context_options(const ChunkShape& shape, const ModelSourceOptions& source = {});
 
 }  // namespace apex

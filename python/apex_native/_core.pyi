@@ -229,8 +229,15 @@ class Model:
         flash_attn: str = "auto",
         expert_used_count: int = 0,
         n_cpu_moe: int = 0,
+        headless: bool = False,
+        streamed_layers: Sequence[int] = (),
+        n_places: int = 4,
+        n_stream_threads: int = 1,
         stop: StopFlag | None = None,
     ) -> None: ...
+    @property
+    def headless(self) -> bool: ...
+    def weight_bytes(self) -> list[tuple[str, int]]: ...
     def generate(
         self,
         prompt: _Tokens,
@@ -424,7 +431,8 @@ class Candidate:
     def __init__(
         self,
         *,
-        model: Model,
+        model: Model = ...,
+        hidden: HiddenStates = ...,
         type_k: int = ...,
         type_v: int = ...,
         n_parts: int = 1,
@@ -432,6 +440,8 @@ class Candidate:
     ) -> None: ...
     @property
     def model(self) -> Model: ...
+    @property
+    def hidden(self) -> HiddenStates: ...
     @property
     def type_k(self) -> int: ...
     @property
@@ -461,6 +471,8 @@ class HiddenPass:
         tokens: _Tokens,
         options: LaneOptions,
         folder: str = "",
+        type_k: int = ...,
+        type_v: int = ...,
         stop: StopFlag | None = None,
     ) -> None: ...
     def run(self) -> None: ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
@@ -18,10 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from apex_native._native import core, forward_log
+from apex_native.errors import DeviceError
 from apex_native.gpu_layers import fit_gpu_layers, has_gpu
 from apex_native.hub import local_gguf
 from apex_native.interrupt import run_interruptible
+from apex_native.machine import usable_threads
 from apex_native.requirements import ModelTraits
+from apex_native.streaming import LargeBatches, StreamPlan, fit_stream
 
 __all__ = [
     "GPU_UBATCH",
@@ -40,6 +43,9 @@ UBATCH = 512
 
 GPU_UBATCH = 2048
 """llama.cpp's default n_batch; with 512 a GPU mostly waits for the next kernel to start."""
+
+MAX_STREAM_THREADS = 32
+"""That read weights while others are computed with: each gave 2 GiB/s from memory, 16 gave 30."""
 
 Tokens = npt.NDArray[np.int32]
 SplitMode = Literal["none", "layer", "row"]
@@ -63,6 +69,9 @@ def load_model(
     vocab_only: bool = False,
     flash_attn: FlashAttention = "auto",
     expert_used_count: int | None = None,
+    gpu_memory: int | None = None,
+    batches: LargeBatches | None = None,
+    stream: StreamPlan | None = None,
 ) -> Model:
     """Load a model; Ctrl-C is heard.
 
@@ -74,42 +83,75 @@ def load_model(
     model or device cannot); it moves results in their last digits.
     load_mtp: load the multi-token-prediction block too. vocab_only: tokenizer only.
     expert_used_count: experts a token goes to, default the file's.
+    gpu_memory: bytes of one GPU at most, for a model that computes hidden states of `batches` and
+    no logits; experts that do not fit are streamed (`apex_native.streaming`). stream: such a plan,
+    made before, for a GPU or (n_gpu_layers=0) the CPU.
 
     Raises GgufError where the file is damaged or holds no weights, ModelError with llama.cpp's
     reason where it refuses the file, DeviceError for a GPU that is not here or has no room. path
     may be an address on the hub, as for `open_gguf`.
     """
-    path = local_gguf(path)
     stop = core.StopFlag()
+    settings: dict[str, Any] = {
+        "devices": list(devices),
+        "main_gpu": main_gpu,
+        "split_mode": split_mode,
+        "tensor_split": list(tensor_split),
+        "use_mmap": use_mmap,
+        "repack": repack,
+        "load_mtp": load_mtp,
+        "vocab_only": vocab_only,
+        "flash_attn": flash_attn,
+        "expert_used_count": expert_used_count or 0,
+        "stop": stop,
+    }
+    file = os.fspath(local_gguf(path))
 
-    def load(n: int, *, no_alloc: bool = False) -> Any:
-        return core.Model(
-            os.fspath(path),
-            n_gpu_layers=n,
-            devices=list(devices),
-            main_gpu=main_gpu,
-            split_mode=split_mode,
-            tensor_split=list(tensor_split),
-            use_mmap=use_mmap,
-            repack=repack,
-            load_mtp=load_mtp,
-            no_alloc=no_alloc,
-            vocab_only=vocab_only,
-            flash_attn=flash_attn,
-            expert_used_count=0 if expert_used_count is None else expert_used_count,
-            stop=stop,
-        )
+    def load(n: int, **more: Any) -> Any:
+        return core.Model(file, n_gpu_layers=n, **{**settings, **more})
 
-    def open_native() -> Any:
-        if n_gpu_layers != "auto":
-            return load(n_gpu_layers)
-        if vocab_only or not has_gpu():
-            return load(0)
-        return load(fit_gpu_layers(lambda n: load(n, no_alloc=True), reserve=gpu_reserve))
+    def open_native() -> tuple[Any, StreamPlan | None]:
+        if gpu_memory is not None:
+            plan = _plan_stream(load, gpu_memory, batches)
+            return load(-1, **_streamed(plan, n_threads)), plan
+        n = 0 if vocab_only else _count_layers(n_gpu_layers, load, gpu_reserve)
+        return load(n, **({} if stream is None else _streamed(stream, n_threads))), stream
 
-    native = run_interruptible(open_native, stop.set)
+    native, plan = run_interruptible(open_native, stop.set)
     forward_log()
-    return Model(native, n_threads or os.cpu_count() or 1)
+    return Model(native, n_threads or os.cpu_count() or 1, plan)
+
+
+def _count_layers(n: GpuLayers, load: Callable[..., Any], reserve: int) -> int:
+    if n != "auto":
+        return n
+    return fit_gpu_layers(lambda k: load(k, no_alloc=True), reserve=reserve) if has_gpu() else 0
+
+
+def _plan_stream(load: Callable[..., Any], nbytes: int, batches: LargeBatches | None) -> StreamPlan:
+    """Raises DeviceError without a GPU, ValueError where nobody said what is to be computed."""
+    if batches is None:
+        raise ValueError(
+            "gpu_memory is for texts and importance matrices, whose chunks are computed many at "
+            "once; leave it out for tasks, speed tests and generation"
+        )
+    if not has_gpu():
+        raise DeviceError(
+            "gpu_memory needs a GPU, and this build or machine has none; leave it out"
+        )
+    model = load(-1, no_alloc=True, headless=True, split_mode="none")
+    return fit_stream(model, nbytes, batches)
+
+
+def _streamed(plan: StreamPlan, n_threads: int | None) -> dict[str, Any]:
+    """Arguments of a native model: on one GPU, headless, whatever it streams."""
+    return {
+        "split_mode": "none",
+        "headless": True,
+        "streamed_layers": list(plan.layers),
+        "n_places": plan.n_places,
+        "n_stream_threads": min(n_threads or usable_threads(), MAX_STREAM_THREADS),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +168,20 @@ class Placement:
     use_mmap: bool = True
     repack: bool = True
     flash_attn: FlashAttention = "auto"
+    gpu_memory: int | None = None
+    batches: LargeBatches | None = None
+    stream: StreamPlan | None = None
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """Models are loaded one after the other, without their heads."""
+        return self.gpu_memory is not None or self.stream is not None
 
     @property
     def on_gpu(self) -> bool:
         """Layers are on a GPU."""
+        if self.gpu_memory is not None:
+            return True
         return has_gpu() if self.n_gpu_layers == "auto" else self.n_gpu_layers != 0
 
     @property
@@ -144,7 +196,7 @@ class Placement:
     def is_left_open(self) -> bool:
         """All layers on GPUs, or as many as fit, and nothing said about which GPUs."""
         chosen = self.devices or self.tensor_split or self.main_gpu or self.split_mode != "layer"
-        return self.n_gpu_layers in (-1, "auto") and not chosen
+        return self.n_gpu_layers in (-1, "auto") and not chosen and not self.one_at_a_time
 
     def load(
         self,
@@ -168,16 +220,21 @@ class Placement:
             use_mmap=self.use_mmap,
             repack=self.repack,
             flash_attn=self.flash_attn,
+            gpu_memory=self.gpu_memory,
+            batches=self.batches,
+            stream=self.stream,
         )
 
 
 class Model:
     """A loaded model. Use it in a ``with`` statement, or call `close`, to free its memory."""
 
-    def __init__(self, native: Any, n_threads: int) -> None:
+    def __init__(self, native: Any, n_threads: int, stream: StreamPlan | None = None) -> None:
         """Wrap a native model; `load_model` makes one."""
         self._native: Any = native
         self.n_threads = n_threads
+        self.stream = stream
+        """How it is computed, where it has no head; None for any other."""
 
     def __enter__(self) -> Self:
         """Return the model itself."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ def evaluate(
     type_v: str | GgmlType = "f16",
     placement: Placement | None = None,
     n_threads: int | None = None,
+    gpu_memory: int | None = None,
     n_ubatch: int | None = None,
     check_memory: bool = True,
     known: Results | str | os.PathLike[str] | None = None,
@@ -82,6 +84,8 @@ def evaluate(
         type_v: the same of cached values.
         placement: threads and GPUs of all models that have none of their own.
         n_threads: threads without a placement, default all.
+        gpu_memory: bytes of one GPU at most; models are computed one after the other, many chunks
+            at once, and experts that do not fit are streamed. For texts.
         n_ubatch: tokens of a text computed at once.
         check_memory: refuse what the free memory will not hold.
         known: results to add to, or their file; what they hold of the text is not computed again.
@@ -108,17 +112,19 @@ def evaluate(
         TextOptions(*cut),
         type_k=type_k,
         type_v=type_v,
-        placement=placement or Placement(n_threads=n_threads),
+        placement=_limited(placement or Placement(n_threads=n_threads), gpu_memory),
         tasks=TaskOptions(tuple(tasks), n_tasks, compat, skip_too_long),
         speed=tuple(speed),
         known=_results(known),
-        output=_path(output),
-        save_base=_path(save_base),
-        checkpoint=_path(checkpoint),
+        **_paths(output=output, save_base=save_base, checkpoint=checkpoint),
         progress=progress,
     )
     with cancellable(cancel):
         return Evaluation(request).run()
+
+
+def _limited(placement: Placement, gpu_memory: int | None) -> Placement:
+    return placement if gpu_memory is None else replace(placement, gpu_memory=gpu_memory)
 
 
 def _results(known: Results | str | os.PathLike[str] | None) -> Results | None:
@@ -130,5 +136,5 @@ def _several(candidates: AnyModel | Sequence[AnyModel]) -> Sequence[AnyModel]:
     return candidates if isinstance(candidates, list | tuple) else (candidates,)
 
 
-def _path(path: str | os.PathLike[str] | None) -> Path | None:
-    return None if path is None else Path(path)
+def _paths(**given: str | os.PathLike[str] | None) -> dict[str, Path | None]:
+    return {name: None if path is None else Path(path) for name, path in given.items()}

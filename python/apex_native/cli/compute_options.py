@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from apex_native.cli.options import RUN
+from apex_native.cli.options import RUN, parse_size
 
 if TYPE_CHECKING:
     from apex_native.engine import Model, Placement
 
-__all__ = ["ComputeChoices", "DeviceChoices", "SplitChoice"]
+__all__ = ["ComputeChoices", "DeviceChoices", "SplitChoice", "StreamChoices"]
 
 GPU = "GPU"
 
@@ -144,3 +144,27 @@ class ComputeChoices(DeviceChoices):
         from apex_native.engine import Placement
 
         return Placement(**self.settings())
+
+
+@dataclass(frozen=True)
+class StreamChoices(ComputeChoices):
+    """The same, for verbs that compute many chunks of a text at once."""
+
+    gpu_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu-memory",
+            metavar="SIZE",
+            rich_help_panel=GPU,
+            show_default="no limit",
+            help="Of one GPU at most (24GiB): models one after the other, many chunks at once; "
+            "experts that do not fit are streamed through it.",
+        ),
+    ] = None
+
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments of `load_model`."""
+        settings = super().settings()
+        if self.gpu_memory is None:
+            return settings
+        return {**settings, "n_gpu_layers": -1, "gpu_memory": parse_size(self.gpu_memory)}

@@ -12,13 +12,17 @@ __all__ = ["refuse_options_without_effect"]
 Values = Mapping[str, Any]
 
 _DEVICES = ("gpu_layers", "gpu", "split_mode", "tensor_split", "main_gpu")
+_PLACED = ("gpu_layers", "split_mode", "tensor_split")
+"""What --gpu-memory decides."""
+
 _OF_A_TEXT = (
     *("ctx", "chunks", "parse_special", "two_pass", "noise_chunks", "no_router", "save_base"),
     "ubatch_size",
 )
 _OF_A_COLLECTION = (
     *("ctx", "chunks", "skip_chunks", "min_expert_tokens", "parse_special", "all_experts"),
-    *("scope", "batch", "ubatch", "checkpoint_every", "resume", "threads", *_DEVICES),
+    *("scope", "batch", "ubatch", "checkpoint_every", "resume", "threads", "gpu_memory"),
+    *_DEVICES,
 )
 
 
@@ -33,6 +37,10 @@ class _Rule:
 
 def _tasks(values: Values) -> bool:
     return any(values[name] for name in ("hellaswag", "winogrande", "multiple_choice"))
+
+
+def _no_limit(values: Values) -> bool:
+    return values["gpu_memory"] is None
 
 
 def _is_base(reference: Path | None) -> bool:
@@ -69,6 +77,7 @@ _RULES: Mapping[str, tuple[_Rule, ...]] = {
     "imatrix": (
         _Rule(_OF_A_COLLECTION, lambda v: v["model"] is not None, "where no matrix is collected"),
         _Rule(("format",), lambda v: v["show_statistics"] is None, "with --show-statistics"),
+        _Rule(("batch", "ubatch", *_PLACED), _no_limit, "with --gpu-memory"),
     ),
     "eval": (
         _Rule(
@@ -81,6 +90,7 @@ _RULES: Mapping[str, tuple[_Rule, ...]] = {
             lambda v: bool(v["text"]) or _is_base(v["reference"]),
             "without a text to score",
         ),
+        _Rule(("two_pass", "ubatch_size", *_PLACED), _no_limit, "with --gpu-memory"),
         _Rule(("tasks_limit", "compat", "all_questions"), _tasks, "without a task"),
         _Rule(
             ("two_pass", "no_router", "save_base"),

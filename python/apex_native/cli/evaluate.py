@@ -12,7 +12,7 @@ import typer
 
 from apex_native.cli.bench_options import settings_errors
 from apex_native.cli.cache_option import warn_of_slow_caches
-from apex_native.cli.compute_options import ComputeChoices
+from apex_native.cli.compute_options import StreamChoices
 from apex_native.cli.errors import EXIT_INVALID
 from apex_native.cli.eval_options import TextChoices
 from apex_native.cli.model_file import loadable
@@ -79,7 +79,7 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     text: TextChoices,
     tasks: TaskChoices,
-    compute: ComputeChoices,
+    compute: StreamChoices,
     candidates: CandidatesArgument = None,
     reference: ReferenceOption = None,
     output: OutputOption = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apex_native.cli.compute_options import ComputeChoices
+from apex_native.cli.compute_options import StreamChoices
 from apex_native.cli.errors import UsageError
 from apex_native.cli.model_file import loadable
 from apex_native.cli.options import RUN, ForceOption, JsonOption, QuietOption, examples, spread
@@ -203,7 +203,7 @@ def register(app: typer.Typer) -> None:
 def imatrix(
     collected: CollectChoices,
     reported: ReportChoices,
-    compute: ComputeChoices,
+    compute: StreamChoices,
     model: Annotated[
         Path | None,
         typer.Argument(metavar="[MODEL]", help="GGUF model with 16- or 32-bit weights."),
@@ -263,7 +263,7 @@ def _make(
     model: Path | None,
     collected: CollectChoices,
     reported: ReportChoices,
-    compute: ComputeChoices,
+    compute: StreamChoices,
     force: bool,
 ) -> tuple[Imatrix, list[MissingData]]:
     """Collect, merge, or collect and merge, and write the result."""

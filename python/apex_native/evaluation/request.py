@@ -51,6 +51,11 @@ class EvaluationRequest:
             raise ValueError("an evaluation needs at least one model")
         if not (self.wants_text or self.tasks.specs or self.speed):
             raise ValueError("an evaluation needs a text, a task or a speed test")
+        if any(model.placement.one_at_a_time for model in self.models):
+            if self.tasks.specs or self.speed:
+                raise ValueError("gpu_memory is for texts; measure tasks and speed without it")
+            if self.text_options.n_ubatch is not None:
+                raise ValueError("n_ubatch: gpu_memory decides how many tokens go together")
         if self.save_base is not None and (self.reference is None or not self.wants_text):
             raise ValueError("save_base needs a reference and a text")
         if isinstance(self.reference, ModelUnderTest) and self.reference.has_own_cache:
@@ -58,6 +63,12 @@ class EvaluationRequest:
                 "the reference computes with an F16 KV cache; "
                 "name the model as a candidate too to measure another"
             )
+
+    @property
+    def models(self) -> tuple[ModelUnderTest, ...]:
+        """All of them, the reference first."""
+        first = (self.reference,) if isinstance(self.reference, ModelUnderTest) else ()
+        return (*first, *self.candidates)
 
     @property
     def wants_text(self) -> bool:

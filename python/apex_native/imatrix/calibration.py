@@ -15,6 +15,7 @@ from apex_native.gguf import open_gguf
 from apex_native.imatrix.all_experts import with_all_experts
 from apex_native.imatrix.calibration_text import AnyCalibrationText, CalibrationText, open_text
 from apex_native.imatrix.collect import DEFAULT_BATCH, DEFAULT_CONTEXT, collect_imatrix
+from apex_native.imatrix.collection import bytes_of_sums
 from apex_native.imatrix.collection_plan import Scope
 from apex_native.imatrix.copies import places_of
 from apex_native.imatrix.entries import Imatrix
@@ -23,6 +24,7 @@ from apex_native.imatrix.merge import merge_imatrices
 from apex_native.imatrix.progress import ImatrixProgress
 from apex_native.interrupt import cancellable
 from apex_native.requirements import Work, require_able
+from apex_native.streaming import MAX_CHUNKS, LargeBatches
 
 __all__ = ["calibrate"]
 
@@ -41,6 +43,7 @@ def calibrate(
     batch: int = DEFAULT_BATCH,
     ubatch: int | None = None,
     placement: Placement | Sequence[Placement] | None = None,
+    gpu_memory: int | None = None,
     added: Sequence[Imatrix] = (),
     output: str | os.PathLike[str] | None = None,
     hessian: str | os.PathLike[str] | None = None,
@@ -59,10 +62,11 @@ def calibrate(
     `CalibrationText`; parse_special is of files. all_experts: one more pass with every expert
     active, kept beside the first for priors. placement: threads and GPUs; several of them load a
     copy of the model each, which share the chunks and give the same bytes. Where nothing is said of
-    several GPUs, each of them that holds the whole model has a copy. added: matrices to merge the
-    new one with. format: of output, by default what its name says. hessian: a file for the second
-    moments of the inputs, of the routed pass. Everything else is as in
-    `collect_imatrix`.
+    several GPUs, each of them that holds the whole model has a copy. gpu_memory: bytes of one GPU
+    at most: experts that do not fit are streamed, many chunks go together whatever batch and ubatch
+    say, and the MTP block is left out. added: matrices to merge the new one with. format: of
+    output, by default what its name says. hessian: a file for the second moments of the inputs, of
+    the routed pass. Everything else is as in `collect_imatrix`.
 
     Raises DataError and CorpusError for the text, and what `load_model` and `collect_imatrix`
     raise.
@@ -83,11 +87,30 @@ def calibrate(
     }
     chosen = open_text(text, parse_special=parse_special)
     require_able(model, Work.CALIBRATION)
-    where = places_of(placement, model)
+    where = _limited(places_of(placement, model), gpu_memory, model, ctx, max_chunks)
     with cancellable(cancel):
         run = _Calibration(Path(model), chosen, where, options, hessian, progress, cancel)
         own = run.both_passes(target.collected) if all_experts else run.one_pass(target.collected)
     return target.completed(own)
+
+
+def _limited(
+    places: Sequence[Placement],
+    gpu_memory: int | None,
+    model: str | os.PathLike[str],
+    ctx: int,
+    max_chunks: int | None,
+) -> Sequence[Placement]:
+    """The places that are told what will be computed, where that decides them."""
+    nbytes = places[0].gpu_memory if gpu_memory is None else gpu_memory
+    if nbytes is None:
+        return places
+    if len(places) > 1:
+        raise ValueError("gpu_memory is of one GPU; give one placement")
+    with open_gguf(model) as file:
+        sums = bytes_of_sums(file.facts)
+    batches = LargeBatches(ctx, max_chunks or MAX_CHUNKS, n_outputs=ctx, beside=sums)
+    return (replace(places[0], gpu_memory=nbytes, batches=batches),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +180,11 @@ class _Calibration:
     cancel: threading.Event | None
 
     def one_pass(self, output: Path | None, *, expert_used_count: int | None = None) -> Imatrix:
-        with self.places[0].load(
-            self.model, load_mtp=True, expert_used_count=expert_used_count
+        place = self.places[0]
+        with place.load(
+            self.model,
+            load_mtp=not place.one_at_a_time,
+            expert_used_count=expert_used_count,
         ) as model:
             text = self.text(model)
             return collect_imatrix(

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +69,8 @@ def collect_imatrix(
     the text's length are limits all the same. scope "everything" includes the output (tied or not)
     and, where the model was loaded with it, the MTP block; "upstream" is what llama-imatrix
     collects. batch and ubatch (tokens; default 512 at once, on a GPU 2048) only matter for speed
-    and, in the last digits, through the order of the model's own arithmetic.
+    and, in the last digits, through the order of the model's own arithmetic; a `StreamPlan` of the
+    model decides them.
 
     hessian: write the second moments of all inputs there too (`HessianFile` reads them); the
     importance matrix is their diagonal.
@@ -88,11 +90,11 @@ def collect_imatrix(
     Cancelled (resumable where output is given).
     """
     path = None if output is None else Path(output)
+    tokens = _cut(model, text, parse_special, ctx, skip_chunks, max_chunks)
     plan = CollectionPlan(
-        tokens=_cut(model, text, parse_special, ctx, skip_chunks, max_chunks),
+        tokens=tokens,
         ctx=ctx,
-        batch=batch,
-        ubatch=_ubatch(model) if ubatch is None else ubatch,
+        **_batches(model, len(tokens) // ctx, ctx, batch, ubatch),
         scope=scope,
         min_expert_tokens=min_expert_tokens,
         output=path,
@@ -194,6 +196,16 @@ def _save_moments(
     if state.moments is not None and hessian is not None:
         n_tokens = state.chunks_done * ctx
         save_hessian(Hessian.from_raw(state.moments, settings, n_tokens), hessian)
+
+
+def _batches(
+    model: Model, n_chunks: int, ctx: int, batch: int, ubatch: int | None
+) -> dict[str, Any]:
+    """Tokens handed over, and computed, at once."""
+    if model.stream is None:
+        return {"batch": batch, "ubatch": _ubatch(model) if ubatch is None else ubatch}
+    together = ctx * model.stream.sequences_for(n_chunks)
+    return {"batch": together, "ubatch": together}
 
 
 def _ubatch(model: Model) -> int:

@@ -27,7 +27,7 @@ from apex_native.imatrix.progress import ImatrixProgress
 from apex_native.imatrix.several_models import SeveralModels
 from apex_native.types import GgufFacts
 
-__all__ = ["Collection", "require_fresh"]
+__all__ = ["Collection", "bytes_of_sums", "require_fresh"]
 
 CHECKPOINT_EVERY_S = 30.0
 """Work that a kill may cost where no number of chunks is asked for."""
@@ -52,8 +52,12 @@ def require_fresh(output: Path, *, resume: bool, force: bool) -> None:
 
 def bytes_to_write(facts: GgufFacts) -> int:
     """What a collection's disk must hold: a checkpoint of doubles, and the next one beside it."""
-    n_sums = sum(t.n_per_row * t.n_expert_slices for t in facts.tensors if len(t.shape) > 1)
-    return 2 * 8 * n_sums + _BESIDE_SUMS
+    return 2 * bytes_of_sums(facts) + _BESIDE_SUMS
+
+
+def bytes_of_sums(facts: GgufFacts) -> int:
+    """Of all weights' columns, in doubles: what a collection holds, on a GPU where it computes."""
+    return 8 * sum(t.n_per_row * t.n_expert_slices for t in facts.tensors if len(t.shape) > 1)
 
 
 _BESIDE_SUMS = 1 << 20

@@ -21,6 +21,13 @@ from apex_native.evaluation.divergence.noise import (
     choose_noise_chunks,
 )
 from apex_native.evaluation.divergence.not_finite import first_not_finite
+from apex_native.evaluation.divergence.one_at_a_time import (
+    OneAtATimeJob,
+    run_one_at_a_time,
+    shape_of_heads,
+    shape_of_pass,
+    with_batches,
+)
 from apex_native.evaluation.divergence.options import TextOptions
 from apex_native.evaluation.divergence.record import (
     candidate_record,
@@ -86,7 +93,18 @@ class TextJob:
 
 def score_text(job: TextJob, pool: ModelPool) -> TextScores:
     """Load, compute, summarise; the models stay in the pool, or pass through it with two_pass."""
-    return _Run(job, pool).run()
+    return _Run(_with_batches(job), pool).run()
+
+
+def _with_batches(job: TextJob) -> TextJob:
+    """The job whose models are told what they will compute, where that decides their place."""
+    reference = job.reference
+    if isinstance(reference, ModelUnderTest):
+        reference = with_batches(reference, job.options, job.text)
+    candidates = {
+        name: with_batches(model, job.options, job.text) for name, model in job.candidates.items()
+    }
+    return replace(job, reference=reference, candidates=candidates)
 
 
 class _Run:
@@ -116,9 +134,9 @@ class _Run:
         self.chunks = self.reference.chunks(self.job.text, tokenizer, self.options)
         self.noise_chunks = self._choose_noise_chunks()
         shape = self._shape(tokenizer)
-        self.settings = make_settings(
-            self._models, self.chunks.data.ctx, shape, tokenizer.n_threads
-        )
+        ctx, n_chunks = self.chunks.data.ctx, self.chunks.data.n_chunks
+        passes = shape_of_pass(tokenizer, ctx, n_chunks) if self._one_at_a_time else shape
+        self.settings = make_settings(self._models, ctx, passes, tokenizer.n_threads)
         known = self.job.known
         if known is not None:
             require_same_evaluation(known, self.chunks, self.settings, self.reference.row())
@@ -132,6 +150,8 @@ class _Run:
             shape=shape,
             with_routes=self.options.router and self.reference.model is not None,
         )
+        if self._one_at_a_time:
+            return self._summarise(self._compute_one_at_a_time(run))
         if self._two_pass:
             return self._summarise(self._compute_two_pass(run))
         return self._summarise(self._compute_together(run))
@@ -148,6 +168,11 @@ class _Run:
         return any(model.placement.on_gpu for model in self._models)
 
     @property
+    def _one_at_a_time(self) -> bool:
+        """Models are loaded without heads, and what does not fit is streamed."""
+        return any(model.placement.one_at_a_time for model in self._models)
+
+    @property
     def _two_pass(self) -> bool:
         return self.options.two_pass and bool(self.todo) and self.reference.model is not None
 
@@ -158,6 +183,8 @@ class _Run:
             return 0
         if self.options.noise_chunks is not None:
             return self.options.noise_chunks
+        if self.reference.model.stream is not None and self.reference.model.stream.layers:
+            return 0  # few positions at once would stream the weights many times over
         n_models = 1 + len(self.todo)
         return choose_noise_chunks(self.chunks.data.n_chunks, n_models, on_gpu=self._on_gpu)
 
@@ -180,6 +207,9 @@ class _Run:
 
     def _shape(self, tokenizer: Model) -> ScoreShape:
         """What suits every pass: all in one, or the reference's own and those of its candidates."""
+        if self._one_at_a_time:
+            data = self.chunks.data
+            return shape_of_heads(data.ctx, data.n_chunks, tokenizer.n_vocab, tokenizer.n_threads)
         work = Workload(
             ctx=self.chunks.data.ctx,
             n_chunks=self.chunks.data.n_chunks,
@@ -288,6 +318,23 @@ class _Run:
             )
         )
 
+    def _compute_one_at_a_time(self, run: ScoreRun) -> FinishedScores:
+        reference, todo = self.reference.tested, list(self.todo.values())
+        return run_one_at_a_time(
+            OneAtATimeJob(
+                run=run,
+                chunks=self.chunks,
+                noise_chunks=self.noise_chunks,
+                n_candidates=len(todo),
+                load_candidate=lambda i: self._candidate(todo[i]),
+                release_candidate=lambda i: self.pool.release(todo[i]),
+                release_reference=lambda: self._release([reference] if reference else []),
+                save_base=self.job.save_base,
+                checkpoint=self._checkpoint(),
+                progress=self.job.progress,
+            )
+        )
+
     def _load_together(self, models: Sequence[ModelUnderTest]) -> list[CandidateRun]:
         self.pool.load_together(models, self._load)
         return [self._candidate(model) for model in models]
@@ -317,7 +364,7 @@ class _Run:
 
     def _first_not_finite(self, tested: ModelUnderTest, scores: TokenScores) -> str | None:
         """Loads the model again where two_pass has released it."""
-        if scores.is_finite.all():
+        if scores.is_finite.all() or tested.placement.one_at_a_time:
             return None
         return first_not_finite(self.pool.load(tested), scores, self.chunks)
 

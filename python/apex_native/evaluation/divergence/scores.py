@@ -68,19 +68,22 @@ class ScoreProgress:
 
 @dataclass(frozen=True, slots=True)
 class CandidateRun:
-    """A model to be scored; n_parts > 1 splits its batches.
+    """A model to be scored, or its hidden states; n_parts > 1 splits its batches.
 
     n_chunks limits it to the first ones; 0 is all of them, -1 none.
     """
 
-    model: Model
+    model: Model | None = None
     type_k: GgmlType = GgmlType.F16
     type_v: GgmlType = GgmlType.F16
     n_parts: int = 1
     n_chunks: int = 0
+    hidden: Any = None
 
     def native(self) -> Any:
         """What the extension takes."""
+        if self.model is None:
+            return core.Candidate(hidden=self.hidden)
         return core.Candidate(
             model=self.model.native,
             type_k=self.type_k.id,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,33 @@ from apex_native.evaluation.divergence.scores import (
 from apex_native.interrupt import run_interruptible
 from apex_native.machine import free_memory
 
-__all__ = ["StoredReference"]
+__all__ = ["StoredReference", "hidden_states"]
+
+
+def hidden_states(
+    run: ScoreRun, of: CandidateRun, progress: Callable[[float], None] | None = None
+) -> Any:
+    """Native hidden states of a model over run's tokens, in run's shape; its head is not computed.
+
+    progress gets the share that is done. Raises ModelError, OutputError where they do not fit.
+    """
+    assert of.model is not None
+    stop = core.StopFlag()
+    hidden_pass = core.HiddenPass(
+        model=of.model.native,
+        tokens=np.ascontiguousarray(run.tokens, dtype=np.int32),
+        options=run.lane_options(),
+        folder=_folder(run, of.model),
+        type_k=of.type_k.id,
+        type_v=of.type_v.id,
+        stop=stop,
+    )
+    tick = None if progress is None else lambda: progress(hidden_pass.progress)
+    try:
+        run_interruptible(hidden_pass.run, stop.set, tick)
+    finally:
+        forward_log()
+    return hidden_pass.states
 
 
 class StoredReference:
@@ -38,22 +65,8 @@ class StoredReference:
 
         run has no candidates. Raises ModelError, OutputError where the states do not fit.
         """
-        model = run.reference.model
-        assert model is not None
-        stop = core.StopFlag()
-        hidden_pass = core.HiddenPass(
-            model=model.native,
-            tokens=np.ascontiguousarray(run.tokens, dtype=np.int32),
-            options=run.lane_options(),
-            folder=_folder(run, model),
-            stop=stop,
-        )
-        tick = None if progress is None else lambda: progress(hidden_pass.progress)
-        try:
-            run_interruptible(hidden_pass.run, stop.set, tick)
-        finally:
-            forward_log()
-        self._run = replace(run, reference=OpenReference(hidden=hidden_pass.states))
+        states = hidden_states(run, CandidateRun(run.reference.model), progress)
+        self._run = replace(run, reference=OpenReference(hidden=states))
 
     def score(self, candidate: CandidateRun) -> tuple[TokenScores, TokenScores]:
         """The reference's positions and the candidate's; errors are those of `run_scores`."""
