@@ -1,7 +1,7 @@
 // One sub-block per lane on its way through the grid searches of the IQ2 and IQ3 types.
 #pragma once
 
-#include "grid_neighbours.h"
+#include "neighbour_lines.h"
 #include "superblocks.h"
 
 namespace apex::kernels::APEX_ISA {
@@ -60,30 +60,32 @@ class GridBlock {
         }
         to_rows<Length>(x, x_rows_);
         to_rows<Length>(roots, root_rows_);
+        forget(roots);
     }
 
     // The nearest point of each group at the given inverse scale, or its best neighbour if that is
     // off the grid. wanted: the lanes of each group whose result matters.
-    void assign(F32 inverse, F32 scale, const uint32_t* wanted, Points* points) const {
+    void assign(F32 inverse, F32 scale, const uint32_t* wanted, Points* points) {
         alignas(64) float scales[kLanes];
+        alignas(64) int32_t ranks[kLanes];
         store(scales, scale);
         // Rounding by floats holds for arguments up to 2^22; these are about half of this product.
         uint32_t lanes = 0;
         for (int g = 0; g < kGroups; ++g) lanes |= wanted[g];
         const bool in_range = (lanes & ~bits(abs(inverse * largest_) < F32(4e6f))) == 0;
         for (int g = 0; g < kGroups; ++g) {
-            const I32 entry =
-                gather(grid_.by_rank, in_range ? rank<true>(g, inverse) : rank<false>(g, inverse));
-            int32_t* codes = points->codes + g * kLanes;
-            store(codes, entry);
-            const uint32_t off = bits(entry < I32(0));
-            points->on_grid[g] = ~off;
-            for (uint32_t rest = off & wanted[g]; rest; rest &= rest - 1) {
+            const int at = g * kLanes;
+            const I32 rank = in_range ? rank_of<true>(g, inverse) : rank_of<false>(g, inverse);
+            const Mask known = (rank == load(known_.ranks + at)) & (scale >= load(known_.low + at)) &
+                               (scale <= load(known_.high + at));
+            uint32_t rest = wanted[g] & ~bits(known);
+            if (rest) store(ranks, rank);
+            for (; rest; rest &= rest - 1) {
                 const int lane = __builtin_ctz(rest);
-                codes[lane] = neighbours_.best(
-                    x_rows_[lane] + g * kPositions, root_rows_[lane] + g * kPositions, scales[lane],
-                    neighbours_.odd_values(), grid_.lists - 1 - codes[lane]);
+                find(g, lane, ranks[lane], scales[lane]);
             }
+            store(points->codes + at, load(known_.codes + at));
+            points->on_grid[g] = known_.on_grid[g];
         }
     }
 
@@ -121,7 +123,7 @@ class GridBlock {
 
     // The rank of the point nearest_int(0.5 * (inverse * x - 1)), clamped.
     template <bool InRange>
-    I32 rank(int g, F32 inverse) const {
+    I32 rank_of(int g, F32 inverse) const {
 #if defined(__aarch64__)
         if (InRange) return rank_by_integers(g, inverse);
 #endif
@@ -151,10 +153,66 @@ class GridBlock {
     }
 #endif
 
+    // What was found last for each group and lane: the code for a rank and scales low..high.
+    struct Known {
+        alignas(64) int32_t ranks[kGroups * kLanes];
+        alignas(64) int32_t codes[kGroups * kLanes];
+        alignas(64) float low[kGroups * kLanes];
+        alignas(64) float high[kGroups * kLanes];
+        alignas(64) float squares[kGroups * kLanes];  // for NeighbourLines
+        uint32_t on_grid[kGroups];
+    };
+
+    void forget(const float* roots) {
+        const F32 low = kSmallestSure, high = kLargestSure;
+        const Mask usable = (largest_ > low) & (largest_ < high);
+        for (int g = 0; g < kGroups; ++g) {
+            F32 weights = 0.0f, squares = 0.0f;
+            for (int i = g * kPositions; i < (g + 1) * kPositions; ++i) {
+                const F32 w = load(roots + i * kLanes), x = load(x_ + i * kLanes);
+                weights = weights + w;
+                squares = squares + w * x * x;
+            }
+            const Mask sure = usable & (weights > low) & (weights < high);
+            const int at = g * kLanes;
+            store(known_.squares + at, select(sure, squares, F32(INFINITY)));
+            store(known_.ranks + at, I32(-1));
+            store(known_.codes + at, I32(0));
+            known_.on_grid[g] = 0;
+        }
+    }
+
+    void find(int g, int lane, int32_t rank, float scale) {
+        const int at = g * kLanes + lane;
+        const int32_t entry = grid_.by_rank[rank];
+        known_.ranks[at] = rank;
+        if (entry >= 0) {
+            known_.codes[at] = entry;
+            known_.low[at] = -INFINITY;
+            known_.high[at] = INFINITY;
+            known_.on_grid[g] |= 1u << lane;
+            return;
+        }
+        known_.on_grid[g] &= ~(1u << lane);
+        const float* x = x_rows_[lane] + g * kPositions;
+        const float* w = root_rows_[lane] + g * kPositions;
+        const uint16_t* list = grid_.lists - 1 - entry;
+        SurePoint point;
+        if (NeighbourLines<Bits>::find(x, w, known_.squares[at], scale, list, &point)) {
+            known_.codes[at] = point.code;
+            known_.low[at] = point.low;
+        } else {
+            known_.codes[at] = neighbours_.best(x, w, scale, neighbours_.odd_values(), list);
+            known_.low[at] = INFINITY;  // for no other scale
+        }
+        known_.high[at] = scale;
+    }
+
     using Rows = GroupRows<Length>;
 
     const GridTables& grid_;
     NeighbourSearch<Bits> neighbours_;
+    Known known_;
     const float* x_;
     const float* w_;
     F32 largest_;
