@@ -66,8 +66,35 @@ class CostTables {
     // the first position to the last.
     F32 sum(const uint16_t* codes, int count) const {
         const uint16x8_t words = vld1q_u16(codes);
-        if (count <= 4) return {sum_of_four(words, 0), vdupq_n_f32(INFINITY)};
-        return {sum_of_four(words, 0), sum_of_four(words, 8)};
+        const auto cost = [&](int position, uint8x16_t at) {
+            return look_up(costs_[position], at);
+        };
+        if (count <= 4) return {sum_of_four(words, 0, cost), vdupq_n_f32(INFINITY)};
+        return {sum_of_four(words, 0, cost), sum_of_four(words, 8, cost)};
+    }
+
+    // The sums of two kinds of costs that lie in memory, by position and level. Where there is no
+    // candidate some of them are 0 and -infinity.
+    [[gnu::always_inline]] static void sum_both(const float* costs, const float* others,
+                                                const uint16_t* codes, int count, F32* sums,
+                                                F32* other_sums) {
+        const uint16x8_t words = vld1q_u16(codes);
+        const auto add_four = [&](int first, float32x4_t* sum, float32x4_t* other_sum) {
+            const auto other = [&](int position, uint8x16_t at) {
+                return look_up(table(others + position * Layout::kLevels), at);
+            };
+            float32x4_t total;
+            *sum = sum_of_four(words, first, [&](int position, uint8x16_t at) {
+                const float32x4_t cost = other(position, at);
+                total = position == 0 ? cost : vaddq_f32(total, cost);
+                return look_up(table(costs + position * Layout::kLevels), at);
+            });
+            *other_sum = total;
+        };
+        add_four(0, &sums->lo, &other_sums->lo);
+        sums->hi = vdupq_n_f32(0.0f);
+        other_sums->hi = vdupq_n_f32(-INFINITY);
+        if (count > 4) add_four(8, &sums->hi, &other_sums->hi);
     }
 
   private:
@@ -93,16 +120,19 @@ class CostTables {
         }
     }
 
-    float32x4_t cost(int position, uint8x16_t at) const {
+    template <typename Table>
+    static float32x4_t look_up(const Table& table, uint8x16_t at) {
         if constexpr (Bits == 2) {
-            return vreinterpretq_f32_u8(vqtbl1q_u8(costs_[position], at));
+            return vreinterpretq_f32_u8(vqtbl1q_u8(table, at));
         } else {
-            return vreinterpretq_f32_u8(vqtbl2q_u8(costs_[position], at));
+            return vreinterpretq_f32_u8(vqtbl2q_u8(table, at));
         }
     }
 
     // first: the byte number of the first of four codes.
-    float32x4_t sum_of_four(uint16x8_t words, int first) const {
+    template <typename Cost>
+    [[gnu::always_inline]] static float32x4_t sum_of_four(uint16x8_t words, int first,
+                                                          const Cost& cost) {
         constexpr int kPerByte = Layout::kPositions / 2;
         const uint8x16_t low = each_four_times(words, first);
         const uint8x16_t high = Bits == 2 ? each_four_times(words, first + 1)
@@ -155,6 +185,19 @@ class CostTables {
         F32 s = lookup(at_[0], codes);
         for (int i = 1; i < Layout::kPositions; ++i) s = s + lookup(at_[i], codes >> (Bits * i));
         return s;
+    }
+
+    static void sum_both(const float* costs, const float* others, const uint16_t* list, int,
+                         F32* sums, F32* other_sums) {
+        const I32 codes = load_u16(list);
+        F32 sum = lookup(table(costs), codes), other_sum = lookup(table(others), codes);
+        for (int i = 1; i < Layout::kPositions; ++i) {
+            const I32 levels = codes >> (Bits * i);
+            sum = sum + lookup(table(costs + i * Layout::kLevels), levels);
+            other_sum = other_sum + lookup(table(others + i * Layout::kLevels), levels);
+        }
+        *sums = sum;
+        *other_sums = other_sum;
     }
 
   private:

@@ -67,22 +67,29 @@ class GridBlock {
     // off the grid. wanted: the lanes of each group whose result matters.
     void assign(F32 inverse, F32 scale, const uint32_t* wanted, Points* points) {
         alignas(64) float scales[kLanes];
-        alignas(64) int32_t ranks[kLanes];
+        alignas(64) int32_t ranks[kGroups * kLanes];
+        uint32_t missing[kGroups];
         store(scales, scale);
         // Rounding by floats holds for arguments up to 2^22; these are about half of this product.
+        // And half the inverse is to be exact.
+        const Mask usual = (abs(inverse * largest_) < F32(4e6f)) & (inverse > F32(0x1p-100f));
         uint32_t lanes = 0;
         for (int g = 0; g < kGroups; ++g) lanes |= wanted[g];
-        const bool in_range = (lanes & ~bits(abs(inverse * largest_) < F32(4e6f))) == 0;
+        const bool in_range = (lanes & ~bits(usual)) == 0;
         for (int g = 0; g < kGroups; ++g) {
             const int at = g * kLanes;
-            const I32 rank = in_range ? rank_of<true>(g, inverse) : rank_of<false>(g, inverse);
-            const Mask known = (rank == load(known_.ranks + at)) & (scale >= load(known_.low + at)) &
-                               (scale <= load(known_.high + at));
-            uint32_t rest = wanted[g] & ~bits(known);
-            if (rest) store(ranks, rank);
-            for (; rest; rest &= rest - 1) {
+            const I32 rank =
+                in_range ? rank_of<true>(g, F32(0.5f) * inverse) : rank_of<false>(g, inverse);
+            const Mask known = (rank == load(known_.ranks + at)) &
+                               (scale >= load(known_.low + at)) & (scale <= load(known_.high + at));
+            store(ranks + at, rank);
+            missing[g] = wanted[g] & ~bits(known);
+        }
+        for (int g = 0; g < kGroups; ++g) {
+            const int at = g * kLanes;
+            for (uint32_t rest = missing[g]; rest; rest &= rest - 1) {
                 const int lane = __builtin_ctz(rest);
-                find(g, lane, ranks[lane], scales[lane]);
+                find(g, lane, ranks[at + lane], scales[lane]);
             }
             store(points->codes + at, load(known_.codes + at));
             points->on_grid[g] = known_.on_grid[g];
@@ -117,20 +124,24 @@ class GridBlock {
     }
 
   private:
-    F32 rounding_argument(int at, F32 inverse) const {
-        return F32(0.5f) * (inverse * load(x_ + at * kLanes) - F32(1.0f));
+    // 0.5 * (inverse * x - 1); factor: half the inverse if that is exact, else the inverse.
+    template <bool Halved>
+    F32 rounding_argument(int at, F32 factor) const {
+        const F32 product = factor * load(x_ + at * kLanes);
+        return Halved ? product - F32(0.5f) : F32(0.5f) * (product - F32(1.0f));
     }
 
-    // The rank of the point nearest_int(0.5 * (inverse * x - 1)), clamped.
+    // The rank of the point nearest_int(0.5 * (inverse * x - 1)), clamped. factor: half the inverse
+    // if all is in range, else the inverse.
     template <bool InRange>
-    I32 rank_of(int g, F32 inverse) const {
+    I32 rank_of(int g, F32 factor) const {
 #if defined(__aarch64__)
-        if (InRange) return rank_by_integers(g, inverse);
+        if (InRange) return rank_by_integers(g, factor);
 #endif
         F32 r = 0.0f;
         float power = 1.0f;
         for (int i = 0; i < kPositions; ++i) {
-            const F32 t = rounding_argument(g * kPositions + i, inverse);
+            const F32 t = rounding_argument<InRange>(g * kPositions + i, factor);
             const F32 level = InRange ? nearest_clamped_in_range(t, 0.0f, kTop)
                                       : to_float(clamp(nearest_int(t), 0, kTop));
             r = r + level * F32(power);
@@ -141,11 +152,11 @@ class GridBlock {
 
 #if defined(__aarch64__)
     // One instruction rounds, converts and takes negative values to zero.
-    I32 rank_by_integers(int g, F32 inverse) const {
+    I32 rank_by_integers(int g, F32 half) const {
         I32 r = 0;
         int32_t power = 1;
         for (int i = 0; i < kPositions; ++i) {
-            const F32 t = rounding_argument(g * kPositions + i, inverse);
+            const F32 t = rounding_argument<true>(g * kPositions + i, half);
             r = r + nearest_level(t, kTop) * I32(power);
             power *= kRadix;
         }
@@ -159,8 +170,9 @@ class GridBlock {
         alignas(64) int32_t codes[kGroups * kLanes];
         alignas(64) float low[kGroups * kLanes];
         alignas(64) float high[kGroups * kLanes];
-        alignas(64) float squares[kGroups * kLanes];  // for NeighbourLines
+        alignas(64) float squares[kGroups * kLanes];  // for NeighbourLines::find
         uint32_t on_grid[kGroups];
+        uint32_t has_lines[kGroups];
     };
 
     void forget(const float* roots) {
@@ -178,7 +190,7 @@ class GridBlock {
             store(known_.squares + at, select(sure, squares, F32(INFINITY)));
             store(known_.ranks + at, I32(-1));
             store(known_.codes + at, I32(0));
-            known_.on_grid[g] = 0;
+            known_.on_grid[g] = known_.has_lines[g] = 0;
         }
     }
 
@@ -193,12 +205,15 @@ class GridBlock {
             known_.on_grid[g] |= 1u << lane;
             return;
         }
-        known_.on_grid[g] &= ~(1u << lane);
+        const uint32_t bit = 1u << lane;
         const float* x = x_rows_[lane] + g * kPositions;
         const float* w = root_rows_[lane] + g * kPositions;
+        known_.on_grid[g] &= ~bit;
+        if ((known_.has_lines[g] & bit) == 0) lines_[at].set(x, w, neighbours_.odd_values());
+        known_.has_lines[g] |= bit;
         const uint16_t* list = grid_.lists - 1 - entry;
         SurePoint point;
-        if (NeighbourLines<Bits>::find(x, w, known_.squares[at], scale, list, &point)) {
+        if (lines_[at].find(known_.squares[at], scale, list, &point)) {
             known_.codes[at] = point.code;
             known_.low[at] = point.low;
         } else {
@@ -213,6 +228,7 @@ class GridBlock {
     const GridTables& grid_;
     NeighbourSearch<Bits> neighbours_;
     Known known_;
+    NeighbourLines<Bits> lines_[kGroups * kLanes];
     const float* x_;
     const float* w_;
     F32 largest_;

@@ -1,6 +1,7 @@
 #include "grid_tables.h"
 
 #include <cstddef>
+#include <stdexcept>
 #include <vector>
 
 #define GGML_COMMON_IMPL_CPP
@@ -59,6 +60,15 @@ struct Grid {
         while ((lists.size() - start - 1) % kListPadding != 0) lists.push_back(lists.back());
     }
 
+    // kLongestList leaves room for each list in the searches of IQ2 and IQ3.
+    void check_lists() const {
+        for (const int32_t entry : by_rank) {
+            if (entry < 0 && lists[static_cast<std::size_t>(-1 - entry)] > kLongestList) {
+                throw std::logic_error("a list of neighbours is longer than kLongestList");
+            }
+        }
+    }
+
     void build(int shells) {
         int ranks = 1;
         for (int i = 0; i < positions; ++i) ranks *= radix;
@@ -73,6 +83,7 @@ struct Grid {
             by_rank[r] = -1 - static_cast<int32_t>(lists.size());
             append_neighbours(code_of_rank(r), shells);
         }
+        check_lists();
     }
 
     GridTables tables() const {

@@ -23,6 +23,7 @@ struct GridTables {
 };
 
 inline constexpr int kListPadding = 16;
+inline constexpr int kLongestList = 304;  // of IQ2 and IQ3, with padding
 
 // Built on first use (some ten milliseconds each), thread-safe, never freed.
 const GridTables& iq2_xxs_grid();

@@ -80,6 +80,9 @@ inline F32 max(F32 a, F32 b) {
 inline F32 max_of_numbers(F32 a, F32 b) {
     return max(a, b);
 }
+inline F32 min_of_numbers(F32 a, F32 b) {
+    return min(a, b);
+}
 // x, or bound for NaN and for what is above it.
 inline F32 number_or(F32 x, float bound) {
     return min(x, F32(bound));

@@ -200,6 +200,9 @@ inline F32 max(F32 a, F32 b) {
 inline F32 max_of_numbers(F32 a, F32 b) {
     return {vmaxq_f32(a.lo, b.lo), vmaxq_f32(a.hi, b.hi)};
 }
+inline F32 min_of_numbers(F32 a, F32 b) {
+    return {vminq_f32(a.lo, b.lo), vminq_f32(a.hi, b.hi)};
+}
 // x, or bound for NaN and for what is above it. bound: above zero.
 inline F32 number_or(F32 x, float bound) {
     return {vminnmq_f32(x.lo, vdupq_n_f32(bound)), vminnmq_f32(x.hi, vdupq_n_f32(bound))};
