@@ -1,12 +1,14 @@
-"""Our product of BF16 weights inside ggml's CPU backend gives the bits of ggml's own.
+"""Our product of BF16 weights inside ggml's CPU backend gives the bits of ggml's own on x86.
 
-APEX_ISA=portable leaves it out, which is the oracle. Calibration sees the inputs of every matrix,
+APEX_ISA=portable leaves it out, which is the oracle there; on 64-bit ARM, where ggml adds in
+another order, a scalar twin is (tests/test_arm64.py). Calibration sees the inputs of every matrix,
 so that equal sums mean equal activations all the way through a model.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 import apex_native as apex
 from apex_native._native import core
 from calibration_models import write_expert_model
+from cpp_programs import build_program
 
 CHILD = """
 import hashlib, sys
@@ -58,6 +61,16 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return write_expert_model(path, in_bf16=True)
 
 
+def test_kernels_add_in_the_order_of_their_twin() -> None:
+    done = subprocess.run(
+        [build_program("twin_vs_bf16")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert lines == ["no kernel for this CPU"] or all(line.endswith(" differ 0") for line in lines)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="ggml adds in another order here")
 def test_every_instruction_set_gives_the_same_bits(model: Path) -> None:
     used, expected = child(model, 300, "portable")
     assert used == "False"
@@ -67,6 +80,9 @@ def test_every_instruction_set_gives_the_same_bits(model: Path) -> None:
 
 
 def test_it_is_used_where_there_is_a_kernel() -> None:
+    if platform.machine() in ("aarch64", "arm64"):
+        assert core.has_bf16_matmul() == (os.environ.get("APEX_ISA") != "portable")
+        return
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     if not {"avx2", "fma", "f16c"} <= set(flags.split()):
         pytest.skip("this CPU has no kernel")

@@ -65,10 +65,6 @@ CACHE_ATTENTION = 0.02
 are rounded to 8 bits where keys are quantized, sums of values to 16 where nothing is; 0.005 was
 found."""
 
-CACHE_SUM_ATOL = 5e-6
-"""Attention over unit values with products of keys added up in another order: 1.8e-07 was found
-over 5 seeds."""
-
 RMSE_SIGMAS = 6
 """How many standard deviations a measured error may be off its mean; 2e-9 for a Gaussian."""
 

@@ -1,9 +1,15 @@
 // No std templates and everything in a namespace per instruction set: see simd.h.
 #include "bf16_products.h"
 
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#else
 #include <immintrin.h>
+#endif
 
-#if defined(__AVX512F__)
+#if defined(__aarch64__)
+#define APEX_BF16_ISA bf16_neon
+#elif defined(__AVX512F__)
 #define APEX_BF16_ISA bf16_avx512
 #else
 #define APEX_BF16_ISA bf16_avx2
@@ -20,6 +26,10 @@ namespace apex::kernels::APEX_BF16_ISA {
 
 namespace {
 
+constexpr int kColumns = 3;  // taken at once
+
+#if !defined(__aarch64__)
+
 // ggml's last additions (ggml/src/ggml-cpu/vec.cpp): the eight sums that are left, in halves.
 inline float add_eight(__m256 sums) {
     __m128 rest = _mm_add_ps(_mm256_extractf128_ps(sums, 1), _mm256_castps256_ps128(sums));
@@ -28,7 +38,7 @@ inline float add_eight(__m256 sums) {
     return static_cast<float>(0.0 + static_cast<double>(_mm_cvtss_f32(rest)));
 }
 
-constexpr int kColumns = 3;  // taken at once
+#endif
 
 #if defined(__AVX512F__)
 
@@ -71,6 +81,71 @@ void block(const float* rows, int64_t n_per_row, const float* const* columns, fl
     for (int c = 0; c < C; ++c) {
         APEX_UNROLL
         for (int r = 0; r < R; ++r) outputs[c][first + r] = sums[c][r].total();
+    }
+}
+
+#elif defined(__aarch64__)
+
+// One of ggml's four vectors of sums: columns 0 to 3 of its eight, and 4 to 7.
+struct Eight {
+    float32x4_t low, high;
+
+    Eight operator+(Eight b) const { return {vaddq_f32(low, b.low), vaddq_f32(high, b.high)}; }
+    float total() const {
+        const float32x4_t four = vaddq_f32(high, low);
+        const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+        return static_cast<float>(
+            0.0 + static_cast<double>(vget_lane_f32(two, 0) + vget_lane_f32(two, 1)));
+    }
+};
+
+// For 12 products: 24 of 32 registers.
+template <int R, int C>
+void sum_part(const float* rows, int64_t n_per_row, const float* const* columns, int part,
+              Eight (*totals)[4]) {
+    Eight sums[C][R];
+    APEX_UNROLL
+    for (int c = 0; c < C; ++c) {
+        APEX_UNROLL
+        for (int r = 0; r < R; ++r) sums[c][r] = {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)};
+    }
+    for (int64_t i = 8 * part; i < n_per_row; i += kBf16RowMultiple) {
+        Eight column[C];
+        APEX_UNROLL
+        for (int c = 0; c < C; ++c) {
+            column[c] = {vld1q_f32(columns[c] + i), vld1q_f32(columns[c] + i + 4)};
+        }
+        APEX_UNROLL
+        for (int r = 0; r < R; ++r) {
+            const float* row = rows + r * n_per_row + i;
+            const float32x4_t low = vld1q_f32(row), high = vld1q_f32(row + 4);
+            APEX_UNROLL
+            for (int c = 0; c < C; ++c) {
+                sums[c][r].low = vfmaq_f32(sums[c][r].low, low, column[c].low);
+                sums[c][r].high = vfmaq_f32(sums[c][r].high, high, column[c].high);
+            }
+        }
+    }
+    APEX_UNROLL
+    for (int c = 0; c < C; ++c) {
+        APEX_UNROLL
+        for (int r = 0; r < R; ++r) totals[c * R + r][part] = sums[c][r];
+    }
+}
+
+template <int R, int C>
+void block(const float* rows, int64_t n_per_row, const float* const* columns, float* const* outputs,
+           int64_t first) {
+    Eight totals[C * R][4];
+    APEX_UNROLL
+    for (int part = 0; part < 4; ++part) sum_part<R, C>(rows, n_per_row, columns, part, totals);
+    APEX_UNROLL
+    for (int c = 0; c < C; ++c) {
+        APEX_UNROLL
+        for (int r = 0; r < R; ++r) {
+            const Eight* sums = totals[c * R + r];
+            outputs[c][first + r] = ((sums[0] + sums[2]) + (sums[1] + sums[3])).total();
+        }
     }
 }
 

@@ -1,9 +1,11 @@
-// Products of rows of BF16 weights with many columns, bit for bit those of ggml_vec_dot_bf16.
+// Products of rows of BF16 weights with many columns, bit for bit those of ggml_vec_dot_bf16 on
+// x86.
 //
 // ggml computes one product at a time and widens both sides anew for each. Here the sides are
 // widened before and several products share what is loaded. The bits are those of ggml compiled for
 // AVX2, as this project compiles it: four vectors of eight partial sums over columns 0 to 7, 8 to
-// 15, 16 to 23 and 24 to 31 of every 32, added in ggml's order.
+// 15, 16 to 23 and 24 to 31 of every 32, added in ggml's order. The same on 64-bit ARM, where ggml
+// itself adds one product after the other, in double. (A NaN is one there too, with another sign.)
 #pragma once
 
 #include <cstdint>

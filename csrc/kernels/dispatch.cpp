@@ -16,6 +16,10 @@ Bf16Products lookup_products();
 namespace apex::kernels::bf16_avx512 {
 Bf16Products lookup_products();
 }
+#elif defined(__aarch64__)
+namespace apex::kernels::bf16_neon {
+Bf16Products lookup_products();
+}
 #endif
 
 namespace apex::kernels {
@@ -89,6 +93,8 @@ Bf16Products bf16_products(Isa isa) {
     if (isa > cpu_isa() || !__builtin_cpu_supports("fma")) return nullptr;
     if (isa == Isa::avx512) return bf16_avx512::lookup_products();
     if (isa == Isa::avx2) return bf16_avx2::lookup_products();
+#elif defined(__aarch64__)
+    if (isa == Isa::neon) return bf16_neon::lookup_products();
 #endif
     (void)isa;
     return nullptr;

@@ -15,7 +15,15 @@
 namespace apex {
 namespace {
 
-constexpr int64_t kMinColumns = 8;      // fewer do not pay for widening the weights
+#if defined(__x86_64__)
+constexpr bool kAsGgml = true;      // ggml's own product has the same bits
+constexpr int64_t kMinColumns = 8;  // fewer do not pay for widening the weights
+#else
+// ggml adds in another order and one product after the other. All products are the kernel's: were
+// some of them ggml's, a result would depend on how many columns are computed with it.
+constexpr bool kAsGgml = false;
+constexpr int64_t kMinColumns = 1;
+#endif
 constexpr int64_t kUnitRows = 16;       // of weights, widened together
 constexpr int64_t kPanelBytes = 16384;  // of columns that stay in the cache beside them
 constexpr size_t kLine = 64;
@@ -260,7 +268,7 @@ void install_bf16_matmul() {
     kernels::Bf16Products products = kernels::bf16_products(kernels::best_isa());
     const auto& types = ggml_backend_cpu_get_extra_buffer_types();
     if (products == nullptr || types.empty() || types.front()->context == nullptr) return;
-    if (!equals_ggml(products)) return;
+    if (kAsGgml && !equals_ggml(products)) return;
     g_products = products;
     // Lives as long as the process, like the type it stands before.
     types.front()->context =

@@ -1,4 +1,5 @@
-// Blocks to values, and products with rows of Q8_0, where the CPU has AVX2 and elsewhere.
+// Blocks to values, and products with rows of Q8_0, with AVX2, with NEON and without: the same
+// bits.
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -7,9 +8,10 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #include "decode_avx2.h"
-#define TURBO_AVX2 1
-#else
-#define TURBO_AVX2 0
+#define TURBO_SIMD avx2
+#elif defined(__aarch64__) && defined(__GNUC__)
+#include "decode_neon.h"
+#define TURBO_SIMD neon
 #endif
 
 namespace apex::turbo {
@@ -49,30 +51,44 @@ void decode_anywhere(const typename Format::Block* x, float* y, int64_t n_blocks
     }
 }
 
+// Eight sums, of four products each of every 32; then halves of them.
 template <class Format>
 float dot_anywhere(const typename Format::Block* x, const Q8Block* y, int n_blocks) {
-    float sum = 0.0f;
+    float sums[8] = {};
     for (int b = 0; b < n_blocks; ++b) {
         for (int half = 0; half < 2; ++half) {
             const Q8Block& other = y[2 * b + half];
-            int products = 0;
-            for (int i = 0; i < 32; ++i) {
-                products += level<Format>(index_of(x[b], 32 * half + i)) * other.qs[i];
+            const float both = ggml_fp16_to_fp32(x[b].d) * ggml_fp16_to_fp32(other.d);
+            for (int k = 0; k < 8; ++k) {
+                int products = 0;
+                for (int i = 4 * k; i < 4 * k + 4; ++i) {
+                    products += level<Format>(index_of(x[b], 32 * half + i)) * other.qs[i];
+                }
+                sums[k] += both * static_cast<float>(products);
             }
-            sum += ggml_fp16_to_fp32(x[b].d) * ggml_fp16_to_fp32(other.d) *
-                   static_cast<float>(products);
         }
     }
-    return sum;
+    for (int n = 4; n > 0; n /= 2) {
+        for (int k = 0; k < n; ++k) sums[k] += sums[k + n];
+    }
+    return sums[0];
 }
 
-#if TURBO_AVX2
+#if defined(TURBO_SIMD)
+bool cpu_has_it() {
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx2") != 0;
+#else
+    return true;  // part of the architecture
+#endif
+}
+
 // APEX_ISA=portable does without, as for kernels/dispatch.cpp.
-bool has_avx2() {
+bool use_simd() {
     static const bool found = [] {
         const char* name = std::getenv("APEX_ISA");
         const bool wanted = name == nullptr || std::strcmp(name, "portable") != 0;
-        return wanted && __builtin_cpu_supports("avx2") != 0;
+        return wanted && cpu_has_it();
     }();
     return found;
 }
@@ -81,8 +97,8 @@ bool has_avx2() {
 template <class Format>
 void decode(const void* x, float* y, int64_t k) {
     const auto* blocks = static_cast<const typename Format::Block*>(x);
-#if TURBO_AVX2
-    if (has_avx2()) return avx2::decode<Format>(blocks, y, k / QK_TURBO);
+#if defined(TURBO_SIMD)
+    if (use_simd()) return TURBO_SIMD::decode<Format>(blocks, y, k / QK_TURBO);
 #endif
     decode_anywhere<Format>(blocks, y, k / QK_TURBO);
 }
@@ -91,8 +107,8 @@ template <class Format>
 float dot(int n, const void* x, const void* y) {
     const auto* blocks = static_cast<const typename Format::Block*>(x);
     const auto* others = static_cast<const Q8Block*>(y);
-#if TURBO_AVX2
-    if (has_avx2()) return avx2::dot<Format>(blocks, others, n / QK_TURBO);
+#if defined(TURBO_SIMD)
+    if (use_simd()) return TURBO_SIMD::dot<Format>(blocks, others, n / QK_TURBO);
 #endif
     return dot_anywhere<Format>(blocks, others, n / QK_TURBO);
 }
