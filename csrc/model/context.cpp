@@ -100,12 +100,14 @@ bool Context::on_eval(ggml_tensor* node, bool ask, void* self) {
     if (context->options_.leave_logits) {
         context->host_logits_.forget(context->context_.get());
     }
+    // Wanted, and then refused: so a computation ends here, on a GPU too.
+    if (context->is_over()) return ask;
     try {
         return ask ? context->ask(node) : context->show(node);
     } catch (...) {
-        // Not through ggml's frames: on_abort_check ends the computation instead.
-        if (!context->hook_error_) context->hook_error_ = std::current_exception();
-        return false;
+        // Not through ggml's frames.
+        context->hook_error_ = std::current_exception();
+        return ask;
     }
 }
 
@@ -136,8 +138,7 @@ bool Context::show(ggml_tensor* node) {
 }
 
 bool Context::on_abort_check(void* self) {
-    const auto* context = static_cast<const Context*>(self);
-    return context->hook_error_ || (context->stop_ && context->stop_->is_set());
+    return static_cast<const Context*>(self)->is_over();
 }
 
 void Context::decode(Batch& batch) {

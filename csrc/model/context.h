@@ -73,6 +73,8 @@ class Context {
     bool show(ggml_tensor* node);
     const ggml_tensor* streamed_weight(const ggml_tensor* node) const;
     static bool on_abort_check(void* self);
+    // There was an error, or a stop.
+    bool is_over() const { return hook_error_ || (stop_ && stop_->is_set()); }
     uint32_t max_outputs() const {
         return options_.n_outputs_max == 0 ? options_.n_batch : options_.n_outputs_max;
     }
