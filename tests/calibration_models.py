@@ -6,7 +6,7 @@ every input of a matrix after it can be computed here from the embeddings alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +164,8 @@ class Expected:
     sums: dict[str, Floats]
     counts: dict[str, npt.NDArray[np.int64]]
     moments: dict[str, Floats]
+    output_inputs: Floats
+    """(tokens, n_per_row)"""
 
 
 def expected_sums(
@@ -176,7 +178,7 @@ def expected_sums(
     hidden = rms_norm(x, weights["blk.0.ffn_norm.weight"])
     logits = hidden @ w["blk.0.ffn_gate_inp.weight"].T
     chosen = np.argsort(-logits, axis=1)[:, :N_USED]
-    result = Expected({}, {}, {})
+    result = Expected({}, {}, {}, np.empty(0))
 
     def dense(name: str, inputs: Floats) -> None:
         result.sums[name] = (inputs**2).sum(axis=0, keepdims=True)
@@ -211,8 +213,9 @@ def expected_sums(
         result.counts[f"blk.0.ffn_{kind}_exps.weight"] = counts
         moments = down_moments if kind == "down" else up_moments
         result.moments[f"blk.0.ffn_{kind}_exps.weight"] = moments
-    dense("token_embd.weight", rms_norm(x + mixed, weights["output_norm.weight"]))
-    return result
+    output_inputs = rms_norm(x + mixed, weights["output_norm.weight"])
+    dense("token_embd.weight", output_inputs)
+    return replace(result, output_inputs=output_inputs)
 
 
 def derived_demo(source: Path, path: Path, *, fuse: bool = False, mtp: bool = False) -> Path:

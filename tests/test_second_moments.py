@@ -60,6 +60,8 @@ def test_moments_are_those_of_numpy(model: apex.Model, tmp_path: Path) -> None:
         for name, moments in expected.moments.items():
             found = hessian.moment_of(name)
             assert found is not None
+            if found.groups is not None:  # test_output_groups.py
+                continue
             np.testing.assert_array_equal(found.counts, expected.counts[name], err_msg=name)
             scale = np.sqrt(np.einsum("kii,kjj->kij", moments, moments))
             for i, count in enumerate(found.counts):
@@ -73,6 +75,8 @@ def test_the_diagonal_is_the_importance_matrix(model: apex.Model, tmp_path: Path
         for name, entry in imatrix.entries.items():
             moment = file.hessian.moment_of(name)
             assert moment is not None
+            if moment.groups is not None:
+                continue
             n = moment.n_per_row
             diagonal = np.arange(n) * (np.arange(n) + 3) // 2
             np.testing.assert_array_equal(moment.total[:, diagonal], entry.sums, err_msg=name)

@@ -17,9 +17,9 @@ ImatrixScope to_scope(const std::string& name) {
 std::shared_ptr<ImatrixRun> start(std::shared_ptr<Model> model, uint32_t n_ctx, uint32_t n_batch,
                                   uint32_t n_ubatch, int n_threads, const std::string& scope,
                                   bool moments, const std::vector<std::string>& weights,
-                                  std::shared_ptr<StopFlag> stop) {
+                                  bool output_rows, std::shared_ptr<StopFlag> stop) {
     const ImatrixOptions options{n_ctx,           n_batch, n_ubatch, n_threads,
-                                 to_scope(scope), moments, weights};
+                                 to_scope(scope), moments, weights,  output_rows};
     const py::gil_scoped_release unlocked;
     return std::make_shared<ImatrixRun>(std::move(model), options, std::move(stop));
 }
@@ -83,6 +83,22 @@ py::dict moments(const std::shared_ptr<ImatrixRun>& run) {
     return result;
 }
 
+// (group of each row int32, total (groups, packed), part, weights of tokens (groups,), the part's)
+py::tuple output_moments(ImatrixRun& run, int n_groups) {
+    std::vector<int32_t> groups;
+    GroupMoments found;
+    {
+        const py::gil_scoped_release unlocked;
+        found = run.output_moments(n_groups, groups);
+    }
+    const auto n = static_cast<py::ssize_t>(found.weights.size());
+    const auto packed = static_cast<py::ssize_t>(found.total.size()) / n;
+    return py::make_tuple(
+        py::array_t<int32_t>(static_cast<py::ssize_t>(groups.size()), groups.data()),
+        SumsArray({n, packed}, found.total.data()), SumsArray({n, packed}, found.part.data()),
+        SumsArray(n, found.weights.data()), SumsArray(n, found.part_weights.data()));
+}
+
 void restore_moment(ImatrixRun& run, const std::string& input, int64_t n_per_row,
                     const SumsArray& total, const SumsArray& part, const CountsArray& counts,
                     const CountsArray& part_counts) {
@@ -114,11 +130,13 @@ void register_imatrix(py::module_& module) {
         py::release_gil_before_calling_cpp_dtor())
         .def(py::init(&start), "model"_a, py::kw_only(), "n_ctx"_a, "n_batch"_a, "n_ubatch"_a,
              "n_threads"_a, "scope"_a, "moments"_a = false,
-             "weights"_a = std::vector<std::string>(), "stop"_a = std::shared_ptr<StopFlag>{})
+             "weights"_a = std::vector<std::string>(), "output_rows"_a = false,
+             "stop"_a = std::shared_ptr<StopFlag>{})
         .def("add_chunks", &add_chunks, "tokens"_a.noconvert(), "in_part"_a = false)
         .def("record_chunks", &record_chunks, "tokens"_a.noconvert(), "record"_a)
         .def("known_inputs", &known_inputs)
         .def("moments", &moments)
+        .def("output_moments", &output_moments, "n_groups"_a)
         .def("moment_inputs", [](ImatrixRun& run) { return moments_of(run).inputs(); })
         .def("restore_moment", &restore_moment, "input"_a, "n_per_row"_a, "total"_a.noconvert(),
              "part"_a.noconvert(), "counts"_a.noconvert(), "part_counts"_a.noconvert())

@@ -5,7 +5,9 @@
 #include "bind/types.h"
 #include "core/quantize_rows.h"
 #include "moments/feedback_tensor.h"
+#include "moments/grouped_tensor.h"
 #include "moments/products.h"
+#include "moments/row_groups.h"
 #include "moments/weight_moment.h"
 
 namespace apex::bind {
@@ -13,6 +15,7 @@ namespace {
 
 using DoubleArray = py::array_t<double, py::array::c_style>;
 using CountsArray = py::array_t<int64_t, py::array::c_style>;
+using GroupsArray = py::array_t<int32_t, py::array::c_style>;
 
 // Keeps the Python objects whose memory the workers read.
 class Feedback : public FeedbackTensor {
@@ -52,6 +55,48 @@ std::shared_ptr<RowsConverter> make_feedback(const StoredTensor& source, ggml_ty
     }();
     return std::make_shared<Feedback>(task, std::move(moments), std::move(options),
                                       std::move(owners));
+}
+
+// Keeps the Python objects whose memory the parts read.
+class GroupedFeedback : public GroupedTensor {
+  public:
+    GroupedFeedback(ggml_type type, int64_t n, std::vector<int32_t> groups,
+                    std::vector<std::unique_ptr<RowsConverter>> parts,
+                    std::vector<py::object> owners)
+        : GroupedTensor(type, n, std::move(groups), std::move(parts)), owners_(std::move(owners)) {}
+
+  private:
+    std::vector<py::object> owners_;
+};
+
+// A moment for each group of rows.
+std::shared_ptr<RowsConverter> make_grouped_feedback(
+    const StoredTensor& source, ggml_type type, const GroupsArray& groups,
+    const std::optional<FloatArray>& imatrix, const FloatArray& total, const FloatArray& part,
+    const CountsArray& counts, const CountsArray& part_counts, const FeedbackOptions& options) {
+    const int64_t n = source.rows.n_per_row, n_groups = counts.size(), packed = packed_size(n);
+    require_size(groups, source.rows.n_rows(), "groups");
+    require_size(part_counts, n_groups, "part_counts");
+    require_size(total, n_groups * packed, "total");
+    require_size(part, total.size(), "part");
+    if (imatrix) require_size(*imatrix, n, "imatrix");
+    std::vector<py::object> owners = {total, part, counts, part_counts};
+    if (imatrix) owners.push_back(*imatrix);
+    std::vector<int32_t> of_rows(groups.data(), groups.data() + groups.size());
+    std::vector<std::unique_ptr<RowsConverter>> parts;
+    for (int64_t i = 0; i < n_groups; ++i) {
+        QuantizeTask task;
+        task.source = rows_of_group(source, of_rows, static_cast<int32_t>(i));
+        task.target_type = type;
+        task.imatrix = imatrix ? imatrix->data() : nullptr;
+        parts.push_back(std::make_unique<FeedbackTensor>(
+            task,
+            MomentSource(n, 1, total.data() + i * packed, part.data() + i * packed,
+                         counts.data() + i, part_counts.data() + i),
+            options));
+    }
+    return std::make_shared<GroupedFeedback>(type, n, std::move(of_rows), std::move(parts),
+                                             std::move(owners));
 }
 
 // (bytes (rows, row bytes), costs float32 (rows,), the damped moment float32 (n, n))
@@ -118,6 +163,14 @@ void register_moments(py::module_& module) {
                py::arg("part_counts").noconvert(), "options"_a = FeedbackOptions{},
                "Error feedback for a tensor: packed float32 moments (slices, packed) of all tokens "
                "and of the part, int64 counts.");
+    module.def("grouped_feedback", &make_grouped_feedback, "source"_a, "type"_a, py::kw_only(),
+               py::arg("groups").noconvert(), py::arg("imatrix").noconvert() = py::none(),
+               py::arg("total").noconvert(), py::arg("part").noconvert(),
+               py::arg("counts").noconvert(), py::arg("part_counts").noconvert(),
+               "options"_a = FeedbackOptions{},
+               "The same with a moment for each group of rows; groups: int32, of each row.");
+    module.def("can_reorder", &can_reorder, "tensor"_a,
+               "Whether rows of the tensor can be read in another order: not computed ones.");
     module.def(
         "weight_moment", &moment_of_weight, "tensor"_a, py::arg("scales").noconvert() = py::none(),
         py::kw_only(), "n_threads"_a,

@@ -69,6 +69,7 @@ bool ImatrixCollector::add_known(const MatmulNode& node) {
 
 void ImatrixCollector::compute(const MatmulNode& node) {
     check_input_layout(node);
+    if (output_rows_ && is_output_weight(node)) output_rows_->add(node);
     ++n_computed_;
     if (!host_only_ && !moments_) {
         if (const std::optional<DeviceSlot> slot = device_inputs_.compute(node, n_computed_)) {

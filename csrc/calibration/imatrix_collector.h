@@ -10,6 +10,7 @@
 #include "calibration/input_moments.h"
 #include "calibration/input_squares.h"
 #include "calibration/output_input.h"
+#include "calibration/output_rows.h"
 #include "calibration/squares_record.h"
 #include "model/eval_hook.h"
 
@@ -44,6 +45,9 @@ class ImatrixCollector : public EvalHook {
     // for a collector of second moments.
     void record_into(SquaresRecord* record) { record_ = record; }
 
+    // The inputs of the output themselves.
+    void keep_output_rows(std::shared_ptr<OutputRows> rows) { output_rows_ = std::move(rows); }
+
     bool wants(const ggml_tensor* node) override;
     bool observe(ggml_tensor* node) override;
 
@@ -70,8 +74,9 @@ class ImatrixCollector : public EvalHook {
     DeviceInputs device_inputs_;
     ImatrixTotals totals_;
     SquaresRecord* record_ = nullptr;
-    uint64_t n_computed_ = 0;                // inputs
-    std::shared_ptr<InputMoments> moments_;  // null: not collected
+    uint64_t n_computed_ = 0;                  // inputs
+    std::shared_ptr<InputMoments> moments_;    // null: not collected
+    std::shared_ptr<OutputRows> output_rows_;  // null: not kept
     OutputInput end_;
     std::string last_weight_;
     std::string first_weight_;  // of every graph

@@ -3,7 +3,9 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "model/lm_head.h"
 #include "model/vocabulary.h"
+#include "moments/row_groups.h"
 
 namespace apex {
 namespace {
@@ -62,6 +64,10 @@ ImatrixRun::ImatrixRun(std::shared_ptr<Model> model, const ImatrixOptions& optio
         trunk_.collect_moments(moments_);
         block_.collect_moments(moments_);
     }
+    if (options.output_rows) {
+        output_rows_ = std::make_shared<OutputRows>();
+        trunk_.keep_output_rows(output_rows_);
+    }
     const bool whole = options.weights.empty();
     if (whole && options.scope == ImatrixScope::everything) make_mtp_block(std::move(stop));
 }
@@ -86,6 +92,7 @@ void ImatrixRun::make_mtp_block(std::shared_ptr<const StopFlag> stop) {
 
 void ImatrixRun::add_chunks(std::vector<llama_token> tokens, bool in_part) {
     if (moments_) moments_->set_part(in_part);
+    if (output_rows_) output_rows_->set_part(in_part);
     const size_t n_ctx = options_.n_ctx;
     const size_t n_chunks = tokens.size() / n_ctx;
     if (n_chunks < 1 || n_chunks > n_seq() || tokens.size() % n_ctx != 0) {
@@ -124,6 +131,23 @@ void ImatrixRun::record_chunks(std::vector<llama_token> tokens, GroupRecord& rec
         throw;
     }
     finish();
+}
+
+GroupMoments ImatrixRun::output_moments(int n_groups, std::vector<int32_t>& groups) {
+    if (!output_rows_) fail<InvalidArgument>("this run keeps no inputs of the output");
+    ggml_cgraph* graph = context_.largest_graph();
+    const ggml_tensor* logits = nullptr;
+    for (int i = 0; graph != nullptr && i < ggml_graph_n_nodes(graph); ++i) {
+        const ggml_tensor* node = ggml_graph_node(graph, i);
+        if (kLogitsName == std::string(node->name)) logits = node;
+    }
+    if (logits == nullptr) fail<ModelError>("the model's graph has no logits");
+    const LmHead head(context_.model().path(), read_recipe(logits));
+    const LmHead::Weight& weight = head.weights().front();
+    groups = group_rows(weight.type, weight.data, head.n_vocab(), head.n_embd(), n_groups,
+                        pool_->n_threads());
+    const int n = 1 + *std::max_element(groups.begin(), groups.end());
+    return group_moments(head, *output_rows_, groups, n, *pool_);
 }
 
 // Step i of a chunk longer than a batch; the whole of several chunks otherwise.

@@ -22,6 +22,7 @@ struct ImatrixOptions {
     bool moments = false;  // second moments of inputs too
     // Only these weights are collected, and graphs end behind the last of them; none: all.
     std::vector<std::string> weights = {};
+    bool output_rows = false;  // the inputs of the output are kept too
 };
 
 class ImatrixRun {
@@ -59,6 +60,11 @@ class ImatrixRun {
     // Null where none are collected.
     InputMoments* moments() const { return moments_.get(); }
 
+    // Of the inputs of the output that were kept, for n_groups groups of its rows at most: the
+    // group of each row, and each group's moments. Throws InvalidArgument where none were kept,
+    // ModelError where the output cannot be computed apart from the model.
+    GroupMoments output_moments(int n_groups, std::vector<int32_t>& groups);
+
     // What is collected of the trunk's weights, and of the MTP block's.
     ImatrixTotals& totals(bool of_mtp_block) { return (of_mtp_block ? block_ : trunk_).totals(); }
 
@@ -73,6 +79,7 @@ class ImatrixRun {
     ImatrixOptions options_;
     std::shared_ptr<ThreadPool> pool_;
     std::shared_ptr<InputMoments> moments_;
+    std::shared_ptr<OutputRows> output_rows_;
     std::vector<KnownInput> known_inputs_;
     ImatrixCollector trunk_;
     ImatrixCollector block_;

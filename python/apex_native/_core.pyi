@@ -195,6 +195,19 @@ def feedback(
     part_counts: _Offsets,
     options: FeedbackOptions = ...,
 ) -> RowsConverter: ...
+def grouped_feedback(
+    source: StoredTensor,
+    type: int,
+    *,
+    groups: _Tokens,
+    imatrix: _Floats | None = None,
+    total: _Floats,
+    part: _Floats,
+    counts: _Offsets,
+    part_counts: _Offsets,
+    options: FeedbackOptions = ...,
+) -> RowsConverter: ...
+def can_reorder(tensor: StoredTensor) -> bool: ...
 def weight_moment(
     tensor: StoredTensor, scales: _Floats | None = None, *, n_threads: int
 ) -> _Doubles: ...
@@ -348,12 +361,16 @@ class ImatrixRun:
         scope: str,
         moments: bool = False,
         weights: Sequence[str] = (),
+        output_rows: bool = False,
         stop: StopFlag | None = None,
     ) -> None: ...
     def add_chunks(self, tokens: _Tokens, in_part: bool = False) -> None: ...
     def record_chunks(self, tokens: _Tokens, record: GroupRecord) -> None: ...
     def known_inputs(self) -> list[tuple[list[str], int, int]]: ...
     def moments(self) -> dict[str, tuple[_Doubles, _Doubles, _Offsets, _Offsets]]: ...
+    def output_moments(
+        self, n_groups: int
+    ) -> tuple[_Tokens, _Doubles, _Doubles, _Doubles, _Doubles]: ...
     def moment_inputs(self) -> dict[str, str]: ...
     def restore_moment(
         self,

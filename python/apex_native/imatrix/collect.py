@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from apex_native.imatrix.files import load_imatrix, save_imatrix, sealed
 from apex_native.imatrix.from_state import imatrix_from_state
 from apex_native.imatrix.hessian import Hessian
 from apex_native.imatrix.hessian_file import require_room, save_hessian
+from apex_native.imatrix.output_groups import with_output_groups
 from apex_native.imatrix.progress import ImatrixProgress
+from apex_native.interrupt import cancellable
 from apex_native.requirements import Work, require_traits
 
 __all__ = [
@@ -115,7 +118,8 @@ def collect_imatrix(
     imatrix = imatrix_from_state(
         state, chunk_size=ctx, datasets=(dataset,) if dataset else (), settings=settings
     )
-    _save_moments(state, settings, hessian, ctx)
+    if state.moments is not None and hessian is not None:
+        save_hessian(_moments(model, plan, state, settings, cancel), hessian)
     return _kept(imatrix, path, force=force)
 
 
@@ -187,15 +191,19 @@ def _require_room(collection: Collection, hessian: str | os.PathLike[str] | None
         require_room(collection.known_inputs(), Path(hessian))
 
 
-def _save_moments(
+def _moments(
+    model: Model,
+    plan: CollectionPlan,
     state: State,
     settings: Mapping[str, object],
-    hessian: str | os.PathLike[str] | None,
-    ctx: int,
-) -> None:
-    if state.moments is not None and hessian is not None:
-        n_tokens = state.chunks_done * ctx
-        save_hessian(Hessian.from_raw(state.moments, settings, n_tokens), hessian)
+    cancel: threading.Event | None,
+) -> Hessian:
+    assert state.moments is not None
+    n_tokens = state.chunks_done * plan.ctx
+    found = Hessian.from_raw(state.moments, settings, n_tokens)
+    done = replace(plan, tokens=plan.tokens[:n_tokens])
+    with cancellable(cancel):
+        return with_output_groups(model, done, found)
 
 
 def _batches(

@@ -20,7 +20,7 @@ from apex_native.errors import ImatrixError
 from apex_native.imatrix.checkpoint import RawMoments
 from apex_native.imatrix.entries import Floats
 
-__all__ = ["Hessian", "InputMoment", "packed_size", "settings_digest"]
+__all__ = ["Counts", "Hessian", "InputMoment", "packed_size", "settings_digest"]
 
 Counts = npt.NDArray[np.int64]
 
@@ -37,7 +37,8 @@ class InputMoment:
     total, part: float32 (n_slices, packed_size(n_per_row)), lower triangles, of all tokens and of
     every second group of chunks; counts, part_counts: int64 (n_slices,) tokens. A slice is an
     expert; an input that is not routed has one. is_exact: no estimate from tokens; nothing in it
-    is to be shrunk or held out.
+    is to be shrunk or held out. groups: int32 (rows of the weight,), where slices are groups of its
+    rows, each with inputs weighed by how likely its tokens are there.
     """
 
     n_per_row: int
@@ -46,6 +47,7 @@ class InputMoment:
     counts: Counts
     part_counts: Counts
     is_exact: bool = False
+    groups: npt.NDArray[np.int32] | None = None
 
     def dense(self, slice_: int = 0) -> npt.NDArray[np.float64]:
         """The mean over tokens as a symmetric matrix, float64 (n_per_row, n_per_row)."""
@@ -54,6 +56,18 @@ class InputMoment:
         result[np.tril_indices(n)] = self.total[slice_]
         result += np.tril(result, -1).T
         return result / max(int(self.counts[slice_]), 1)
+
+    def ungrouped(self) -> InputMoment:
+        """One moment for all rows; itself where there are no groups."""
+        if self.groups is None:
+            return self
+        return InputMoment(
+            self.n_per_row,
+            self.total.sum(axis=0, keepdims=True),
+            self.part.sum(axis=0, keepdims=True),
+            self.counts.sum(keepdims=True),
+            self.part_counts.sum(keepdims=True),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,7 +4,8 @@ Layout: ``general.type`` "hessian"; the keys ``apex.hessian.version``, ``.digest
 ``.settings`` (JSON), ``.weights`` and ``.inputs`` (arrays of one length: a weight, and the first
 weight that reads the same input); and for each input
 ``<name>.moment`` and ``<name>.part`` F32 [n (n + 1) / 2, n_slices] and
-``<name>.tokens`` F32 [n_slices, 3]: n_per_row, tokens, tokens of the part.
+``<name>.tokens`` F32 [n_slices, 3]: n_per_row, tokens, tokens of the part. Where slices are groups
+of the weight's rows, ``<name>.groups`` F32 [n_rows]: the group of each.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from apex_native.errors import ImatrixError, OutputError
 from apex_native.gguf import GgufFile, open_gguf
@@ -31,7 +33,7 @@ from apex_native.types import GgmlType
 
 __all__ = ["HessianFile", "require_room", "save_hessian"]
 
-VERSION = 1
+VERSION = 2
 MAX_EXACT_COUNT = 2**24
 """Tokens that a float holds exactly."""
 
@@ -118,6 +120,8 @@ def _tensors(hessian: Hessian) -> Iterator[_Tensor]:
         yield _Tensor(name + ".moment", moment.total)
         yield _Tensor(name + ".part", moment.part)
         yield _Tensor(name + ".tokens", tokens.astype(np.float32))
+        if moment.groups is not None:
+            yield _Tensor(name + ".groups", moment.groups.astype(np.float32))
 
 
 class HessianFile:
@@ -152,7 +156,7 @@ def _read(file: GgufFile, path: Path) -> Hessian:
         raise ImatrixError(
             f"{path}: not a file of second moments; give one `apex-native imatrix --hessian` wrote"
         )
-    if metadata.get("apex.hessian.version") != VERSION:
+    if metadata.get("apex.hessian.version") not in (1, VERSION):
         raise ImatrixError(
             f"{path}: version {metadata.get('apex.hessian.version')}, expected {VERSION}; "
             "collect it again"
@@ -190,4 +194,17 @@ def _moment(file: GgufFile, name: str) -> InputMoment:
         raise ValueError(f"{name}.tokens")
     if not all(np.isfinite(array).all() for array in arrays):
         raise ValueError(f"{name}: values that are not finite")
-    return InputMoment(n, arrays[0], arrays[1], counts, part_counts)
+    groups = _groups(file, name + ".groups", len(counts))
+    return InputMoment(n, arrays[0], arrays[1], counts, part_counts, groups=groups)
+
+
+def _groups(file: GgufFile, name: str, n_groups: int) -> npt.NDArray[np.int32] | None:
+    if all(info.name != name for info in file.tensors):
+        return None
+    values = file.to_float32(name).reshape(-1)
+    if not np.isfinite(values).all():
+        raise ValueError(name)
+    groups = values.astype(np.int32)
+    if not np.array_equal(np.unique(groups), np.arange(n_groups)) or (groups != values).any():
+        raise ValueError(name)
+    return groups

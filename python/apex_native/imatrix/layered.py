@@ -11,7 +11,9 @@ from apex_native.errors import ModelError
 from apex_native.imatrix.collection import Collection as Run
 from apex_native.imatrix.collection_plan import CollectionPlan
 from apex_native.imatrix.hessian import Hessian, packed_size, settings_digest
+from apex_native.imatrix.output_groups import with_output_groups
 from apex_native.imatrix.progress import ImatrixProgress
+from apex_native.interrupt import cancellable
 
 __all__ = ["LayeredHessian", "MomentWindow"]
 
@@ -92,4 +94,6 @@ class LayeredHessian:
         with Run(self._model, plan, self._settings) as run:
             state = run.run(self._progress, self._cancel)
         assert state.moments is not None
-        return Hessian.from_raw(state.moments, self._settings, self.n_tokens)
+        found = Hessian.from_raw(state.moments, self._settings, self.n_tokens)
+        with cancellable(self._cancel):
+            return with_output_groups(self._model, self._plan, found)

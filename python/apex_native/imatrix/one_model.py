@@ -57,8 +57,11 @@ class Summing(Protocol):
         ...
 
 
-def open_run(model: Model, plan: CollectionPlan, stop: Any) -> Any:
-    """A native run over a loaded model. Raises ValueError, ModelError."""
+def open_run(model: Model, plan: CollectionPlan, stop: Any, *, output_rows: bool = False) -> Any:
+    """A native run over a loaded model; output_rows: it keeps the output's inputs.
+
+    Raises ValueError, ModelError.
+    """
     return run_interruptible(
         lambda: core.ImatrixRun(
             model.native,
@@ -69,6 +72,7 @@ def open_run(model: Model, plan: CollectionPlan, stop: Any) -> Any:
             scope=plan.scope,
             moments=plan.moments,
             weights=list(plan.weights),
+            output_rows=output_rows,
             stop=stop,
         ),
         stop.set,

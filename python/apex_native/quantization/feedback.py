@@ -29,7 +29,7 @@ __all__ = [
     "with_hessian_metadata",
 ]
 
-METHOD = "error-feedback-2"
+METHOD = "error-feedback-3"
 DIGEST_KEY = "apex.hessian.digest"
 
 
@@ -131,17 +131,21 @@ def feedback_for(
     chosen = dict(options or {})
     if moment.is_exact:
         chosen["trusts"] = [core.Trust(shrink=0.0, layer_tokens=0.0)]
+    tensor = source.stored_tensor(name)
+    if not core.can_reorder(tensor):
+        moment = moment.ungrouped()
+    moments: dict[str, Any] = {
+        "imatrix": imatrix_values,
+        "total": moment.total,
+        "part": moment.part,
+        "counts": moment.counts,
+        "part_counts": moment.part_counts,
+        "options": core.FeedbackOptions(**chosen),
+    }
     try:
-        return core.feedback(
-            source.stored_tensor(name),
-            type.id,
-            imatrix=imatrix_values,
-            total=moment.total,
-            part=moment.part,
-            counts=moment.counts,
-            part_counts=moment.part_counts,
-            options=core.FeedbackOptions(**chosen),
-        )
+        if moment.groups is not None:
+            return core.grouped_feedback(tensor, type.id, groups=moment.groups, **moments)
+        return core.feedback(tensor, type.id, **moments)
     except ValueError as error:
         raise ImatrixError(f"the second moments do not go with this model: {error}") from error
 

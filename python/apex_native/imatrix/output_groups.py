@@ -1,0 +1,103 @@
+"""The output's inputs as errors of its logits weigh them: second moments for groups of tokens.
+
+An error e of a logit whose token has probability p costs p (1 - p) e^2 / 2 of KL divergence, to
+second order and but for what the errors of several logits have in common. So a row of the output
+matters where its token is likely, and an input counts p (1 - p) for it. Rows of like tokens share a
+moment: spherical k-means of the rows finds the groups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from apex_native._native import core
+from apex_native.engine import Model
+from apex_native.imatrix.collection_plan import CollectionPlan
+from apex_native.imatrix.hessian import Counts, Hessian, InputMoment
+from apex_native.imatrix.one_model import open_run
+from apex_native.interrupt import run_interruptible
+
+Floats = npt.NDArray[np.float64]
+
+__all__ = ["with_output_groups"]
+
+N_GROUPS = 16
+"""Measured with 8 to 64: more have too few tokens each."""
+
+LEAST_ROWS = 128
+"""Of a group, on average; a smaller vocabulary has fewer groups."""
+
+MOST_TOKENS = 16384
+"""Whose logits are computed."""
+
+MOST_PRODUCTS = 4e12
+"""Multiplications for logits: of a large vocabulary fewer tokens are computed."""
+
+SHARED_TOKENS = 200
+"""Each group's moment is blended with so many tokens of the mean over groups, half of them in the
+part."""
+
+OUTPUTS = ("output.weight", "token_embd.weight")
+"""The output, or what it is tied to."""
+
+
+def with_output_groups(model: Model, plan: CollectionPlan, hessian: Hessian) -> Hessian:
+    """The moments, those of the output's input replaced by one for each group of its rows.
+
+    Computes chunks of the plan's text anew, evenly spread, at most 16,384 tokens. Where no input of
+    the output was collected, or the vocabulary is small, nothing changes. Raises
+    ModelError.
+    """
+    weight = next((name for name in OUTPUTS if name in hessian.inputs), None)
+    n_groups = min(N_GROUPS, model.n_vocab // LEAST_ROWS)
+    if weight is None or n_groups < 2 or list(hessian.input_of.values()).count(weight) > 1:
+        return hessian
+    n = hessian.inputs[hessian.input_of[weight]].n_per_row
+    stop = core.StopFlag()
+    sample = _sample(plan, n * model.n_vocab)
+    run = open_run(model, replace(sample, weights=(weight,)), stop, output_rows=True)
+
+    def compute() -> Any:
+        n_seq = int(run.n_seq)
+        for group in range(-(-sample.n_chunks // n_seq)):
+            run.add_chunks(sample.group(group, n_seq), group % 2 == 1)
+        return run.output_moments(n_groups)
+
+    moment = _blended(n, *run_interruptible(compute, stop.set))
+    return replace(hessian, inputs={**hessian.inputs, weight: moment})
+
+
+def _sample(plan: CollectionPlan, products_per_token: int) -> CollectionPlan:
+    """Whole chunks of the plan's, evenly spread."""
+    most = min(MOST_TOKENS, int(MOST_PRODUCTS / products_per_token))
+    n = min(plan.n_chunks, max(most // plan.ctx, 2))
+    chunks = plan.tokens[: plan.n_chunks * plan.ctx].reshape(plan.n_chunks, plan.ctx)
+    taken = np.ascontiguousarray(chunks[np.arange(n) * plan.n_chunks // n]).reshape(-1)
+    return replace(plan, tokens=taken, moments=True, output=None, min_expert_tokens=0)
+
+
+def _blended(
+    n: int,
+    groups: npt.NDArray[np.int32],
+    total: Floats,
+    part: Floats,
+    weights: Floats,
+    part_weights: Floats,
+) -> InputMoment:
+    def blend(sums: Floats, tokens: Floats) -> tuple[npt.NDArray[np.float32], Counts]:
+        shared = SHARED_TOKENS / 2
+        mean = sums.sum(axis=0) / max(float(tokens.sum()), 1e-30)
+        counts = np.rint(tokens + shared).astype(np.int64)
+        exact = (sums + shared * mean) / (tokens + shared)[:, None]
+        return (exact * counts[:, None]).astype(np.float32), counts
+
+    part_total, part_counts = blend(part, part_weights)
+    rest_total, rest_counts = blend(total - part, weights - part_weights)
+    return InputMoment(
+        n, part_total + rest_total, part_total, part_counts + rest_counts, part_counts,
+        groups=groups,
+    )  # fmt: skip
