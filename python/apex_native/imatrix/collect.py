@@ -118,8 +118,8 @@ def collect_imatrix(
     imatrix = imatrix_from_state(
         state, chunk_size=ctx, datasets=(dataset,) if dataset else (), settings=settings
     )
-    if state.moments is not None and hessian is not None:
-        save_hessian(_moments(model, plan, state, settings, cancel), hessian)
+    with cancellable(cancel):
+        _save_moments(model, plan, state, settings, hessian)
     return _kept(imatrix, path, force=force)
 
 
@@ -191,19 +191,19 @@ def _require_room(collection: Collection, hessian: str | os.PathLike[str] | None
         require_room(collection.known_inputs(), Path(hessian))
 
 
-def _moments(
+def _save_moments(
     model: Model,
     plan: CollectionPlan,
     state: State,
     settings: Mapping[str, object],
-    cancel: threading.Event | None,
-) -> Hessian:
-    assert state.moments is not None
+    hessian: str | os.PathLike[str] | None,
+) -> None:
+    if state.moments is None or hessian is None:
+        return
     n_tokens = state.chunks_done * plan.ctx
     found = Hessian.from_raw(state.moments, settings, n_tokens)
     done = replace(plan, tokens=plan.tokens[:n_tokens])
-    with cancellable(cancel):
-        return with_output_groups(model, done, found)
+    save_hessian(with_output_groups(model, done, found), hessian)
 
 
 def _batches(

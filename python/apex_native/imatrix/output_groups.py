@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from apex_native._native import core
 from apex_native.engine import Model
+from apex_native.errors import ModelError
 from apex_native.imatrix.collection_plan import CollectionPlan
 from apex_native.imatrix.hessian import Counts, Hessian, InputMoment
 from apex_native.imatrix.one_model import open_run
@@ -49,8 +50,8 @@ def with_output_groups(model: Model, plan: CollectionPlan, hessian: Hessian) -> 
     """The moments, those of the output's input replaced by one for each group of its rows.
 
     Computes chunks of the plan's text anew, evenly spread, at most 16,384 tokens. Where no input of
-    the output was collected, or the vocabulary is small, nothing changes. Raises
-    ModelError.
+    the output was collected, the vocabulary is small, or logits cannot be computed apart from the
+    model, nothing changes.
     """
     weight = next((name for name in OUTPUTS if name in hessian.inputs), None)
     n_groups = min(N_GROUPS, model.n_vocab // LEAST_ROWS)
@@ -67,7 +68,10 @@ def with_output_groups(model: Model, plan: CollectionPlan, hessian: Hessian) -> 
             run.add_chunks(sample.group(group, n_seq), group % 2 == 1)
         return run.output_moments(n_groups)
 
-    moment = _blended(n, *run_interruptible(compute, stop.set))
+    try:
+        moment = _blended(n, *run_interruptible(compute, stop.set))
+    except ModelError:
+        return hessian
     return replace(hessian, inputs={**hessian.inputs, weight: moment})
 
 
