@@ -118,8 +118,7 @@ def collect_imatrix(
     imatrix = imatrix_from_state(
         state, chunk_size=ctx, datasets=(dataset,) if dataset else (), settings=settings
     )
-    with cancellable(cancel):
-        _save_moments(model, plan, state, settings, hessian)
+    _save_moments(model, plan, state, settings, hessian, cancel)
     return _kept(imatrix, path, force=force)
 
 
@@ -197,13 +196,16 @@ def _save_moments(
     state: State,
     settings: Mapping[str, object],
     hessian: str | os.PathLike[str] | None,
+    cancel: threading.Event | None,
 ) -> None:
     if state.moments is None or hessian is None:
         return
     n_tokens = state.chunks_done * plan.ctx
     found = Hessian.from_raw(state.moments, settings, n_tokens)
     done = replace(plan, tokens=plan.tokens[:n_tokens])
-    save_hessian(with_output_groups(model, done, found), hessian)
+    with cancellable(cancel):
+        found = with_output_groups(model, done, found)
+    save_hessian(found, hessian)
 
 
 def _batches(
