@@ -243,7 +243,14 @@ def gpu_name() -> str:
 def _smi(query: str, form: str) -> str:
     if shutil.which("nvidia-smi") is None:
         return ""
-    command = ["nvidia-smi", f"--query-gpu={query.rstrip(',')}", f"--format=csv,{form}noheader"]
+    # A process that sees some GPUs computes on the first of them.
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
+    command = [
+        "nvidia-smi",
+        f"--id={first}",
+        f"--query-gpu={query.rstrip(',')}",
+        f"--format=csv,{form}noheader",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.split("\n", maxsplit=1)[0].strip()
 
