@@ -1,7 +1,7 @@
 """One importance matrix by copies of a model on several GPUs, beside one GPU.
 
     python bench/imatrix_gpus.py [--layers 16] [--folder /dev/shm/real] [--chunks 1600]
-        [--threads N] [--copies 1,2] [--on-cpu] [--json PATH]
+        [--experts 256] [--threads N] [--copies 1,2] [--on-cpu] [--json PATH]
 
 The model is wide_model.py's: Qwen3.5-35B-A3B by widths, F16, random weights. A process for each
 number of GPUs (default: one, two, all of them; --on-cpu: copies with a thread each) collects the
@@ -38,6 +38,7 @@ CTX = 512
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--experts", type=int, default=256)
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm/real"))
     parser.add_argument("--chunks", type=int, default=1600)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -47,12 +48,13 @@ def main() -> int:
     parser.add_argument("--collect", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    model = args.folder / f"real-{args.layers}-f16.gguf"
+    model = args.folder / f"real-{args.layers}-{args.experts}.gguf"
     if args.collect:
         print(json.dumps(collect(model, args)))
         return 0
     if not model.exists():
-        write_wide_model(model, WideModel(n_layers=args.layers), tokenizer=Path(apex.demo_model()))
+        widths = WideModel(n_layers=args.layers, n_experts=args.experts)
+        write_wide_model(model, widths, tokenizer=Path(apex.demo_model()))
     n_gpus = 2 if args.on_cpu else len(list_gpus())
     numbers = args.copies or ",".join(map(str, sorted({1, min(2, n_gpus), n_gpus})))
     found: list[dict[str, Any]] = []
@@ -72,8 +74,9 @@ def main() -> int:
 
 def in_a_process(n: int, args: argparse.Namespace) -> dict[str, Any]:
     """Figures of n copies; the process sees n GPUs only."""
-    command = [sys.executable, __file__, "--collect", n, "--layers", args.layers, "--folder",
-               args.folder, "--chunks", args.chunks, "--threads", args.threads]  # fmt: skip
+    command = [sys.executable, __file__, "--collect", n, "--layers", args.layers, "--experts",
+               args.experts, "--folder", args.folder, "--chunks", args.chunks, "--threads",
+               args.threads]  # fmt: skip
     if args.on_cpu:
         command.append("--on-cpu")
     run = subprocess.run(

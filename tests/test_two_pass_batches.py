@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import apex_native as apex
+from apex_native._native import core
 from apex_native.demo_text import demo_text
 from apex_native.engine import Model, Placement
 from apex_native.evaluation.divergence import batches
@@ -121,4 +122,45 @@ def test_they_are_loaded_together_and_score_the_same(
             found, wanted = (getattr(run.tokens[name], part) for run in (together, alone))
             assert np.array_equal(found, wanted), (name, part)
         assert np.array_equal(together.tokens[name].nll, lockstep.tokens[name].nll), name
-    assert together.results.noise_floor == alone.results.noise_floor
+    floors = [run.results.noise_floor for run in (together, alone, lockstep)]
+    assert floors[0] == floors[1] == floors[2]
+
+
+@pytest.mark.parametrize("noise_chunks", [1, 5, 7])
+def test_what_the_noise_floor_computes_counts_for_the_first_pass(
+    files: list[Path], noise_chunks: int
+) -> None:
+    options = {**OPTIONS, "chunks": 7, "two_pass": True}
+    without = apex.evaluate(apex.demo_model(), files[:1], TEXT, **{**options, "noise_chunks": 0})
+    found = apex.evaluate(
+        apex.demo_model(), files[:1], TEXT, **{**options, "noise_chunks": noise_chunks}
+    )
+    for name, scores in without.tokens.items():
+        again = found.tokens[name]
+        for part in ("nll", "kld", "is_same_top", "top_probability"):
+            assert np.array_equal(getattr(again, part), getattr(scores, part)), (name, part)
+        assert again.router == scores.router
+    lockstep = apex.evaluate(
+        apex.demo_model(), files[:1], TEXT,
+        **{**options, "noise_chunks": noise_chunks, "two_pass": False},
+    )  # fmt: skip
+    assert found.results.noise_floor == lockstep.results.noise_floor
+
+
+def test_a_first_pass_goes_on_between_groups() -> None:
+    with apex.load_model(apex.demo_model(), n_threads=1) as model:
+        hidden_pass = core.HiddenPass(
+            model=model.native, tokens=np.full(6 * 16, 9, np.int32),
+            options=core.LaneOptions(n_ctx=16, n_sequences=2, n_positions=16),
+        )  # fmt: skip
+        for wrong in (1, -2, 8):
+            with pytest.raises(ValueError, match="whole groups of 2 chunks, 3 at most"):
+                hidden_pass.run(wrong)
+        hidden_pass.run(6)
+        assert hidden_pass.progress == 1
+        with pytest.raises(ValueError, match="needs a model and its hidden states"):
+            core.Scorer(
+                reference=core.RecordedReference(model=model.native, states=None),
+                candidates=[], tokens=np.full(16, 9, np.int32),
+                options=core.LaneOptions(n_ctx=16),
+            )  # fmt: skip

@@ -44,7 +44,7 @@ void register_hidden(py::module_& module) {
         .def(py::init(&start), "model"_a, py::kw_only(), "tokens"_a.noconvert(), "options"_a,
              "folder"_a = std::string{}, "type_k"_a = GGML_TYPE_F16, "type_v"_a = GGML_TYPE_F16,
              "stop"_a = std::shared_ptr<StopFlag>{})
-        .def("run", &HiddenPass::run, py::call_guard<py::gil_scoped_release>())
+        .def("run", &HiddenPass::run, "first_chunk"_a = 0, py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("progress", &HiddenPass::progress)
         .def_property_readonly("states", &HiddenPass::states);
 }

@@ -33,6 +33,10 @@ void register_options(py::module_& module) {
     OptionsClass<BaseReference>(module, "BaseReference", "A base file from one of its chunks on.")
         .field("file", &BaseReference::file)
         .field("first_chunk", &BaseReference::first_chunk);
+    OptionsClass<RecordedReference>(module, "RecordedReference",
+                                    "A model whose hidden states are recorded on the way.")
+        .field("model", &RecordedReference::model)
+        .field("states", &RecordedReference::states);
 }
 
 // The finished part of a score, copied.

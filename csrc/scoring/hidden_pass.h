@@ -17,8 +17,9 @@ class HiddenPass {
                ModelSourceOptions of_model, const std::string& folder,
                const std::shared_ptr<const StopFlag>& stop);
 
-    // Throws Cancelled, or what a context throws.
-    void run();
+    // From this chunk on, a group's first: those before it are recorded otherwise
+    // (RecordedReference). Throws InvalidArgument, Cancelled, or what a context throws.
+    void run(int32_t first_chunk = 0);
 
     // Share of the steps that are done; readable while run() runs.
     double progress() const { return double(n_done_.load()) / double(steps_.size()); }

@@ -114,11 +114,13 @@ RouterChoices HiddenStates::routes(const Step& step) const {
 
 HiddenRecorder::HiddenRecorder(std::shared_ptr<Model> model, std::shared_ptr<ThreadPool> pool,
                                std::shared_ptr<HiddenStates> states, ChunkTokens tokens,
-                               const ModelSourceOptions& options,
+                               const ModelSourceOptions& options, bool with_logits,
                                std::shared_ptr<const StopFlag> stop)
     : states_(std::move(states)),
       tokens_(std::move(tokens)),
       with_routes_(options.with_routes),
+      with_logits_(with_logits),
+      rows_(model->n_vocab()),
       context_(std::move(model), std::move(pool), context_options(states_->shape(), options), this,
                std::move(stop)) {
     check_scorable(context_.model(), states_->shape());
@@ -126,18 +128,20 @@ HiddenRecorder::HiddenRecorder(std::shared_ptr<Model> model, std::shared_ptr<Thr
 
 bool HiddenRecorder::wants(const ggml_tensor* node) {
     return std::strcmp(node->name, kHiddenName) == 0 ||
-           (!has_recipe_ && std::strcmp(node->name, kLogitsName) == 0) ||
+           ((with_logits_ || !has_recipe_) && std::strcmp(node->name, kLogitsName) == 0) ||
            (with_routes_ && RouterHook::wants(node));
 }
 
 bool HiddenRecorder::observe(ggml_tensor* node) {
     if (std::strcmp(node->name, kHiddenName) == 0) {
         keep_rows(node);
-        return !has_recipe_;  // later graphs end here: the head is not computed
+        // Later graphs end here: the head is not computed.
+        return with_logits_ || !has_recipe_;
     }
     if (std::strcmp(node->name, kLogitsName) == 0) {
-        states_->keep_head(read_recipe(node));
+        if (!has_recipe_) states_->keep_head(read_recipe(node));
         has_recipe_ = true;
+        if (with_logits_) rows_.take(node, context_.model().path());
         return true;
     }
     routes_.observe(node);
@@ -177,7 +181,10 @@ void HiddenRecorder::compute(const Step& step) {
 HiddenSource::HiddenSource(std::shared_ptr<const HiddenStates> states,
                            std::shared_ptr<ThreadPool> pool, bool with_routes,
                            ggml_backend_dev_t device)
-    : states_(std::move(states)), pool_(std::move(pool)), with_routes_(with_routes) {
+    : states_(std::move(states)),
+      pool_(std::move(pool)),
+      with_routes_(with_routes),
+      rows_(states_->head().n_vocab()) {
     if (device != nullptr) device_head_ = DeviceHead::make(states_->head(), device);
 }
 
@@ -192,23 +199,14 @@ void HiddenSource::compute(const Step& step) {
         const int64_t index = scored_place(states_->shape(), step, i).index;
         std::copy_n(states_->rows().row(index), n_embd, hidden_.data() + i * n_embd);
     }
-    n_rows_ = n;
     if (device_head_) {
-        rows_ = device_head_->compute(hidden_.data(), n);
-        device_ = device_of(rows_);
+        const float* rows = device_head_->compute(hidden_.data(), n);
+        rows_.set(rows, n, device_of(rows));
     } else {
         logits_.resize(static_cast<size_t>(n * n_vocab()));
         head.compute(hidden_.data(), n, logits_.data(), *pool_);
-        rows_ = logits_.data();
+        rows_.set(logits_.data(), n, -1);
     }
-}
-
-void HiddenSource::bring_to_host() {
-    if (device_ < 0) return;
-    logits_.resize(static_cast<size_t>(n_rows_ * n_vocab()));
-    copy_to_host(logits_.data(), rows_, logits_.size() * sizeof(float));
-    rows_ = logits_.data();
-    device_ = -1;
 }
 
 }  // namespace apex

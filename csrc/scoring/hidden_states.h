@@ -70,16 +70,23 @@ class HiddenStates {
     std::map<std::pair<int32_t, int32_t>, ChunkRoutes> routes_;
 };
 
-// The first pass: computes a model but for its head, whose recipe is read from its first graph.
+// The first pass: computes a model but for its head, whose recipe is read from its first graph;
+// with_logits: the head too, so that something can be compared with it meanwhile.
 class HiddenRecorder final : public LogitsSource, private EvalHook {
   public:
     HiddenRecorder(std::shared_ptr<Model> model, std::shared_ptr<ThreadPool> pool,
                    std::shared_ptr<HiddenStates> states, ChunkTokens tokens,
-                   const ModelSourceOptions& options, std::shared_ptr<const StopFlag> stop);
+                   const ModelSourceOptions& options, bool with_logits,
+                   std::shared_ptr<const StopFlag> stop);
 
-    int64_t n_vocab() const override { return context_.model().n_vocab(); }
+    int64_t n_vocab() const override { return rows_.n_vocab(); }
     void compute(const Step& step) override;
-    const float* row(int32_t) const override { return nullptr; }
+    const float* row(int32_t i) const override { return rows_.row(i); }
+    int device() const override { return rows_.device(); }
+    void bring_to_host() override { rows_.bring_to_host(); }
+    const RouterChoices* routes() const override {
+        return with_routes_ ? &routes_.choices() : nullptr;
+    }
 
   private:
     bool wants(const ggml_tensor* node) override;
@@ -89,7 +96,9 @@ class HiddenRecorder final : public LogitsSource, private EvalHook {
     std::shared_ptr<HiddenStates> states_;
     ChunkTokens tokens_;
     bool with_routes_;
+    bool with_logits_;
     bool has_recipe_ = false;
+    LogitRows rows_;
     RouterHook routes_;
     Batch batch_;
     Step step_;
@@ -105,9 +114,9 @@ class HiddenSource final : public LogitsSource {
 
     int64_t n_vocab() const override { return states_->head().n_vocab(); }
     void compute(const Step& step) override;
-    const float* row(int32_t i) const override { return rows_ + int64_t{i} * n_vocab(); }
-    int device() const override { return device_; }
-    void bring_to_host() override;
+    const float* row(int32_t i) const override { return rows_.row(i); }
+    int device() const override { return rows_.device(); }
+    void bring_to_host() override { rows_.bring_to_host(); }
     const RouterChoices* routes() const override { return with_routes_ ? &routes_ : nullptr; }
 
   private:
@@ -116,10 +125,8 @@ class HiddenSource final : public LogitsSource {
     std::unique_ptr<DeviceHead> device_head_;
     bool with_routes_;
     std::vector<float> hidden_;
-    std::vector<float> logits_;    // on the host
-    const float* rows_ = nullptr;  // of the last step
-    int device_ = -1;              // they lie on
-    int64_t n_rows_ = 0;
+    std::vector<float> logits_;  // on the host
+    LogitRows rows_;             // of the last step
     RouterChoices routes_;
 };
 

@@ -11,6 +11,9 @@ namespace {
 using Device = ggml_backend_dev_t;
 
 Device device_of(const Reference& reference) {
+    if (const auto* recorded = std::get_if<RecordedReference>(&reference)) {
+        return recorded->model->gpu();
+    }
     const auto* model = std::get_if<std::shared_ptr<Model>>(&reference);
     return model == nullptr ? nullptr : (*model)->gpu();
 }
@@ -85,6 +88,12 @@ struct Setup {
             return std::make_unique<BaseFileSource>(base->file, pool, options.shape,
                                                     base->first_chunk);
         }
+        if (const auto* recorded = std::get_if<RecordedReference>(&reference)) {
+            ModelSourceOptions of_model;
+            of_model.with_routes = options.with_routes;
+            return std::make_unique<HiddenRecorder>(recorded->model, pool, recorded->states, tokens,
+                                                    of_model, true, stop);
+        }
         if (const auto* hidden = std::get_if<std::shared_ptr<HiddenStates>>(&reference)) {
             return std::make_unique<HiddenSource>(*hidden, pool, options.with_routes, device);
         }
@@ -113,6 +122,10 @@ struct Setup {
 };
 
 void check_sources(const Reference& reference, const std::vector<Candidate>& candidates) {
+    const auto* recorded = std::get_if<RecordedReference>(&reference);
+    if (recorded != nullptr && (!recorded->model || !recorded->states)) {
+        fail<InvalidArgument>("a recorded reference needs a model and its hidden states");
+    }
     for (const Candidate& candidate : candidates) {
         if (!candidate.model == !candidate.hidden) {
             fail<InvalidArgument>("a candidate has a model or hidden states, and not both");

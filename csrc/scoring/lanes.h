@@ -36,9 +36,15 @@ struct BaseReference {
     int32_t first_chunk = 0;
 };
 
+// A model whose hidden states are recorded on the way: the beginning of a first pass.
+struct RecordedReference {
+    std::shared_ptr<Model> model;
+    std::shared_ptr<HiddenStates> states;
+};
+
 // What candidates are compared with; nothing where they are scored alone.
 using Reference = std::variant<std::monostate, std::shared_ptr<Model>, BaseReference,
-                               std::shared_ptr<HiddenStates>>;
+                               RecordedReference, std::shared_ptr<HiddenStates>>;
 
 // Throws InvalidArgument for options that contradict each other, what contexts throw.
 std::unique_ptr<Scorer> make_scorer(const Reference& reference,

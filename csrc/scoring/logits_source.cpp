@@ -58,6 +58,7 @@ ModelSource::ModelSource(std::shared_ptr<Model> model, std::shared_ptr<ThreadPoo
     : shape_(shape),
       tokens_(std::move(tokens)),
       options_(options),
+      rows_(model->n_vocab()),
       context_((check_scorable(*model, shape), std::move(model)), std::move(pool),
                context_options(shape, options), this, std::move(stop)) {}
 
@@ -71,43 +72,28 @@ bool ModelSource::observe(ggml_tensor* node) {
         routes_.observe(node);
         return true;
     }
-    if (node->type != GGML_TYPE_F32 || node->ne[0] != n_vocab() || !ggml_is_contiguous(node)) {
-        fail<ModelError>(context_.model().path(), ": expected rows of ", n_vocab(),
-                         " F32 logits, found ", ggml_type_name(node->type), " rows of ",
-                         node->ne[0]);
-    }
-    n_rows_ = ggml_nrows(node);
-    if (n_rows_ == 0) return true;  // no token of the batch is an output
-    device_ = device_of_tensor(node);
-    if (device_ >= 0 || is_on_host(node)) {
-        // llama.cpp marks the node as an output: nothing else is put there before the next decode.
-        rows_ = static_cast<const float*>(node->data);
-    } else {
-        copy_.resize(static_cast<size_t>(ggml_nelements(node)));
-        ggml_backend_tensor_get(node, copy_.data(), 0, ggml_nbytes(node));
-        rows_ = copy_.data();
-    }
+    rows_.take(node, context_.model().path());
     return true;
 }
 
 void ModelSource::decode(const Step& step, int32_t begin, int32_t end) {
     fill_batch(batch_, context_.model().vocab(), shape_, *tokens_, step, begin, end);
-    n_rows_ = 0;
+    rows_.clear();
     context_.decode(batch_);
-    if (batch_.n_outputs() > 0 && n_rows_ != static_cast<int64_t>(batch_.n_outputs())) {
-        fail<ModelError>(context_.model().path(), ": llama.cpp computed ", n_rows_,
+    if (batch_.n_outputs() > 0 && rows_.n() != static_cast<int64_t>(batch_.n_outputs())) {
+        fail<ModelError>(context_.model().path(), ": llama.cpp computed ", rows_.n(),
                          " outputs at once where ", batch_.n_outputs(), " were expected");
     }
 }
 
 float* ModelSource::room_for_parts(size_t n) {
-    if (device_ < 0) {
+    if (rows_.device() < 0) {
         joined_.resize(n);
         return joined_.data();
     }
     if (!device_joined_ || device_joined_->size() < n * sizeof(float)) {
         device_joined_.reset();
-        device_joined_ = make_device_rows(device_, n * sizeof(float));
+        device_joined_ = make_device_rows(rows_.device(), n * sizeof(float));
     }
     return device_joined_->data();
 }
@@ -120,22 +106,14 @@ void ModelSource::keep_part(const Step& step, int32_t begin, int32_t end) {
     float* joined = room_for_parts(static_cast<size_t>(step.n_outputs() * n_vocab()));
     for (int32_t chunk = 0; chunk < step.n_chunks; ++chunk) {
         const int64_t to = chunk * step.n_outputs_per_chunk() + (first - step.first_output);
-        const float* from = rows_ + int64_t{chunk} * n * n_vocab();
-        if (device_ < 0) {
+        const float* from = rows_.row(int64_t{chunk} * n);
+        if (rows_.device() < 0) {
             std::copy_n(from, n * n_vocab(), joined + to * n_vocab());
         } else {
             device_joined_->copy_from(static_cast<size_t>(to * n_vocab()) * sizeof(float), from,
                                       static_cast<size_t>(n * n_vocab()) * sizeof(float));
         }
     }
-}
-
-void ModelSource::bring_to_host() {
-    if (device_ < 0) return;
-    copy_.resize(static_cast<size_t>(n_rows_ * n_vocab()));
-    copy_to_host(copy_.data(), rows_, copy_.size() * sizeof(float));
-    rows_ = copy_.data();
-    device_ = -1;
 }
 
 void ModelSource::compute(const Step& step) {
@@ -155,8 +133,8 @@ void ModelSource::compute(const Step& step) {
     }
     // The first steps of a chunk may have no output: nothing was kept, and there may be no buffer.
     if (step.n_outputs() == 0) return;
-    rows_ = device_ < 0 ? joined_.data() : device_joined_->data();
-    n_rows_ = step.n_outputs();
+    const float* joined = rows_.device() < 0 ? joined_.data() : device_joined_->data();
+    rows_.set(joined, step.n_outputs(), rows_.device());
 }
 
 }  // namespace apex

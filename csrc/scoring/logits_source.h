@@ -6,6 +6,7 @@
 
 #include "model/context.h"
 #include "scoring/device_softmax.h"
+#include "scoring/logit_rows.h"
 #include "scoring/router_hook.h"
 #include "scoring/score_step.h"
 
@@ -53,11 +54,11 @@ class ModelSource final : public LogitsSource, private EvalHook {
                 const ChunkShape& shape, ChunkTokens tokens, const ModelSourceOptions& options,
                 std::shared_ptr<const StopFlag> stop);
 
-    int64_t n_vocab() const override { return context_.model().n_vocab(); }
+    int64_t n_vocab() const override { return rows_.n_vocab(); }
     void compute(const Step& step) override;
-    const float* row(int32_t i) const override { return rows_ + int64_t{i} * n_vocab(); }
-    int device() const override { return device_; }
-    void bring_to_host() override;
+    const float* row(int32_t i) const override { return rows_.row(i); }
+    int device() const override { return rows_.device(); }
+    void bring_to_host() override { rows_.bring_to_host(); }
     const RouterChoices* routes() const override {
         return options_.with_routes ? &routes_.choices() : nullptr;
     }
@@ -74,10 +75,7 @@ class ModelSource final : public LogitsSource, private EvalHook {
     ModelSourceOptions options_;
     RouterHook routes_;
     Batch batch_;
-    const float* rows_ = nullptr;  // of the last decode or, with parts, of the step
-    int device_ = -1;              // they lie on
-    int64_t n_rows_ = 0;
-    std::vector<float> copy_;    // from a device
+    LogitRows rows_;             // of the last decode or, with parts, of the step
     std::vector<float> joined_;  // of several parts, on the host
     std::unique_ptr<DeviceRowBuffer> device_joined_;
     Context context_;

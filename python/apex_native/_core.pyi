@@ -480,6 +480,13 @@ class HiddenStates:
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...  # TypeError: a HiddenPass makes them
     def logits(self, hidden: _Floats, *, n_threads: int) -> _Floats: ...
 
+class RecordedReference:
+    def __init__(self, *, model: Model, states: HiddenStates) -> None: ...
+    @property
+    def model(self) -> Model: ...
+    @property
+    def states(self) -> HiddenStates: ...
+
 class HiddenPass:
     def __init__(
         self,
@@ -492,7 +499,7 @@ class HiddenPass:
         type_v: int = ...,
         stop: StopFlag | None = None,
     ) -> None: ...
-    def run(self) -> None: ...
+    def run(self, first_chunk: int = 0) -> None: ...
     @property
     def progress(self) -> float: ...
     @property
@@ -502,7 +509,7 @@ class Scorer:
     def __init__(
         self,
         *,
-        reference: Model | BaseReference | HiddenStates | None = None,
+        reference: Model | BaseReference | RecordedReference | HiddenStates | None = None,
         candidates: Sequence[Candidate],
         tokens: _Tokens,
         options: LaneOptions,

@@ -35,7 +35,7 @@ AnyReference = ModelUnderTest | Path | None
 class OpenReference:
     """A reference whose logits can be had: from a loaded model, a base file, stored hidden states.
 
-    Without any of these candidates are scored alone.
+    Without any of these candidates are scored alone. With a model hidden takes its states.
     """
 
     tested: ModelUnderTest | None = None

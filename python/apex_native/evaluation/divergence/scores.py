@@ -105,6 +105,16 @@ class ScoreRun:
     first_chunk: int = 0
     with_routes: bool = True
 
+    @property
+    def n_chunks(self) -> int:
+        """Chunks of the tokens."""
+        return len(self.tokens) // self.ctx
+
+    def whole_groups(self, n_chunks: int) -> int:
+        """So many chunks, rounded up to groups that are computed together."""
+        n = self.shape.n_sequences
+        return min(self.n_chunks, -(-n_chunks // n) * n)
+
     def lane_options(self) -> Any:
         """How the extension is to compute the chunks."""
         return core.LaneOptions(
@@ -193,7 +203,10 @@ def _make_scorer(run: ScoreRun, stop: Any) -> Any:
 def _native_reference(run: ScoreRun) -> Any:
     reference = run.reference
     if reference.model is not None:
-        return reference.model.native
+        model = reference.model.native
+        if reference.hidden is None:
+            return model
+        return core.RecordedReference(model=model, states=reference.hidden)
     if reference.base is not None:
         return core.BaseReference(file=reference.base, first_chunk=run.first_chunk)
     return reference.hidden

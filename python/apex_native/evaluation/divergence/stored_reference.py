@@ -32,11 +32,15 @@ __all__ = ["StoredReference", "hidden_states"]
 
 
 def hidden_states(
-    run: ScoreRun, of: CandidateRun, progress: Callable[[float], None] | None = None
+    run: ScoreRun,
+    of: CandidateRun,
+    progress: Callable[[float], None] | None = None,
+    record_first: Callable[[Any], int] | None = None,
 ) -> Any:
     """Native hidden states of a model over run's tokens, in run's shape; its head is not computed.
 
-    progress gets the share that is done. Raises ModelError, OutputError where they do not fit.
+    progress gets the share that is done. record_first fills in the states of so many chunks
+    otherwise (`core.RecordedReference`). Raises ModelError, OutputError where they do not fit.
     """
     assert of.model is not None
     stop = core.StopFlag()
@@ -50,8 +54,10 @@ def hidden_states(
         stop=stop,
     )
     tick = None if progress is None else lambda: progress(hidden_pass.progress)
+    n_done = 0 if record_first is None else record_first(hidden_pass.states)
     try:
-        run_interruptible(hidden_pass.run, stop.set, tick)
+        if n_done < run.n_chunks:
+            run_interruptible(lambda: hidden_pass.run(n_done), stop.set, tick)
     finally:
         forward_log()
     return hidden_pass.states
@@ -60,12 +66,28 @@ def hidden_states(
 class StoredReference:
     """The first pass is done when this exists; the reference's model may be freed after it."""
 
-    def __init__(self, run: ScoreRun, progress: Callable[[float], None] | None = None) -> None:
+    def __init__(
+        self,
+        run: ScoreRun,
+        progress: Callable[[float], None] | None = None,
+        noise: CandidateRun | None = None,
+    ) -> None:
         """Compute the model of run's reference; progress gets the share that is done.
 
-        run has no candidates. Raises ModelError, OutputError where the states do not fit.
+        run has no candidates. noise: the reference again, compared with itself meanwhile on the
+        first chunks (``noise``: its scores). Raises ModelError, OutputError where the states do not
+        fit.
         """
-        states = hidden_states(run, CandidateRun(run.reference.model), progress)
+        self.noise: tuple[TokenScores, ...] = ()
+
+        def record_first(states: Any) -> int:
+            if noise is None:
+                return 0
+            n_chunks = run.whole_groups(noise.n_chunks)
+            self.noise = _recorded(run, states, noise, n_chunks)
+            return n_chunks
+
+        states = hidden_states(run, CandidateRun(run.reference.model), progress, record_first)
         self._run = replace(run, reference=OpenReference(hidden=states))
 
     def score(self, candidate: CandidateRun) -> tuple[TokenScores, TokenScores]:
@@ -81,6 +103,19 @@ class StoredReference:
         """The same of several candidates: the reference's head is computed once for all."""
         scores = run_scores(replace(self._run, candidates=candidates), on_tick=on_tick)
         return scores.reference(), scores.candidates()
+
+
+def _recorded(
+    run: ScoreRun, states: Any, noise: CandidateRun, n_chunks: int
+) -> tuple[TokenScores, ...]:
+    """Scores of the reference against itself; its hidden states are kept on the way."""
+    first = replace(
+        run,
+        reference=replace(run.reference, hidden=states),
+        candidates=[replace(noise, n_chunks=0)],
+        tokens=run.tokens[: n_chunks * run.ctx],
+    )
+    return tuple(run_scores(first).candidates())
 
 
 def _folder(run: ScoreRun, model: Model) -> str:

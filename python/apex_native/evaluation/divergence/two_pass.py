@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from apex_native.evaluation.divergence.checkpoint import Checkpoint, FinishedScores
 from apex_native.evaluation.divergence.scores import (
@@ -17,7 +17,6 @@ from apex_native.evaluation.divergence.scores import (
     ScoreRun,
     Scores,
     TokenScores,
-    run_scores,
 )
 from apex_native.evaluation.divergence.stored_reference import StoredReference
 
@@ -50,7 +49,7 @@ def run_two_pass(job: TwoPassJob) -> FinishedScores:
 class _TwoPass:
     def __init__(self, job: TwoPassJob) -> None:
         self.job = job
-        self.n_chunks = len(job.run.tokens) // job.run.ctx
+        self.n_chunks = job.run.n_chunks
         self.n_candidates = sum(job.batches)
         self.part, self.n_in_part = 0, 1
         self.begin = time.monotonic()
@@ -58,10 +57,14 @@ class _TwoPass:
     def run(self) -> FinishedScores:
         job = self.job
         done = job.checkpoint.load() if job.checkpoint is not None else None
-        noise = done.candidates[:1] if done is not None and job.noise is not None else self._noise()
+        has_noise = done is not None and job.noise is not None
+        noise = done.candidates[:1] if done is not None and has_noise else ()
         candidates = list(done.candidates[len(noise) :]) if done is not None else []
         reference = done.reference if done is not None else None
-        stored = self._stored() if len(candidates) < self.n_candidates else None
+        stored = None
+        if len(candidates) < self.n_candidates:
+            stored = self._stored(None if has_noise else job.noise)
+            noise = noise or stored.noise
         job.release_reference()
         for i, n in enumerate(job.batches):
             if sum(job.batches[:i]) < len(candidates):
@@ -77,16 +80,8 @@ class _TwoPass:
             job.checkpoint.remove()
         return FinishedScores(self.n_chunks, reference, (*candidates, *noise))
 
-    def _noise(self) -> tuple[TokenScores, ...]:
-        noise, run = self.job.noise, self.job.run
-        if noise is None:
-            return ()
-        n_tokens = min(noise.n_chunks * run.ctx, len(run.tokens))
-        first = replace(run, candidates=[replace(noise, n_chunks=0)], tokens=run.tokens[:n_tokens])
-        return tuple(run_scores(first).candidates())
-
-    def _stored(self) -> StoredReference:
-        return StoredReference(self.job.run, lambda share: self._tell(share, 0))
+    def _stored(self, noise: CandidateRun | None) -> StoredReference:
+        return StoredReference(self.job.run, lambda share: self._tell(share, 0), noise)
 
     def _score(self, batch: int, stored: StoredReference) -> tuple[TokenScores, list[TokenScores]]:
         try:
