@@ -33,16 +33,32 @@ inline F32 largest_magnitude(const float* x, F32* magnitude) {
     return value;
 }
 
+// Which ends the levels of a candidate can pass: with an inverse of (nmax + 0.1 is) / amax they lie
+// within +-(nmax - 1) up to is = -6 and within +-nmax up to is = 4.
+enum class PassedEnds { none, top, both };
+
+template <PassedEnds Ends>
+struct OfCandidates {
+    static constexpr PassedEnds kEnds = Ends;
+};
+
+// The nearest integer in float, kept from passing those ends. Where the group is not zero,
+// |inverse| <= (nmax + 0.9) / amax is finite and |inverse * x| <= nmax + 1, so the short form of
+// rounding holds.
+template <PassedEnds Ends>
+inline F32 signed_level(F32 t, int nmax) {
+    const auto low = static_cast<float>(-nmax), high = static_cast<float>(nmax - 1);
+    if constexpr (Ends == PassedEnds::both) return nearest_clamped_in_range(t, low, high);
+    if constexpr (Ends == PassedEnds::top) return nearest_up_to_in_range(t, high);
+    return nearest_in_range(t);
+}
+
 // Weighted sums over levels l: of x l and of l^2.
 struct LevelProducts {
     F32 lx = 0.0f, l2 = 0.0f;
 
-    // One value's share; wx is its product with its weight. Where the group is not zero,
-    // |inverse| <= (nmax + 0.9) / amax is finite and |inverse * x| <= nmax + 1, so the short form
-    // of rounding holds.
-    void add(F32 inverse, F32 x, F32 w, F32 wx, int nmax) {
-        const F32 l = nearest_clamped_in_range(inverse * x, static_cast<float>(-nmax),
-                                               static_cast<float>(nmax - 1));
+    // One value's share; wx is its product with its weight.
+    void add(F32 l, F32 w, F32 wx) {
         lx = lx + wx * l;
         l2 = l2 + w * l * l;
     }
@@ -63,10 +79,6 @@ inline SignedScale search_signed_scale(const float* x, const float* w, int nmax,
         store(wx + i * kLanes, load(w + i * kLanes) * load(x + i * kLanes));
     }
 
-    const auto add = [&](int i, F32 inverse, LevelProducts* to) {
-        const int at = i * kLanes;
-        to->add(inverse, load(x + at), load(w + at), load(wx + at), nmax);
-    };
     const auto inverse_of = [&](int is) { return F32(-(nmax + 0.1f * is)) / largest; };
     const auto offer = [&](F32 inverse, LevelProducts sums) {
         const Mask better = (sums.l2 > zero) & (sums.lx * sums.lx > best_score * sums.l2);
@@ -78,23 +90,35 @@ inline SignedScale search_signed_scale(const float* x, const float* w, int nmax,
     };
     LevelProducts first;
     APEX_UNROLL
-    for (int i = 0; i < Length; ++i) add(i, best.inverse, &first);
+    for (int i = 0; i < Length; ++i) {
+        const int at = i * kLanes;
+        const F32 l = signed_level<PassedEnds::top>(best.inverse * load(x + at), nmax);
+        first.add(l, load(w + at), load(wx + at));
+    }
     best.scale = select(first.l2 != zero, first.lx / first.l2, zero);
     best_score = best.scale * first.lx;
     // -9..9 without 0, which was first. Two candidates read the values once; they are judged in
     // turn.
     const auto step = [](int n) { return n < 9 ? n - 9 : n - 8; };
-    for (int n = 0; n < 18; n += 2) {
-        const F32 one = inverse_of(step(n)), other = inverse_of(step(n + 1));
-        LevelProducts of_one, of_other;
-        APEX_UNROLL
-        for (int i = 0; i < Length; ++i) {
-            add(i, one, &of_one);
-            add(i, other, &of_other);
+    const auto try_candidates = [&](auto candidates, int begin, int end) {
+        constexpr PassedEnds kEnds = decltype(candidates)::kEnds;
+        for (int n = begin; n < end; n += 2) {
+            const F32 one = inverse_of(step(n)), other = inverse_of(step(n + 1));
+            LevelProducts of_one, of_other;
+            APEX_UNROLL
+            for (int i = 0; i < Length; ++i) {
+                const int at = i * kLanes;
+                const F32 xi = load(x + at), wi = load(w + at), wxi = load(wx + at);
+                of_one.add(signed_level<kEnds>(one * xi, nmax), wi, wxi);
+                of_other.add(signed_level<kEnds>(other * xi, nmax), wi, wxi);
+            }
+            offer(one, of_one);
+            offer(other, of_other);
         }
-        offer(one, of_one);
-        offer(other, of_other);
-    }
+    };
+    try_candidates(OfCandidates<PassedEnds::none>(), 0, 4);    // -9..-6
+    try_candidates(OfCandidates<PassedEnds::top>(), 4, 12);    // -5..3
+    try_candidates(OfCandidates<PassedEnds::both>(), 12, 18);  // 4..9
     best.scale = select(best.zero, zero, best.scale);
     return best;
 }

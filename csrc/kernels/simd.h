@@ -55,6 +55,23 @@ inline F32 nearest_clamped_in_range(F32 x, float low, float high) {
 #endif
 }
 
+// The same without ends, or with an upper one only.
+inline F32 nearest_in_range(F32 x) {
+#if defined(__aarch64__)
+    return round_half_even(x);
+#else
+    return (x + F32(kRoundMagic)) - F32(kRoundMagic);
+#endif
+}
+
+inline F32 nearest_up_to_in_range(F32 x, float high) {
+#if defined(__aarch64__)
+    return min_of_numbers(round_half_even(x), F32(high));
+#else
+    return min(x + F32(kRoundMagic), F32(kRoundMagic + high)) - F32(kRoundMagic);
+#endif
+}
+
 // ggml_compute_fp32_to_fp16: the hardware rounds alike, but keeps NaN payloads.
 inline I32 to_half(F32 x) {
     const I32 h = half_bits(x);
