@@ -46,6 +46,26 @@ def slow_job(tmp_path_factory: pytest.TempPathFactory) -> tuple[str | Path, ...]
     )
 
 
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+
+class CtrlC:
+    def find_spec(self, name, *_):
+        if name == "apex_native.cli.app":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, CtrlC())
+from apex_native.cli.__main__ import main
+main()
+"""
+
+
+def test_ctrl_c_while_python_imports_is_quiet() -> None:
+    command = [sys.executable, "-c", INTERRUPTED_IMPORT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_streams_are_kept_apart(tmp_path: Path) -> None:
     result = run("quantize", demo_model(), "--type", "Q8_0", "-o", tmp_path / "q.gguf", "--json")
     assert result.returncode == 0

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ import apex_native as apex
 from apex_native._native import core
 from apex_native.demo_text import demo_text
 from apex_native.engine import Placement
-from apex_native.imatrix import ImatrixProgress, calibrate, collect_imatrix
-from apex_native.imatrix.copies import copies_on_gpus
+from apex_native.imatrix import ImatrixProgress, calibrate, collect_imatrix, copies
+from apex_native.imatrix.copies import copies_on_gpus, places_of
 from apex_native.imatrix.group_turns import GroupTurns
 from apex_native.imatrix.several_models import WAITING, SeveralModels
 from calibration_models import (
@@ -93,6 +94,13 @@ def test_each_gpu_with_room_gets_a_copy() -> None:
     places = copies_on_gpus(ALL, GIB, [80 * GIB] * 4)
     assert {place.n_threads for place in places} == {4}
     assert {place.n_gpu_layers for place in places} == {-1}
+
+
+def test_a_limit_is_of_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "free_gpu_bytes", lambda: [80 * GIB, 80 * GIB])
+    assert len(places_of(ALL, apex.demo_model())) == 2
+    assert places_of(ALL, apex.demo_model(), GIB) == (replace(ALL, gpu_memory=GIB),)
+    assert places_of(None, apex.demo_model()) == (Placement(),)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "python" / "apex_native"
 ORDER = [
     *(
         "errors",
+        "closable",
         "argument_kinds",
         "printable",
         "progress_bar",

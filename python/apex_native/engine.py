@@ -11,13 +11,13 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from apex_native._native import core, forward_log
+from apex_native.closable import Closable
 from apex_native.errors import DeviceError
 from apex_native.gpu_layers import fit_gpu_layers, has_gpu
 from apex_native.hub import local_gguf
@@ -226,7 +226,7 @@ class Placement:
         )
 
 
-class Model:
+class Model(Closable):
     """A loaded model. Use it in a ``with`` statement, or call `close`, to free its memory."""
 
     def __init__(self, native: Any, n_threads: int, stream: StreamPlan | None = None) -> None:
@@ -235,19 +235,6 @@ class Model:
         self.n_threads = n_threads
         self.stream = stream
         """How it is computed, where it has no head; None for any other."""
-
-    def __enter__(self) -> Self:
-        """Return the model itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Free the model."""
-        self.close()
 
     def close(self) -> None:
         """Free the model once nothing computes with it; later calls raise ValueError."""

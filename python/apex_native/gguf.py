@@ -6,10 +6,11 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from apex_native._native import core
+from apex_native.closable import Closable
 from apex_native.errors import GgufError
 from apex_native.hub import local_gguf
 from apex_native.types import GgmlType, GgufFacts, TensorInfo
@@ -37,7 +38,7 @@ class WeightStatistics(NamedTuple):
     outlier_share: float
 
 
-class GgufFile:
+class GgufFile(Closable):
     """A GGUF model opened for reading; use as a context manager or call close().
 
     Views of tensor data keep the mapping alive after close(). Do not change the file while it
@@ -61,17 +62,6 @@ class GgufFile:
             has_data=self._core.has_data,
         )
         self._index = {tensor.name: i for i, tensor in enumerate(tensors)}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"GgufFile({str(self.path)!r}, {len(self.tensors)} tensors)"

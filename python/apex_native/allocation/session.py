@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from apex_native.allocation.store import Probe, ProbeStore, Scores
 from apex_native.allocation.texts import Part
 from apex_native.allocation.values import BATCH_BYTES, TensorValues, Types
 from apex_native.classification import classify_tensors
+from apex_native.closable import Closable
 from apex_native.engine import Model, Placement
 from apex_native.fingerprint import model_fingerprint
 from apex_native.gguf import GgufFile
@@ -77,7 +77,7 @@ class Measurement:
         return float(sum(s.kld for s in self.scores) / sum(s.n for s in self.scores))
 
 
-class ProbeSession:
+class ProbeSession(Closable):
     """A reference, its lanes, and the values made so far; use it in a ``with`` statement."""
 
     def __init__(
@@ -117,15 +117,8 @@ class ProbeSession:
         placement = replace(self.settings.placement, repack=False)
         return self._stack.enter_context(placement.load(self.source.path))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Free the models and what was computed with them."""
         del self._scorer
         self.values.clear()
         self._stack.close()

@@ -13,9 +13,9 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from apex_native.closable import Closable
 from apex_native.errors import DataError
 
 __all__ = ["STORE_FILE", "Probe", "ProbeStore", "Scores"]
@@ -59,7 +59,7 @@ class Scores:
     same_top: int
 
 
-class ProbeStore:
+class ProbeStore(Closable):
     """Measurements by their key; use it in a ``with`` statement."""
 
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
@@ -91,15 +91,8 @@ class ProbeStore:
             )
             self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the database; what was kept stays in it."""
         self._db.close()
 
     def find(self, keys: Sequence[str]) -> dict[str, Scores]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+
 from apex_native.cli.streams import open_standard_streams
+from apex_native.cli.termination import EXIT_INTERRUPTED
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run the command line with the process's arguments and exit with its code."""
-    open_standard_streams()
-    from apex_native.cli.app import app  # which asks whether stdout is a terminal
-
+    try:
+        open_standard_streams()
+        from apex_native.cli.app import app  # which asks whether stdout is a terminal
+    except KeyboardInterrupt:  # half a second of imports, before a verb listens
+        sys.exit(EXIT_INTERRUPTED)
     app(prog_name="apex-native")
 
 

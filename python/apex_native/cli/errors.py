@@ -12,7 +12,7 @@ import typer
 
 from apex_native.cli.option_names import in_options
 from apex_native.cli.output import print_error
-from apex_native.cli.termination import Terminated
+from apex_native.cli.termination import EXIT_INTERRUPTED, Terminated
 from apex_native.errors import (
     ApexError,
     Cancelled,
@@ -38,8 +38,6 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_INVALID = 3
 """The work was done, and its result is that a model computes nothing valid."""
-EXIT_INTERRUPTED = 130
-"""128 + SIGINT, as shells count."""
 EXIT_TERMINATED = 143
 """128 + SIGTERM."""
 

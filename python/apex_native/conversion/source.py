@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from apex_native._native import core
+from apex_native.closable import Closable
 from apex_native.conversion.folder import check_folder
 from apex_native.conversion.options import ConversionOptions, Part
 from apex_native.conversion.record import RecordedTensor, SpilledArray, record
@@ -26,7 +26,7 @@ from apex_native.weights import RowRange
 __all__ = ["CheckpointSource"]
 
 
-class CheckpointSource:
+class CheckpointSource(Closable):
     """A `WeightSource` over a folder of safetensors; use as a context manager or call close().
 
     Metadata and tensor table are those of the file that `convert` writes. Nothing is converted
@@ -55,17 +55,6 @@ class CheckpointSource:
         self._head = _opened_header(recorded.header)
         kept = recorded.int4_names if options.int4_as_q4_0 else frozenset()
         self.facts: GgufFacts = replace(self._head.facts, has_data=True, as_stored=kept)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"CheckpointSource({str(self.path)!r}, {len(self.facts.tensors)} tensors)"

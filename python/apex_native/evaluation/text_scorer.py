@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
+from apex_native.closable import Closable
 from apex_native.engine import Placement
 from apex_native.evaluation.divergence.options import TextOptions
 from apex_native.evaluation.divergence.reference import open_reference, require_same_tokenizer
@@ -22,7 +21,7 @@ from apex_native.results import TextData
 __all__ = ["TextScorer"]
 
 
-class TextScorer:
+class TextScorer(Closable):
     """A reference computed once; any number of candidates is then scored against it.
 
         with TextScorer("bf16.gguf", "wiki.txt", chunks=16) as scorer:
@@ -82,17 +81,6 @@ class TextScorer:
                 with_routes=router,
             )
             self._stored: StoredReference | None = StoredReference(run, progress)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Free the reference's states; `score` then raises ValueError."""

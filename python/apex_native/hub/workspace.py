@@ -7,9 +7,8 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from apex_native.closable import Closable
 from apex_native.hub.client import client
 
 __all__ = ["Workspace"]
@@ -17,7 +16,7 @@ __all__ = ["Workspace"]
 _LOCK = "lock"
 
 
-class Workspace:
+class Workspace(Closable):
     """An empty folder, removed by close(); those of processes that were killed are removed too."""
 
     def __init__(self) -> None:
@@ -28,17 +27,6 @@ class Workspace:
         self.path = Path(tempfile.mkdtemp(dir=root))
         self._lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def folder(self, name: str) -> Path:
         """A new folder in it."""

@@ -87,7 +87,7 @@ def calibrate(
     }
     chosen = open_text(text, parse_special=parse_special)
     require_able(model, Work.CALIBRATION)
-    where = _limited(places_of(placement, model), gpu_memory, model, ctx, max_chunks)
+    where = _limited(places_of(placement, model, gpu_memory), gpu_memory, model, ctx, max_chunks)
     with cancellable(cancel):
         run = _Calibration(Path(model), chosen, where, options, hessian, progress, cancel)
         own = run.both_passes(target.collected) if all_experts else run.one_pass(target.collected)

@@ -6,11 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from apex_native._native import forward_log
 from apex_native.atomic_write import require_place
+from apex_native.closable import Closable
 from apex_native.engine import Model, Placement
 from apex_native.errors import ApexError, Cancelled, OutputError
 from apex_native.gguf import GgufFile
@@ -63,7 +63,7 @@ def bytes_of_sums(facts: GgufFacts) -> int:
 _BESIDE_SUMS = 1 << 20
 
 
-class Collection:
+class Collection(Closable):
     """One collection; use in a ``with`` statement, which frees the model's context."""
 
     def __init__(
@@ -96,16 +96,7 @@ class Collection:
         self._snapshot_at = self._saved_at = self._started = time.perf_counter()
         self._saved_chunks = self._resumed = self._done = 0
 
-    def __enter__(self) -> Self:
-        """Return the collection itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Free the context and hand on what llama.cpp said."""
         self._sums.close()
         forward_log()

@@ -14,14 +14,21 @@ __all__ = ["copies_on_gpus", "places_of"]
 
 
 def places_of(
-    placement: Placement | Sequence[Placement] | None, model: str | os.PathLike[str]
+    placement: Placement | Sequence[Placement] | None,
+    model: str | os.PathLike[str],
+    gpu_memory: int | None = None,
 ) -> tuple[Placement, ...]:
-    """The places that were asked for, or what `copies_on_gpus` makes of the one."""
+    """The places that were asked for, or what `copies_on_gpus` makes of the one.
+
+    gpu_memory: bytes of one GPU that a single place is limited to.
+    """
     if placement is not None and not isinstance(placement, Placement):
         if not placement:
             raise ValueError("placement is empty; give at least one place to compute")
         return tuple(placement)
     chosen = placement or Placement()
+    if gpu_memory is not None:
+        chosen = replace(chosen, gpu_memory=gpu_memory)
     free = free_gpu_bytes() if chosen.is_left_open else []
     if len(free) < 2:
         return (chosen,)

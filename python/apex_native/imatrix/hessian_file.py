@@ -16,11 +16,12 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from apex_native.closable import Closable
 from apex_native.errors import ImatrixError, OutputError
 from apex_native.gguf import GgufFile, open_gguf
 from apex_native.gguf_encode import encode_entry, encode_header
@@ -124,7 +125,7 @@ def _tensors(hessian: Hessian) -> Iterator[_Tensor]:
             yield _Tensor(name + ".groups", moment.groups.astype(np.float32))
 
 
-class HessianFile:
+class HessianFile(Closable):
     """An open file of second moments: ``hessian`` holds views of it; for a ``with`` statement."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -141,11 +142,7 @@ class HessianFile:
             self._file.close()
             raise
 
-    def __enter__(self) -> Self:
-        """Return the open file itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         """Close the file; its views must not be used any more."""
         self._file.close()
 

@@ -14,10 +14,9 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from apex_native.atomic_write import write_atomically
+from apex_native.closable import Closable
 from apex_native.errors import DataError, OutputError
 
 __all__ = ["STORE_FILE", "Entry", "SweepStore"]
@@ -47,7 +46,7 @@ class Entry:
     worker: str
 
 
-class SweepStore:
+class SweepStore(Closable):
     """Results by key; use it in a ``with`` statement."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -81,15 +80,8 @@ class SweepStore:
                 self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the database; what was kept stays in it."""
         self._db.close()
 
     def known(self, keys: Sequence[str]) -> set[str]:
