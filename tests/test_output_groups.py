@@ -78,9 +78,9 @@ def test_moments_are_those_of_numpy(grouped: InputMoment, tokens: npt.NDArray[np
 
 
 def blended(inputs: Floats, weights: Floats) -> list[tuple[float, Floats]]:
-    """Tokens and mean moment of each group, with half of SHARED_TOKENS of all groups' mean."""
+    """Tokens and mean moment of each group, with the plain moment blended in."""
     sums = np.einsum("tg,ti,tj->gij", weights, inputs, inputs)
-    mean, shared = sums.sum(axis=0) / weights.sum(), SHARED_TOKENS / 2
+    mean, shared = inputs.T @ inputs / len(inputs), SHARED_TOKENS * inputs.shape[1] / 2
     tokens = weights.sum(axis=0) + shared
     return [(float(n), (one + shared * mean) / n) for n, one in zip(tokens, sums, strict=True)]
 

@@ -32,15 +32,15 @@ N_GROUPS = 16
 LEAST_ROWS = 128
 """Of a group, on average; a smaller vocabulary has fewer groups."""
 
-MOST_TOKENS = 16384
-"""Whose logits are computed."""
+MOST_TOKENS = 64
+"""For each column: whose logits are computed."""
 
 MOST_PRODUCTS = 4e12
 """Multiplications for logits: of a large vocabulary fewer tokens are computed."""
 
-SHARED_TOKENS = 200
-"""Each group's moment is blended with so many tokens of the mean over groups, half of them in the
-part."""
+SHARED_TOKENS = 2
+"""For each column: so many tokens of the output's plain moment, which all of the text's tokens tell
+of, are blended into each group's; where a group has seen few, it has little else."""
 
 OUTPUTS = ("output.weight", "token_embd.weight")
 """The output, or what it is tied to."""
@@ -49,17 +49,17 @@ OUTPUTS = ("output.weight", "token_embd.weight")
 def with_output_groups(model: Model, plan: CollectionPlan, hessian: Hessian) -> Hessian:
     """The moments, those of the output's input replaced by one for each group of its rows.
 
-    Computes chunks of the plan's text anew, evenly spread, at most 16,384 tokens. Where no input of
-    the output was collected, the vocabulary is small, or logits cannot be computed apart from the
-    model, nothing changes.
+    Computes chunks of the plan's text anew, evenly spread, at most 64 tokens for each column. Where
+    no input of the output was collected, the vocabulary is small, or logits cannot be computed
+    apart from the model, nothing changes.
     """
     weight = next((name for name in OUTPUTS if name in hessian.inputs), None)
     n_groups = min(N_GROUPS, model.n_vocab // LEAST_ROWS)
     if weight is None or n_groups < 2 or list(hessian.input_of.values()).count(weight) > 1:
         return hessian
-    n = hessian.inputs[hessian.input_of[weight]].n_per_row
+    plain = hessian.inputs[weight]
     stop = core.StopFlag()
-    sample = _sample(plan, n * model.n_vocab)
+    sample = _sample(plan, plain.n_per_row, model.n_vocab)
     run = open_run(model, replace(sample, weights=(weight,)), stop, output_rows=True)
 
     def compute() -> Any:
@@ -69,39 +69,55 @@ def with_output_groups(model: Model, plan: CollectionPlan, hessian: Hessian) -> 
         return run.output_moments(n_groups)
 
     try:
-        moment = _blended(n, *run_interruptible(compute, stop.set))
+        moment = _blended(plain, *run_interruptible(compute, stop.set))
     except ModelError:
         return hessian
     return replace(hessian, inputs={**hessian.inputs, weight: moment})
 
 
-def _sample(plan: CollectionPlan, products_per_token: int) -> CollectionPlan:
+def _sample(plan: CollectionPlan, n: int, n_vocab: int) -> CollectionPlan:
     """Whole chunks of the plan's, evenly spread."""
-    most = min(MOST_TOKENS, int(MOST_PRODUCTS / products_per_token))
-    n = min(plan.n_chunks, max(most // plan.ctx, 2))
+    most = min(MOST_TOKENS * n, int(MOST_PRODUCTS / (n * n_vocab)))
+    n_taken = min(plan.n_chunks, max(most // plan.ctx, 2))
     chunks = plan.tokens[: plan.n_chunks * plan.ctx].reshape(plan.n_chunks, plan.ctx)
-    taken = np.ascontiguousarray(chunks[np.arange(n) * plan.n_chunks // n]).reshape(-1)
+    taken = np.ascontiguousarray(chunks[np.arange(n_taken) * plan.n_chunks // n_taken]).reshape(-1)
     return replace(plan, tokens=taken, moments=True, output=None, min_expert_tokens=0)
 
 
 def _blended(
-    n: int,
+    plain: InputMoment,
     groups: npt.NDArray[np.int32],
     total: Floats,
     part: Floats,
     weights: Floats,
     part_weights: Floats,
 ) -> InputMoment:
-    def blend(sums: Floats, tokens: Floats) -> tuple[npt.NDArray[np.float32], Counts]:
-        shared = SHARED_TOKENS / 2
-        mean = sums.sum(axis=0) / max(float(tokens.sum()), 1e-30)
-        counts = np.rint(tokens + shared).astype(np.int64)
-        exact = (sums + shared * mean) / (tokens + shared)[:, None]
-        return (exact * counts[:, None]).astype(np.float32), counts
+    shared = SHARED_TOKENS * plain.n_per_row / 2
 
-    part_total, part_counts = blend(part, part_weights)
-    rest_total, rest_counts = blend(total - part, weights - part_weights)
+    def blend(sums: Floats, tokens: Floats, of_all: Floats) -> tuple[Floats, Counts]:
+        counts = np.rint(tokens + shared).astype(np.int64)
+        return (sums + shared * of_all) / (tokens + shared)[:, None] * counts[:, None], counts
+
+    part_total, part_counts = blend(part, part_weights, _mean(plain, of_part=True))
+    rest_total, rest_counts = blend(
+        total - part, weights - part_weights, _mean(plain, of_part=False)
+    )
     return InputMoment(
-        n, part_total + rest_total, part_total, part_counts + rest_counts, part_counts,
+        plain.n_per_row,
+        (part_total + rest_total).astype(np.float32),
+        part_total.astype(np.float32),
+        part_counts + rest_counts,
+        part_counts,
         groups=groups,
-    )  # fmt: skip
+    )
+
+
+def _mean(plain: InputMoment, *, of_part: bool) -> Floats:
+    """Packed, over the tokens of one half; over all where it has none."""
+    n_part, n_all = int(plain.part_counts[0]), int(plain.counts[0])
+    total, part = plain.total[0].astype(np.float64), plain.part[0].astype(np.float64)
+    if of_part and n_part > 0:
+        return np.asarray(part / n_part)
+    if not of_part and n_all > n_part:
+        return np.asarray((total - part) / (n_all - n_part))
+    return np.asarray(total / max(n_all, 1))
