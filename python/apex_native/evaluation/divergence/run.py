@@ -214,15 +214,19 @@ class _Run:
             ctx=self.chunks.data.ctx,
             n_chunks=self.chunks.data.n_chunks,
             n_vocab=tokenizer.n_vocab,
-            n_models=self.reference.exists + self._with_noise,
+            n_models=int(self.reference.exists),
             n_threads=tokenizer.n_threads,
             on_gpu=self._on_gpu,
         )
-        gone = self._reference_source.nbytes if self._two_pass else 0
-        passes = [work.beside(0, self._spare_gpu_bytes(0))] if self._two_pass else []
+        if not self._two_pass:
+            to_come = sum(model.source.nbytes for model in self.todo.values())
+            n_models = len(self.todo) + self._with_noise
+            passes = [work.beside(n_models, self._spare_gpu_bytes(to_come))]
+            return shape_of_passes(passes, self.options.n_ubatch)
+        passes = [work.beside(int(self._with_noise), self._spare_gpu_bytes(0))]
         for group in self._together:
-            to_come = sum(model.source.nbytes for model in group) - gone
-            passes.append(work.beside(len(group), self._spare_gpu_bytes(to_come)))
+            more = sum(model.source.nbytes for model in group) - self._reference_source.nbytes
+            passes.append(work.beside(len(group), self._spare_gpu_bytes(more)))
         return shape_of_passes(passes, self.options.n_ubatch)
 
     def _spare_gpu_bytes(self, to_come: int) -> int | None:
