@@ -1,10 +1,10 @@
 // No std templates and everything in a namespace per instruction set: see simd.h.
 #include "bf16_products.h"
 
-#if defined(__aarch64__)
-#include <arm_neon.h>
-#else
+#if defined(__x86_64__)
 #include <immintrin.h>
+#else
+#include <arm_neon.h>
 #endif
 
 #if defined(__aarch64__)
