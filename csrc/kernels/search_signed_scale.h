@@ -64,6 +64,23 @@ struct LevelProducts {
     }
 };
 
+// The sums of two candidates, which read the values once. wx: products of x and w.
+template <PassedEnds Ends, int Length>
+[[gnu::always_inline]] inline void sum_two(const float* x, const float* w, const float* wx,
+                                           int nmax, F32 one, F32 other, LevelProducts* of_one,
+                                           LevelProducts* of_other) {
+    LevelProducts first, second;
+    APEX_UNROLL
+    for (int i = 0; i < Length; ++i) {
+        const int at = i * kLanes;
+        const F32 xi = load(x + at), wi = load(w + at), wxi = load(wx + at);
+        first.add(signed_level<Ends>(one * xi, nmax), wi, wxi);
+        second.add(signed_level<Ends>(other * xi, nmax), wi, wxi);
+    }
+    *of_one = first;
+    *of_other = second;
+}
+
 // x, w: Length values of kLanes lanes. wx: room for Length more.
 template <int Length>
 inline SignedScale search_signed_scale(const float* x, const float* w, int nmax, float* wx) {
@@ -97,21 +114,14 @@ inline SignedScale search_signed_scale(const float* x, const float* w, int nmax,
     }
     best.scale = select(first.l2 != zero, first.lx / first.l2, zero);
     best_score = best.scale * first.lx;
-    // -9..9 without 0, which was first. Two candidates read the values once; they are judged in
-    // turn.
+    // -9..9 without 0, which was first; two at a time are summed up, and judged in turn.
     const auto step = [](int n) { return n < 9 ? n - 9 : n - 8; };
     const auto try_candidates = [&](auto candidates, int begin, int end) {
-        constexpr PassedEnds kEnds = decltype(candidates)::kEnds;
         for (int n = begin; n < end; n += 2) {
             const F32 one = inverse_of(step(n)), other = inverse_of(step(n + 1));
             LevelProducts of_one, of_other;
-            APEX_UNROLL
-            for (int i = 0; i < Length; ++i) {
-                const int at = i * kLanes;
-                const F32 xi = load(x + at), wi = load(w + at), wxi = load(wx + at);
-                of_one.add(signed_level<kEnds>(one * xi, nmax), wi, wxi);
-                of_other.add(signed_level<kEnds>(other * xi, nmax), wi, wxi);
-            }
+            sum_two<decltype(candidates)::kEnds, Length>(x, w, wx, nmax, one, other, &of_one,
+                                                         &of_other);
             offer(one, of_one);
             offer(other, of_other);
         }
