@@ -31,9 +31,9 @@ MATRIX_USE = {GgmlType.from_id(id).name: use for id, use in core.quantized_types
 TYPES = list(MATRIX_USE)
 NEEDING_IMATRIX = [name for name, use in MATRIX_USE.items() if use == "required"]
 
-N_KERNELS = 26 + 15 + 2 + 3 + 3 + 5 + 1
+N_KERNELS = 26 + 15 + 2 + 3 + 4 + 3 + 5 + 1
 """Quantizers with and without a matrix (three need one, Q8_0 ignores it), error sums, scores, sums
-of squares, routed rows sorted and multiplied, and the benchmark's reading."""
+of squares, second moments, routed rows sorted and multiplied, and the benchmark's reading."""
 
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 
@@ -101,7 +101,7 @@ def test_the_kernels_algorithms_on_many_rows() -> None:
 def test_the_kernels_compile_and_keep_their_registers(tmp_path: Path) -> None:
     """For sm_90, with the build's own flags; a spill would show up as a slow kernel only."""
     sources = [p for p in sorted((ROOT / "csrc").rglob("*.cu")) if p.parent.name != "turbo"]
-    assert len(sources) == 13
+    assert len(sources) == 14
     llama = llama_cpp_source()
 
     def compile_one(source: Path) -> str:

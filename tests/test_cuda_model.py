@@ -56,6 +56,15 @@ def test_sums_of_squares_are_the_cpus_bits(seed: str) -> None:
     assert all(line.endswith("differ 0") for line in lines)
 
 
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_second_moments_are_the_cpus_bits(seed: str) -> None:
+    lines = run_twin("twin_vs_moments", "--seed", seed)
+    assert [line.split()[0] for line in lines] == [
+        "plain", "wide", "planes", "no", "routed", "slots",
+    ]  # fmt: skip
+    assert all(line.endswith("trace positive differ 0") for line in lines)
+
+
 def test_a_build_without_cuda_says_how_to_get_one() -> None:
     if core.build_info()["cuda"]:
         pytest.skip("this build has CUDA")
@@ -130,6 +139,40 @@ def test_sums_do_not_depend_on_where_they_are_made(
     for name, (sums, counts) in here.items():
         assert np.array_equal(sums, copied[name][0]), name
         assert np.array_equal(counts, copied[name][1]), name
+
+
+def test_second_moments_do_not_depend_on_where_they_are_made(
+    model: Model, tokens: npt.NDArray[np.int32]
+) -> None:
+    found, floats = [], []
+    for on_host in (False, True):
+        run = core.ImatrixRun(model.native, n_ctx=CTX, n_batch=CTX, n_ubatch=CTX, n_threads=2,
+                                scope="everything", moments=True)  # fmt: skip
+        if on_host:
+            run.sum_on_host_only()
+        for begin in range(0, len(tokens), CTX):
+            run.add_chunks(np.ascontiguousarray(tokens[begin : begin + CTX]), in_part=begin > 0)
+            # They are read, and go on.
+            sums = {name: [values.copy() for values in moment]
+                    for name, moment in run.moments().items()}  # fmt: skip
+        found.append((sums, run.moment_inputs()))
+        taken = {}
+        for name, (n_per_row, n_slices) in run.moment_shapes().items():
+            total = np.empty((n_slices, n_per_row * (n_per_row + 1) // 2), np.float32)
+            part = np.empty_like(total)
+            run.take_moment(name, total, part)
+            taken[name] = total, part
+        floats.append(taken)
+    (here, inputs), (copied, same_inputs) = found
+    assert inputs == same_inputs
+    assert here.keys() == copied.keys() == floats[0].keys()
+    assert len(here) > 20
+    for name, arrays in here.items():
+        for mine, its in zip(arrays, copied[name], strict=True):
+            assert np.array_equal(mine, its), name
+        for place in floats:
+            for rounded, exact in zip(place[name], arrays, strict=False):
+                assert np.array_equal(rounded, exact.astype(np.float32)), name
 
 
 def test_a_restored_sum_goes_on(model: Model, tokens: npt.NDArray[np.int32]) -> None:

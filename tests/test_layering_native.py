@@ -26,7 +26,7 @@ MAY_INCLUDE = {
     "calibration": {"core", "moments", "model"},
     "tasks": {"core", "model", "scoring"},
     "allocation": {"core", "model", "scoring"},
-    "cuda": {"kernels", "core", "scoring", "calibration"},
+    "cuda": {"kernels", "core", "moments", "scoring", "calibration"},
     "bench": {"core", "model", "cuda"},
     "bind": {"kernels", "core", "moments", "model", "scoring", "calibration", "tasks", "allocation"}
     | {"bench"},

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 import apex_native as apex
+from apex_native.demo import demo_model
+from apex_native.demo_text import demo_text
 from apex_native.errors import ImatrixError, OutputError
 from apex_native.imatrix import Hessian, HessianFile, LayeredHessian, plan_collection
 from calibration_models import (
@@ -152,6 +155,42 @@ def test_layer_by_layer_gives_the_same_moments(model: apex.Model, tmp_path: Path
     tight = LayeredHessian(model, plan, max_memory=1000)
     with pytest.raises(apex.ModelError, match="raise `max_memory`"):
         tight.plan_windows(tight.all_weights())
+
+
+def test_a_pass_starts_where_the_last_one_left_hidden_states(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Five layers of two kinds; the last group has other chunks than those before."""
+    kept: list[tuple[int, int]] = []
+    real = LayeredHessian._collect
+
+    def collect(self: LayeredHessian, window: Any, start: Any, record: Any) -> Hessian:
+        found = real(self, window, start, record)
+        kept.append((0 if start is None else start.layer, 0 if record is None else record.nbytes))
+        return found
+
+    monkeypatch.setattr(LayeredHessian, "_collect", collect)
+    with apex.load_model(demo_model(), n_threads=2) as model:
+        text = demo_text(3_000, seed=5)
+        plan = plan_collection(model, text, ctx=64, batch=128, max_chunks=7)
+        whole = LayeredHessian(model, plan, max_memory=1 << 40)
+        weights = {name for name in whole.all_weights() if name.startswith("blk.")}
+        ((_, expected),) = whole.windows(weights)
+        layered = LayeredHessian(model, plan, max_memory=60_000_000)
+        for names, found in layered.windows(weights):
+            for name in names:
+                mine, its = found.moment_of(name), expected.moment_of(name)
+                assert mine is not None
+                assert its is not None
+                np.testing.assert_array_equal(mine.total, its.total, err_msg=name)
+                np.testing.assert_array_equal(mine.part, its.part, err_msg=name)
+        width = whole._inputs[0][1]
+    assert kept.pop(0) == (0, 0)  # all at once
+    assert len(kept) > 2
+    assert kept[0][0] == 0
+    assert kept[-1][0] > 1
+    assert {nbytes for _, nbytes in kept[:-1]} <= {0, 7 * 64 * width * 4}
+    assert kept[0][1] > 0
 
 
 def test_files_that_are_none_are_refused(model: apex.Model, tmp_path: Path) -> None:

@@ -1,32 +1,13 @@
 #include "allocation/layer_states.h"
 
-#include <cstdlib>
-#include <cstring>
-#include <unordered_set>
-
 #include "core/error.h"
 #include "ggml-backend.h"
+#include "model/skippable_nodes.h"
 
 namespace apex {
-namespace {
-
-// llama.cpp's name for the residual stream after a layer (src/models/*.cpp): "l_out-7".
-constexpr char kStatePrefix[] = "l_out-";
-
-const ggml_tensor* root_of(const ggml_tensor* tensor) {
-    while (tensor->view_src != nullptr) tensor = tensor->view_src;
-    return tensor;
-}
-
-int32_t layer_after(const ggml_tensor* node) {
-    return static_cast<int32_t>(std::strtol(node->name + sizeof(kStatePrefix) - 1, nullptr, 10)) +
-           1;
-}
-
-}  // namespace
 
 bool LayerStates::is_state(const ggml_tensor* node) {
-    return std::strncmp(node->name, kStatePrefix, sizeof(kStatePrefix) - 1) == 0;
+    return is_layer_state(node);
 }
 
 void LayerStates::begin_recording() {
@@ -74,42 +55,7 @@ void LayerStates::observe(ggml_tensor* node) {
 
 void LayerStates::finish_recording() {
     recording_ = false;
-    for (auto& [layer, cut] : cuts_) plan_cut(cut);
-}
-
-// Everything before the state is left out but what later nodes read, directly or through others,
-// or through memory that both see (a cache that layers share).
-void LayerStates::plan_cut(Cut& cut) const {
-    std::unordered_map<const ggml_tensor*, size_t> before;
-    for (size_t i = 0; i < cut.node; ++i) before[nodes_[i]] = i;
-    std::unordered_set<const ggml_tensor*> read_roots;
-    std::vector<size_t> waiting;
-    cut.skip.assign(cut.node + 1, true);
-    const auto need = [&](const ggml_tensor* tensor) {
-        const auto found = before.find(tensor);
-        if (found == before.end() || !cut.skip[found->second]) return;
-        cut.skip[found->second] = false;
-        waiting.push_back(found->second);
-    };
-    const auto need_sources = [&](const ggml_tensor* node) {
-        for (const ggml_tensor* source : node->src) {
-            if (source == nullptr) continue;
-            need(source);
-            read_roots.insert(root_of(source));
-        }
-        if (node->view_src != nullptr) need(node->view_src);
-    };
-    for (size_t i = cut.node + 1; i < nodes_.size(); ++i) need_sources(nodes_[i]);
-    for (const auto& [node, index] : before) {
-        const ggml_tensor* root = root_of(node);
-        // Written into memory that is no node's: a cache.
-        if (root != node && before.count(root) == 0 && read_roots.count(root) > 0) need(node);
-    }
-    while (!waiting.empty()) {
-        const ggml_tensor* node = nodes_[waiting.back()];
-        waiting.pop_back();
-        need_sources(node);
-    }
+    for (auto& [layer, cut] : cuts_) cut.skip = skippable_nodes(nodes_, cut.node);
 }
 
 }  // namespace apex

@@ -41,7 +41,6 @@ class LayerStates {
         std::vector<uint8_t> state;  // its data
         std::vector<bool> skip;      // of the nodes up to it
     };
-    void plan_cut(Cut& cut) const;
 
     std::vector<ggml_tensor*> nodes_;        // of the recorded graph
     std::unordered_map<int32_t, Cut> cuts_;  // by the layer that starts there

@@ -47,8 +47,15 @@ std::optional<DeviceSlot> DeviceInputs::compute(const MatmulNode& node, uint64_t
     own.next = (own.next + 1) % kKept;
     Kept& kept = own.kept[slot];
     kept.identity = {};
-    if (!own.squares->compute(slot, to_device_input(node))) return std::nullopt;
-    kept.slot = {own.squares.get(), slot, number, node.weight.n_matrices(),
+    const DeviceInput input = to_device_input(node);
+    if (!own.squares->compute(slot, input)) return std::nullopt;
+    kept.slot = {node.weight.name,
+                 device,
+                 input,
+                 own.squares.get(),
+                 slot,
+                 number,
+                 node.weight.n_matrices(),
                  node.weight.n_per_row()};
     // A leaf is filled from outside and never asked about: it cannot be seen changing.
     if (node.identity.values->op != GGML_OP_NONE) kept.identity = node.identity;

@@ -13,6 +13,9 @@ namespace apex {
 
 // Squares of one input, kept on a GPU.
 struct DeviceSlot {
+    std::string weight;  // that was seen to read it first
+    int device = 0;
+    DeviceInput input;  // as long as its graph runs
     DeviceSquares* squares = nullptr;
     size_t slot = 0;
     uint64_t number = 0;  // of this computation among all

@@ -11,6 +11,12 @@
 
 namespace apex {
 
+// What a slot holds, in the GPU's memory: n_matrices x n_per_row sums, n_matrices counts.
+struct DeviceSums {
+    const double* sums = nullptr;
+    const int64_t* counts = nullptr;
+};
+
 // The squares of some inputs, and totals they are added to. The order of every sum is that of
 // calibration/squared_columns.h, so the totals are the CPU's bit for bit. Used by one thread.
 class DeviceSquares {
@@ -21,6 +27,7 @@ class DeviceSquares {
     // for the input may be gone afterwards. False, and nothing kept, where a sum is not finite or
     // an expert's number is none. Throws DeviceError.
     virtual bool compute(size_t slot, const DeviceInput& input) = 0;
+    virtual DeviceSums sums(size_t slot) const = 0;
 
     // A total of n_matrices x n_per_row sums and n_counts counts that goes on from these.
     virtual size_t add_total(const double* sums, int64_t n_sums, const int64_t* counts,

@@ -9,6 +9,7 @@
 #include "calibration/imatrix_totals.h"
 #include "calibration/input_moments.h"
 #include "calibration/input_squares.h"
+#include "calibration/layer_border.h"
 #include "calibration/output_input.h"
 #include "calibration/output_rows.h"
 #include "calibration/squares_record.h"
@@ -35,10 +36,15 @@ class ImatrixCollector : public EvalHook {
     // Graphs end behind this weight's product.
     void end_graphs_behind(std::string weight) { last_weight_ = std::move(weight); }
 
+    bool knows_end() const { return end_.known() || !last_weight_.empty(); }
+
+    // Graphs start, or are recorded, at borders of layers.
+    void use_border(std::unique_ptr<LayerBorder> border) { border_ = std::move(border); }
+
     // Inputs on a GPU are copied and summed on the host, to compare the two.
     void sum_on_host_only() { host_only_ = true; }
 
-    // Second moments too, computed on the host.
+    // Second moments too, added up where the squares are.
     void collect_moments(std::shared_ptr<InputMoments> moments) { moments_ = std::move(moments); }
 
     // What is seen from now on is written down there and not added to the totals; null: added. Not
@@ -62,7 +68,10 @@ class ImatrixCollector : public EvalHook {
     bool in_scope(const MatmulNode& node) const;
     void add(const MatmulNode& node, const InputSquares& squares);
     void add(const MatmulNode& node, const DeviceSlot& slot);
+    bool wants_input(const ggml_tensor* node);
+    bool observe_input(ggml_tensor* node);
     bool add_known(const MatmulNode& node);
+    bool add_on_device(const MatmulNode& node);
     bool is_end(const ggml_tensor* node) const;
     void compute(const MatmulNode& node);
     void count_graph(const std::string& weight, const ggml_tensor* node);
@@ -79,7 +88,9 @@ class ImatrixCollector : public EvalHook {
     std::shared_ptr<OutputRows> output_rows_;  // null: not kept
     OutputInput end_;
     std::string last_weight_;
-    std::string first_weight_;  // of every graph
+    bool is_last_seen_ = false;            // in this graph
+    std::unique_ptr<LayerBorder> border_;  // null: graphs are computed from their beginning
+    std::string first_weight_;             // of every graph
     int64_t n_tokens_of_graph_ = 0;
     std::atomic<int64_t> n_tokens_seen_{0};
 };

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "model/lm_head.h"
+#include "model/skippable_nodes.h"
 #include "model/vocabulary.h"
 #include "moments/row_groups.h"
 
@@ -68,6 +69,7 @@ ImatrixRun::ImatrixRun(std::shared_ptr<Model> model, const ImatrixOptions& optio
         output_rows_ = std::make_shared<OutputRows>();
         trunk_.keep_output_rows(output_rows_);
     }
+    use_border();
     const bool whole = options.weights.empty();
     if (whole && options.scope == ImatrixScope::everything) make_mtp_block(std::move(stop));
 }
@@ -77,6 +79,21 @@ void ImatrixRun::look_at_graph() {
     if (graph == nullptr) return;
     known_inputs_ = inputs_of(graph);
     if (!moments_->wanted().empty()) trunk_.end_graphs_behind(last_of(graph, moments_->wanted()));
+}
+
+// Where graphs have no known end, or no state of that layer, they are computed from their beginning
+// and nothing is kept.
+void ImatrixRun::use_border() {
+    ggml_cgraph* graph = context_.largest_graph();
+    if (graph == nullptr || !trunk_.knows_end()) return;
+    const auto usable = [&](const BorderStates* states) {
+        return states != nullptr && has_layer_state(graph, states->layer);
+    };
+    const bool starts = usable(options_.start.get()) && !options_.start->states.empty();
+    const bool records = usable(options_.record.get());
+    if (!starts && !records) return;
+    trunk_.use_border(std::make_unique<LayerBorder>(starts ? options_.start : nullptr,
+                                                    records ? options_.record : nullptr));
 }
 
 void ImatrixRun::make_mtp_block(std::shared_ptr<const StopFlag> stop) {

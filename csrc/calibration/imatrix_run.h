@@ -23,6 +23,9 @@ struct ImatrixOptions {
     // Only these weights are collected, and graphs end behind the last of them; none: all.
     std::vector<std::string> weights = {};
     bool output_rows = false;  // the inputs of the output are kept too
+    // Where graphs start, and what is kept for a later run with the same chunks; null: nothing.
+    std::shared_ptr<const BorderStates> start = nullptr;
+    std::shared_ptr<BorderStates> record = nullptr;
 };
 
 class ImatrixRun {
@@ -59,6 +62,10 @@ class ImatrixRun {
 
     // Null where none are collected.
     InputMoments* moments() const { return moments_.get(); }
+    // As InputMoments::take.
+    void take_moment(const std::string& input, float* total, float* part) {
+        moments_->take(input, total, part, *pool_);
+    }
 
     // Of the inputs of the output that were kept, for n_groups groups of its rows at most: the
     // group of each row, and each group's moments. Throws InvalidArgument where none were kept,
@@ -73,6 +80,7 @@ class ImatrixRun {
 
   private:
     void look_at_graph();
+    void use_border();
     void make_mtp_block(std::shared_ptr<const StopFlag> stop);
     void decode_step(const std::vector<llama_token>& tokens, size_t step);
 

@@ -59,6 +59,11 @@ class Squares final : public DeviceSquares {
         return *failed_on_host_.as<int>() == 0;
     }
 
+    DeviceSums sums(size_t number) const override {
+        const Slot& slot = slots_.at(number);
+        return {slot.sums.as<double>(), slot.counts.as<int64_t>()};
+    }
+
     size_t add_total(const double* sums, int64_t n_sums, const int64_t* counts,
                      int64_t n_counts) override {
         use_device(device_);

@@ -1,6 +1,7 @@
-// What scoring/device_softmax.h, calibration/device_squares.h, core/device_products.h and
+// What scoring/device_softmax.h, calibration/device_*.h, core/device_products.h and
 // core/device_upload.h promise, in a build without CUDA. Nothing lies in a GPU's memory there, so
 // none of it is asked for.
+#include "calibration/device_moments.h"
 #include "calibration/device_squares.h"
 #include "core/device_memory.h"
 #include "core/device_products.h"
@@ -48,6 +49,10 @@ std::unique_ptr<DeviceUpload> make_device_upload(int, size_t) {
 }
 
 std::unique_ptr<DeviceSquares> make_device_squares(int, size_t) {
+    fail_without_cuda();
+}
+
+std::unique_ptr<DeviceMoments> make_device_moments(int) {
     fail_without_cuda();
 }
 

@@ -349,6 +349,13 @@ def upstream_quantize(
 
 # --- calibration ----------------------------------------------------------------------------------
 
+class BorderStates:
+    def __init__(self, layer: int) -> None: ...
+    @property
+    def layer(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+
 class ImatrixRun:
     def __init__(
         self,
@@ -362,6 +369,8 @@ class ImatrixRun:
         moments: bool = False,
         weights: Sequence[str] = (),
         output_rows: bool = False,
+        start: BorderStates | None = None,
+        record: BorderStates | None = None,
         stop: StopFlag | None = None,
     ) -> None: ...
     def add_chunks(self, tokens: _Tokens, in_part: bool = False) -> None: ...
@@ -372,6 +381,10 @@ class ImatrixRun:
         self, n_groups: int
     ) -> tuple[_Tokens, _Doubles, _Doubles, _Doubles, _Doubles]: ...
     def moment_inputs(self) -> dict[str, str]: ...
+    def moment_shapes(self) -> dict[str, tuple[int, int]]: ...
+    def take_moment(
+        self, input: str, total: _Floats, part: _Floats
+    ) -> tuple[_Offsets, _Offsets]: ...
     def restore_moment(
         self,
         input: str,

@@ -22,6 +22,7 @@ from apex_native.imatrix.checkpoint import (
 )
 from apex_native.imatrix.collection_plan import CollectionPlan
 from apex_native.imatrix.from_state import least_expert_tokens
+from apex_native.imatrix.hessian import InputMoment
 from apex_native.imatrix.one_model import OneModel, Summing
 from apex_native.imatrix.progress import ImatrixProgress
 from apex_native.imatrix.several_models import SeveralModels
@@ -125,6 +126,15 @@ class Collection(Closable):
         cancel: threading.Event | None,
     ) -> State:
         """Compute what is left; a checkpoint of whole chunks stays behind a stop."""
+        self.compute(progress, cancel)
+        return self._state()
+
+    def compute(
+        self,
+        progress: Callable[[ImatrixProgress], None] | None,
+        cancel: threading.Event | None,
+    ) -> None:
+        """The same without the sums, which stay on the native side."""
         plan = self._plan
 
         def tick() -> None:
@@ -144,7 +154,13 @@ class Collection(Closable):
         except (KeyboardInterrupt, Cancelled) as stop:
             self._leave_checkpoint(stop)
             raise
-        return self._state()
+
+    def take_moments(self) -> tuple[dict[str, InputMoment], dict[str, str]]:
+        """Second moments rounded to floats, and the input of every weight; gone from here then.
+
+        Raises ModelError where a sum exceeds what a float holds.
+        """
+        return self._sums.take_moments()
 
     def _is_covered(self) -> bool:
         wanted = self._plan.min_expert_tokens

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from apex_native._native import core
 from apex_native.engine import Model, Tokens
+
+if TYPE_CHECKING:
+    from apex_native._core import BorderStates
 
 __all__ = ["CollectionPlan", "Scope"]
 
@@ -31,6 +34,10 @@ class CollectionPlan:
     """Second moments too."""
     weights: tuple[str, ...] = ()
     """Of these weights only; empty: of all."""
+    start: BorderStates | None = None
+    """Where graphs start: what an earlier pass over the same chunks kept."""
+    record: BorderStates | None = None
+    """Where this pass keeps what goes into a layer."""
 
     @property
     def n_chunks(self) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+from apex_native._native import core
 from apex_native.engine import Model
 from apex_native.errors import ModelError
 from apex_native.imatrix.collection import Collection as Run
@@ -15,10 +18,24 @@ from apex_native.imatrix.output_groups import with_output_groups
 from apex_native.imatrix.progress import ImatrixProgress
 from apex_native.interrupt import cancellable
 
+if TYPE_CHECKING:
+    from apex_native._core import BorderStates
+
 __all__ = ["LayeredHessian", "MomentWindow"]
 
 BYTES_PER_ELEMENT = 2 * (8 + 4)
 """Of the whole and of the part: doubles while they are summed, floats when they are used."""
+
+FLOAT_BYTES_PER_ELEMENT = 2 * 4
+"""Where the doubles lie on a GPU."""
+
+GPU_BYTES_PER_ELEMENT = 2 * 8
+
+KEPT_STATES = 2
+"""Hidden states of the whole text: those a pass starts with, and those it leaves."""
+
+GPU_SPARE_BYTES = 2 << 30
+"""Of a GPU's memory, for what else is computed there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +50,9 @@ class LayeredHessian:
     """The second moments of a text's inputs, window by window of layers in the graph's order.
 
     Each window is a pass over the text that ends behind the window's last weight; the fewer fit
-    into max_memory (bytes), the more passes. The values are those of one collection of everything.
+    into max_memory (bytes), the more passes. Where the hidden states at a border of layers fit too
+    (twice: the pass before gave them, this one makes others), a pass starts there. The values are
+    those of one collection of everything.
     """
 
     def __init__(
@@ -54,8 +73,18 @@ class LayeredHessian:
         self._settings = self._plan.settings(model)
         with Run(model, self._plan, self._settings) as run:
             self._inputs = run.known_inputs()
+        states = self._bytes_of_states()
+        self._keeps_states = 2 * KEPT_STATES * states <= max_memory
+        self._bytes_per_element, self._limit = _limits(
+            model, max_memory - (KEPT_STATES * states if self._keeps_states else 0)
+        )
         self.digest = settings_digest(self._settings)
         self.n_tokens = plan.n_chunks * plan.ctx
+
+    def _bytes_of_states(self) -> int:
+        """Floats of the residual stream, which the first product of a graph reads."""
+        width = self._inputs[0][1] if self._inputs else 0
+        return self._plan.n_chunks * self._plan.ctx * width * 4
 
     def all_weights(self) -> frozenset[str]:
         """Every weight that a product of the graph reads."""
@@ -71,13 +100,15 @@ class LayeredHessian:
             wanted = tuple(name for name in readers if name in weights)
             if not wanted:
                 continue
-            nbytes = n_slices * packed_size(n_per_row) * BYTES_PER_ELEMENT
-            if nbytes > self._max_memory:
+            n_elements = n_slices * packed_size(n_per_row)
+            nbytes = n_elements * self._bytes_per_element
+            if n_elements * BYTES_PER_ELEMENT > self._max_memory and nbytes > self._limit:
                 raise ModelError(
-                    f"the second moments of {wanted[0]}'s input need {nbytes:,} bytes, allowed are "
-                    f"{self._max_memory:,}; raise `max_memory`"
+                    f"the second moments of {wanted[0]}'s input need "
+                    f"{n_elements * BYTES_PER_ELEMENT:,} bytes, allowed are {self._max_memory:,}; "
+                    "raise `max_memory`"
                 )
-            if windows and windows[-1].nbytes + nbytes <= self._max_memory:
+            if windows and windows[-1].nbytes + nbytes <= self._limit:
                 last = windows.pop()
                 windows.append(MomentWindow(last.weights + wanted, last.nbytes + nbytes))
             else:
@@ -86,14 +117,49 @@ class LayeredHessian:
 
     def windows(self, weights: Collection[str]) -> Iterator[tuple[tuple[str, ...], Hessian]]:
         """Each window's weights with their moments, which go when the next is asked for."""
-        for window in self.plan_windows(weights):
-            yield window.weights, self._collect(window)
+        windows = self.plan_windows(weights)
+        start: BorderStates | None = None
+        for window, after in zip(windows, [*windows[1:], None], strict=True):
+            record = self._record_for(start, after)
+            yield window.weights, self._collect(window, start, record)
+            if record is not None:
+                start = record if record.nbytes else None
 
-    def _collect(self, window: MomentWindow) -> Hessian:
-        plan = replace(self._plan, weights=window.weights)
+    def _record_for(
+        self, start: BorderStates | None, after: MomentWindow | None
+    ) -> BorderStates | None:
+        """Where states of this pass are kept for the next; None where it gains nothing by them."""
+        layers = [] if after is None else [_layer_of(name) for name in after.weights]
+        first = min((layer for layer in layers if layer is not None), default=0)
+        if not self._keeps_states or first <= (0 if start is None else start.layer):
+            return None
+        return core.BorderStates(first)
+
+    def _collect(
+        self, window: MomentWindow, start: BorderStates | None, record: BorderStates | None
+    ) -> Hessian:
+        plan = replace(self._plan, weights=window.weights, start=start, record=record)
         with Run(self._model, plan, self._settings) as run:
-            state = run.run(self._progress, self._cancel)
-        assert state.moments is not None
-        found = Hessian.from_raw(state.moments, self._settings, self.n_tokens)
+            run.compute(self._progress, self._cancel)
+            inputs, input_of = run.take_moments()
+        found = Hessian(inputs, input_of, self.digest, self.n_tokens, dict(self._settings))
         with cancellable(self._cancel):
             return with_output_groups(self._model, self._plan, found)
+
+
+def _layer_of(weight: str) -> int | None:
+    """The layer a weight's name puts it in."""
+    found = re.match(r"blk\.(\d+)\.", weight)
+    return None if found is None else int(found[1])
+
+
+def _limits(model: Model, max_memory: int) -> tuple[int, int]:
+    """Bytes of the host that an element takes, and how many a window may take.
+
+    On a GPU the sums grow there, in what is free beside the model.
+    """
+    if not model.on_gpu:
+        return BYTES_PER_ELEMENT, max_memory
+    free = min(int(gpu["free_bytes"]) for gpu in core.cuda_devices()) - GPU_SPARE_BYTES
+    on_gpu = max(free, 0) // GPU_BYTES_PER_ELEMENT * FLOAT_BYTES_PER_ELEMENT
+    return FLOAT_BYTES_PER_ELEMENT, min(max_memory, on_gpu)

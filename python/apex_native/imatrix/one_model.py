@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import numpy as np
+
 from apex_native._native import core
 from apex_native.engine import Model
 from apex_native.imatrix.checkpoint import RawEntry, RawMoment, RawMoments, State
 from apex_native.imatrix.collection_plan import CollectionPlan
+from apex_native.imatrix.hessian import InputMoment, packed_size
 from apex_native.interrupt import run_interruptible
 
 __all__ = ["OneModel", "Summing", "open_run"]
@@ -44,6 +47,10 @@ class Summing(Protocol):
         """A copy of the second moments, where they are collected."""
         ...
 
+    def take_moments(self) -> tuple[dict[str, InputMoment], dict[str, str]]:
+        """Second moments rounded to floats, and the input of every weight; gone from here then."""
+        ...
+
     def known_inputs(self) -> list[tuple[list[str], int, int]]:
         """Inputs second moments are collected of: their readers, n_per_row, slices."""
         ...
@@ -73,6 +80,8 @@ def open_run(model: Model, plan: CollectionPlan, stop: Any, *, output_rows: bool
             moments=plan.moments,
             weights=list(plan.weights),
             output_rows=output_rows,
+            start=plan.start,
+            record=plan.record,
             stop=stop,
         ),
         stop.set,
@@ -134,6 +143,16 @@ class OneModel:
             },
             self._run.moment_inputs(),
         )
+
+    def take_moments(self) -> tuple[dict[str, InputMoment], dict[str, str]]:
+        """As `Summing`. Raises ModelError where a sum exceeds what a float holds."""
+        inputs = {}
+        for name, (n_per_row, n_slices) in self._run.moment_shapes().items():
+            total = np.empty((n_slices, packed_size(n_per_row)), np.float32)
+            part = np.empty_like(total)
+            counts = self._run.take_moment(name, total, part)
+            inputs[name] = InputMoment(n_per_row, total, part, *counts)
+        return inputs, self._run.moment_inputs()
 
     def restore(self, state: State) -> None:
         """As `Summing`."""

@@ -19,6 +19,7 @@ from apex_native.errors import Cancelled
 from apex_native.imatrix.checkpoint import RawEntry, State
 from apex_native.imatrix.collection_plan import CollectionPlan
 from apex_native.imatrix.group_turns import GroupTurns
+from apex_native.imatrix.hessian import InputMoment
 from apex_native.imatrix.one_model import open_run
 from apex_native.interrupt import POLL_S, cancellable, check_cancelled
 
@@ -149,6 +150,10 @@ class SeveralModels:
 
     def moments(self) -> None:
         """As `Summing`: `Collection` has one model collect them."""
+
+    def take_moments(self) -> tuple[dict[str, InputMoment], dict[str, str]]:
+        """As `Summing`: none."""
+        return {}, {}
 
     def known_inputs(self) -> list[tuple[list[str], int, int]]:
         """As `Summing`: none, as no second moments are collected."""

@@ -1,0 +1,137 @@
+// calibration/device_moments.h on CUDA.
+#include "calibration/device_moments.h"
+
+#include <map>
+#include <memory>
+
+#include "cuda/moment_products.h"
+#include "cuda/routed_rows.h"
+#include "cuda/runtime.h"
+#include "moments/products.h"
+
+namespace apex {
+namespace cuda {
+namespace {
+
+struct Total {
+    int64_t n_matrices, packed;
+    DeviceBuffer total, part, counts, part_counts;
+
+    Total(int64_t n_matrices, int64_t n_per_row)
+        : n_matrices(n_matrices),
+          packed(packed_size(n_per_row)),
+          total(sums_bytes()),
+          part(sums_bytes()),
+          counts(counts_bytes()),
+          part_counts(counts_bytes()) {}
+
+    size_t n_sums() const { return static_cast<size_t>(n_matrices * packed); }
+    size_t sums_bytes() const { return n_sums() * sizeof(double); }
+    size_t counts_bytes() const { return static_cast<size_t>(n_matrices) * sizeof(int64_t); }
+    MomentsOnDevice pointers() const {
+        return {total.as<double>(), part.as<double>(), counts.as<int64_t>(),
+                part_counts.as<int64_t>()};
+    }
+};
+
+class Moments final : public DeviceMoments {
+  public:
+    explicit Moments(int device) : device_(device) {
+        use_device(device_);
+        stream_ = std::make_unique<Stream>();
+        failed_ = DeviceBuffer(sizeof(int));
+    }
+
+    bool add_total(size_t number, int64_t n_matrices, int64_t n_per_row, size_t spare) override {
+        use_device(device_);
+        const size_t needed = 2 * sizeof(double) * static_cast<size_t>(n_matrices) *
+                              static_cast<size_t>(packed_size(n_per_row));
+        size_t free_bytes = 0, all = 0;
+        APEX_CUDA_CALL(cudaMemGetInfo(&free_bytes, &all));
+        if (free_bytes < needed || free_bytes - needed < spare) return false;
+        auto made = std::make_unique<Total>(n_matrices, n_per_row);
+        for (const DeviceBuffer* buffer :
+             {&made->total, &made->part, &made->counts, &made->part_counts}) {
+            APEX_CUDA_CALL(cudaMemsetAsync(buffer->as(), 0, buffer->size(), stream_->get()));
+        }
+        totals_[number] = std::move(made);
+        return true;
+    }
+
+    void add(size_t number, const DeviceInput& input, const DeviceSums& squares,
+             bool in_part) override {
+        use_device(device_);
+        if (input.experts != nullptr && sorted_.size() < routed_rows_bytes(input)) {
+            sorted_ = DeviceBuffer();
+            sorted_ = DeviceBuffer(routed_rows_bytes(input));
+        }
+        APEX_CUDA_CALL(launch_moments(input, squares, in_part, sorted_.as(),
+                                      totals_.at(number)->pointers(), failed_.as<int>(),
+                                      stream_->get()));
+        stream_->wait();
+    }
+
+    void write(size_t number, const MomentOnHost& from) override {
+        use_device(device_);
+        const Total& total = *totals_.at(number);
+        copy(total.total.as(), from.total, total.sums_bytes());
+        copy(total.part.as(), from.part, total.sums_bytes());
+        copy(total.counts.as(), from.counts, total.counts_bytes());
+        copy(total.part_counts.as(), from.part_counts, total.counts_bytes());
+        stream_->wait();
+    }
+
+    void read(size_t number, const MomentOnHost& to) override {
+        use_device(device_);
+        const Total& total = *totals_.at(number);
+        if (to.total != nullptr) {
+            copy(to.total, total.total.as(), total.sums_bytes());
+            copy(to.part, total.part.as(), total.sums_bytes());
+        }
+        copy(to.counts, total.counts.as(), total.counts_bytes());
+        copy(to.part_counts, total.part_counts.as(), total.counts_bytes());
+        stream_->wait();
+    }
+
+    void read_floats(size_t number, float* total, float* part) override {
+        use_device(device_);
+        const Total& from = *totals_.at(number);
+        const auto packed = static_cast<size_t>(from.packed);
+        const DeviceBuffer rounded(packed * sizeof(float));
+        for (size_t i = 0; i < static_cast<size_t>(from.n_matrices); ++i) {
+            round(from.total.as<double>() + i * packed, packed, rounded, total + i * packed);
+            round(from.part.as<double>() + i * packed, packed, rounded, part + i * packed);
+        }
+    }
+
+    void drop(size_t number) override {
+        use_device(device_);
+        stream_->wait();
+        totals_.erase(number);
+    }
+
+  private:
+    void copy(void* to, const void* from, size_t bytes) {
+        APEX_CUDA_CALL(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_->get()));
+    }
+    void round(const double* from, size_t n, const DeviceBuffer& room, float* to) {
+        APEX_CUDA_CALL(
+            launch_round(from, static_cast<int64_t>(n), room.as<float>(), stream_->get()));
+        copy(to, room.as(), n * sizeof(float));
+        stream_->wait();
+    }
+
+    int device_;
+    std::map<size_t, std::unique_ptr<Total>> totals_;
+    DeviceBuffer failed_, sorted_;
+    std::unique_ptr<Stream> stream_;  // destroyed first: buffers are freed after it
+};
+
+}  // namespace
+}  // namespace cuda
+
+std::unique_ptr<DeviceMoments> make_device_moments(int device) {
+    return std::make_unique<cuda::Moments>(device);
+}
+
+}  // namespace apex

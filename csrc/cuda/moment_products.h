@@ -1,0 +1,26 @@
+// The launches behind calibration/device_moments.h. All pointers are to the device's memory.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "calibration/device_squares.h"
+
+namespace apex::cuda {
+
+// Totals of n_matrices packed triangles and counts.
+struct MomentsOnDevice {
+    double* total;
+    double* part;
+    int64_t* counts;
+    int64_t* part_counts;
+};
+
+// Adds an input's products and squares, to the part too where it is in it. room:
+// routed_rows_bytes() where rows are routed. failed: set to 1 where an expert's number is none.
+cudaError_t launch_moments(const DeviceInput& input, const DeviceSums& squares, bool in_part,
+                           void* room, const MomentsOnDevice& totals, int* failed,
+                           cudaStream_t stream);
+
+cudaError_t launch_round(const double* from, int64_t n, float* to, cudaStream_t stream);
+
+}  // namespace apex::cuda
