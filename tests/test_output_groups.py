@@ -12,7 +12,7 @@ import pytest
 
 import apex_native as apex
 from apex_native._native import core
-from apex_native.imatrix import HessianFile, InputMoment
+from apex_native.imatrix import HessianFile, InputMoment, output_groups
 from apex_native.imatrix.output_groups import SHARED_TOKENS
 from apex_native.types import GgmlType
 from calibration_models import N_VOCAB, expected_sums, expert_weights, with_bos, write_expert_model
@@ -148,6 +148,26 @@ def test_groups_without_moments_are_refused(tmp_path: Path) -> None:
             feedback([0, 1, 2, 0, 1, 0, 1, 0])
         with pytest.raises(ValueError, match="groups: expected 8 elements, found 3"):
             feedback([0, 1, 0])
+
+
+def test_one_moment_for_all_rows_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    tokens: npt.NDArray[np.int32],
+) -> None:
+    def refuse(*_args: Any) -> Any:
+        raise apex.ModelError("its logits are not those of one product")
+
+    monkeypatch.setattr(output_groups, "run_interruptible", refuse)
+    path = write_expert_model(tmp_path / "experts.gguf")
+    with apex.load_model(path, n_threads=2) as model:
+        apex.collect_imatrix(model, tokens, ctx=CTX, hessian=tmp_path / "hessian.gguf")
+    assert "under one moment for all its rows: its logits are not" in caplog.text
+    with HessianFile(tmp_path / "hessian.gguf") as file:
+        moment = file.hessian.moment_of(TIED)
+    assert moment is not None
+    assert moment.groups is None
 
 
 def test_computed_rows_are_fitted_under_one_moment(grouped: InputMoment) -> None:

@@ -8,6 +8,7 @@ moment: spherical k-means of the rows finds the groups.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,8 @@ from apex_native.interrupt import run_interruptible
 Floats = npt.NDArray[np.float64]
 
 __all__ = ["with_output_groups"]
+
+_logger = logging.getLogger("apex_native.imatrix")
 
 N_GROUPS = 16
 """Measured with 8 to 64: more have too few tokens each."""
@@ -51,7 +54,7 @@ def with_output_groups(model: Model, plan: CollectionPlan, hessian: Hessian) -> 
 
     Computes chunks of the plan's text anew, evenly spread, at most 64 tokens for each column. Where
     no input of the output was collected, the vocabulary is small, or logits cannot be computed
-    apart from the model, nothing changes.
+    apart from the model, nothing changes; the last is said.
     """
     weight = next((name for name in OUTPUTS if name in hessian.inputs), None)
     n_groups = min(N_GROUPS, model.n_vocab // LEAST_ROWS)
@@ -70,7 +73,8 @@ def with_output_groups(model: Model, plan: CollectionPlan, hessian: Hessian) -> 
 
     try:
         moment = _blended(plain, *run_interruptible(compute, stop.set))
-    except ModelError:
+    except ModelError as error:
+        _logger.warning("the output is fitted under one moment for all its rows: %s", error)
         return hessian
     return replace(hessian, inputs={**hessian.inputs, weight: moment})
 
