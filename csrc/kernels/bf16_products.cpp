@@ -84,22 +84,49 @@ void block(const float* rows, int64_t n_per_row, const float* const* columns, fl
     }
 }
 
-#elif defined(__aarch64__)
+#else
 
-// One of ggml's four vectors of sums: columns 0 to 3 of its eight, and 4 to 7.
+// One of ggml's four vectors of sums: on ARM columns 0 to 3 of its eight, and 4 to 7.
+#if defined(__aarch64__)
 struct Eight {
     float32x4_t low, high;
-
-    Eight operator+(Eight b) const { return {vaddq_f32(low, b.low), vaddq_f32(high, b.high)}; }
-    float total() const {
-        const float32x4_t four = vaddq_f32(high, low);
-        const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
-        return static_cast<float>(
-            0.0 + static_cast<double>(vget_lane_f32(two, 0) + vget_lane_f32(two, 1)));
-    }
 };
+inline Eight load_eight(const float* x) {
+    return {vld1q_f32(x), vld1q_f32(x + 4)};
+}
+inline Eight zero_eight() {
+    return {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)};
+}
+inline Eight plus(Eight a, Eight b) {
+    return {vaddq_f32(a.low, b.low), vaddq_f32(a.high, b.high)};
+}
+inline Eight fused(Eight a, Eight b, Eight sum) {
+    return {vfmaq_f32(sum.low, a.low, b.low), vfmaq_f32(sum.high, a.high, b.high)};
+}
+inline float add_eight(Eight sums) {
+    const float32x4_t four = vaddq_f32(sums.high, sums.low);
+    const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+    return static_cast<float>(0.0 +
+                              static_cast<double>(vget_lane_f32(two, 0) + vget_lane_f32(two, 1)));
+}
+#else
+using Eight = __m256;
+inline Eight load_eight(const float* x) {
+    return _mm256_loadu_ps(x);
+}
+inline Eight zero_eight() {
+    return _mm256_setzero_ps();
+}
+inline Eight plus(Eight a, Eight b) {
+    return _mm256_add_ps(a, b);
+}
+inline Eight fused(Eight a, Eight b, Eight sum) {
+    return _mm256_fmadd_ps(a, b, sum);
+}
+#endif
 
-// For 12 products: 24 of 32 registers.
+// One vector of sums at a time, for 12 products: AVX2's 16 registers hold no more, ARM's 32
+// hold 24.
 template <int R, int C>
 void sum_part(const float* rows, int64_t n_per_row, const float* const* columns, int part,
               Eight (*totals)[4]) {
@@ -107,23 +134,17 @@ void sum_part(const float* rows, int64_t n_per_row, const float* const* columns,
     APEX_UNROLL
     for (int c = 0; c < C; ++c) {
         APEX_UNROLL
-        for (int r = 0; r < R; ++r) sums[c][r] = {vdupq_n_f32(0.0f), vdupq_n_f32(0.0f)};
+        for (int r = 0; r < R; ++r) sums[c][r] = zero_eight();
     }
     for (int64_t i = 8 * part; i < n_per_row; i += kBf16RowMultiple) {
         Eight column[C];
         APEX_UNROLL
-        for (int c = 0; c < C; ++c) {
-            column[c] = {vld1q_f32(columns[c] + i), vld1q_f32(columns[c] + i + 4)};
-        }
+        for (int c = 0; c < C; ++c) column[c] = load_eight(columns[c] + i);
         APEX_UNROLL
         for (int r = 0; r < R; ++r) {
-            const float* row = rows + r * n_per_row + i;
-            const float32x4_t low = vld1q_f32(row), high = vld1q_f32(row + 4);
+            const Eight row = load_eight(rows + r * n_per_row + i);
             APEX_UNROLL
-            for (int c = 0; c < C; ++c) {
-                sums[c][r].low = vfmaq_f32(sums[c][r].low, low, column[c].low);
-                sums[c][r].high = vfmaq_f32(sums[c][r].high, high, column[c].high);
-            }
+            for (int c = 0; c < C; ++c) sums[c][r] = fused(row, column[c], sums[c][r]);
         }
     }
     APEX_UNROLL
@@ -144,54 +165,7 @@ void block(const float* rows, int64_t n_per_row, const float* const* columns, fl
         APEX_UNROLL
         for (int r = 0; r < R; ++r) {
             const Eight* sums = totals[c * R + r];
-            outputs[c][first + r] = ((sums[0] + sums[2]) + (sums[1] + sums[3])).total();
-        }
-    }
-}
-
-#else
-
-// One of ggml's four vectors of sums at a time, for 12 products: 16 registers hold no more.
-template <int R, int C>
-void sum_part(const float* rows, int64_t n_per_row, const float* const* columns, int part,
-              __m256 (*totals)[4]) {
-    __m256 sums[C][R];
-    APEX_UNROLL
-    for (int c = 0; c < C; ++c) {
-        APEX_UNROLL
-        for (int r = 0; r < R; ++r) sums[c][r] = _mm256_setzero_ps();
-    }
-    for (int64_t i = 8 * part; i < n_per_row; i += kBf16RowMultiple) {
-        __m256 column[C];
-        APEX_UNROLL
-        for (int c = 0; c < C; ++c) column[c] = _mm256_loadu_ps(columns[c] + i);
-        APEX_UNROLL
-        for (int r = 0; r < R; ++r) {
-            const __m256 row = _mm256_loadu_ps(rows + r * n_per_row + i);
-            APEX_UNROLL
-            for (int c = 0; c < C; ++c) sums[c][r] = _mm256_fmadd_ps(row, column[c], sums[c][r]);
-        }
-    }
-    APEX_UNROLL
-    for (int c = 0; c < C; ++c) {
-        APEX_UNROLL
-        for (int r = 0; r < R; ++r) totals[c * R + r][part] = sums[c][r];
-    }
-}
-
-template <int R, int C>
-void block(const float* rows, int64_t n_per_row, const float* const* columns, float* const* outputs,
-           int64_t first) {
-    __m256 totals[C * R][4];
-    APEX_UNROLL
-    for (int part = 0; part < 4; ++part) sum_part<R, C>(rows, n_per_row, columns, part, totals);
-    APEX_UNROLL
-    for (int c = 0; c < C; ++c) {
-        APEX_UNROLL
-        for (int r = 0; r < R; ++r) {
-            const __m256* sums = totals[c * R + r];
-            outputs[c][first + r] = add_eight(
-                _mm256_add_ps(_mm256_add_ps(sums[0], sums[2]), _mm256_add_ps(sums[1], sums[3])));
+            outputs[c][first + r] = add_eight(plus(plus(sums[0], sums[2]), plus(sums[1], sums[3])));
         }
     }
 }
