@@ -52,11 +52,12 @@ def start(*args: str | Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
-        preexec_fn=_default_interrupt,
+        preexec_fn=default_interrupt,
     )
 
 
-def _default_interrupt() -> None:
+def default_interrupt() -> None:
+    """For a child: Ctrl-C works there, also where a shell started the tests in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

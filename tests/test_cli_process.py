@@ -21,6 +21,7 @@ from apex_native.demo import demo_model
 from cli_tools import (
     MANY_SECONDS,
     command,
+    default_interrupt,
     environment,
     n_finished,
     run,
@@ -38,10 +39,10 @@ N_LAYERS = 16
 def slow_job(tmp_path_factory: pytest.TempPathFactory) -> tuple[str | Path, ...]:
     """A quantization that takes seconds."""
     folder = tmp_path_factory.mktemp("slow")
-    model = write_experts(folder / "model-bf16.gguf", n_layers=N_LAYERS, rows=512)
+    model = write_experts(folder / "model-bf16.gguf", n_layers=N_LAYERS, rows=768)
     imatrix = write_imatrix(folder / "imatrix.gguf", n_layers=N_LAYERS)
     return (
-        *("quantize", model, "--type", "IQ3_XXS", "--pure", "--imatrix", imatrix),
+        *("quantize", model, "--type", "IQ2_XS", "--pure", "--imatrix", imatrix),
         *("--threads", "1"),
     )
 
@@ -62,7 +63,10 @@ main()
 
 def test_ctrl_c_while_python_imports_is_quiet() -> None:
     command = [sys.executable, "-c", INTERRUPTED_IMPORT]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=60,
+        preexec_fn=default_interrupt,
+    )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 

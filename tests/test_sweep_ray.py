@@ -19,6 +19,7 @@ from apex_native.engine import Placement
 from apex_native.errors import DataError
 from apex_native.results import Results
 from apex_native.sweeps import SweepOutcome, SweepProgress
+from cli_tools import default_interrupt
 from sweep_tools import FOLDER_VARIABLE, as_toml, comparable, install_events, write_inputs
 
 ray: Any = pytest.importorskip("ray", reason="Ray has no wheel for this Python")
@@ -187,6 +188,7 @@ def test_ctrl_c_and_resume_with_workers_of_this_machine(
     with subprocess.Popen(
         [*command, "--ray", "--workers", "2", "--threads", "1"],
         env=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=default_interrupt,
     ) as running:  # fmt: skip
         try:
             wait_for_a_result(tmp_path / "sweep" / "sweep.sqlite-wal", running)
