@@ -1,6 +1,5 @@
 #include "allocation/tensor_value.h"
 
-#include <cmath>
 #include <cstring>
 
 #include "core/checks.h"
@@ -160,9 +159,7 @@ class ValueWorker {
         slot_->finish();
         std::memcpy(bytes, slot_->result(), job.target_row() * static_cast<size_t>(unit.n_rows));
         for (int64_t i = 0; i < unit.n_rows; ++i) {
-            const bool is_done =
-                std::isfinite(slot_->errors()[i].squared_error) && slot_->handed_back()[i] == 0;
-            if (is_done) continue;
+            if (!slot_->leaves(i)) continue;
             quantize_rows(job.request.type, original_.data() + i * job.n_per_row(),
                           bytes + static_cast<size_t>(i) * job.target_row(), 1, job.n_per_row(),
                           imatrix);

@@ -2,6 +2,7 @@
 // has cuda/no_cuda.cpp, whose functions say so.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -66,6 +67,13 @@ class DeviceSlot {
     virtual uint8_t* result() = 0;
     virtual const uint8_t* handed_back() const = 0;
     virtual const RowError* errors() const = 0;
+
+    // After finish(): the row is the CPU's to do, or to say what is wrong with it.
+    bool leaves(int64_t row) const {
+        const RowError& error = errors()[row];
+        return handed_back()[row] != 0 || !std::isfinite(error.squared_error) ||
+               !std::isfinite(error.squared_weights);
+    }
 };
 
 // Slots on several GPUs. Holds what the slots of a GPU share.

@@ -72,10 +72,7 @@ void DeviceConverter::convert(const QuantizeTask& task, const RowUnit& unit, Row
     slot_->finish();
     for (int64_t i = 0; i < unit.n_rows; ++i) {
         errors[i] = slot_->errors()[i];
-        const bool finite =
-            std::isfinite(errors[i].squared_error) && std::isfinite(errors[i].squared_weights);
-        if (finite && slot_->handed_back()[i] == 0) continue;
-        errors[i] = do_on_cpu(task, unit, part(unit, i, 1));
+        if (slot_->leaves(i)) errors[i] = do_on_cpu(task, unit, part(unit, i, 1));
     }
     const int64_t step = std::max<int64_t>(1, kWeightsPerUnit / rows.n_per_row);
     for (int64_t i = 0; i < unit.n_rows; i += step) {

@@ -61,9 +61,8 @@ class Moments final : public DeviceMoments {
     void add(size_t number, const DeviceInput& input, const DeviceSums& squares,
              bool in_part) override {
         use_device(device_);
-        if (input.experts != nullptr && sorted_.size() < routed_rows_bytes(input)) {
-            sorted_ = DeviceBuffer();
-            sorted_ = DeviceBuffer(routed_rows_bytes(input));
+        if (input.experts != nullptr) {
+            sorted_ = at_least(std::move(sorted_), routed_rows_bytes(input));
         }
         APEX_CUDA_CALL(launch_moments(input, squares, in_part, sorted_.as(),
                                       totals_.at(number)->pointers(), failed_.as<int>(),
@@ -74,10 +73,10 @@ class Moments final : public DeviceMoments {
     void write(size_t number, const MomentOnHost& from) override {
         use_device(device_);
         const Total& total = *totals_.at(number);
-        copy(total.total.as(), from.total, total.sums_bytes());
-        copy(total.part.as(), from.part, total.sums_bytes());
-        copy(total.counts.as(), from.counts, total.counts_bytes());
-        copy(total.part_counts.as(), from.part_counts, total.counts_bytes());
+        stream_->copy(total.total.as(), from.total, total.sums_bytes());
+        stream_->copy(total.part.as(), from.part, total.sums_bytes());
+        stream_->copy(total.counts.as(), from.counts, total.counts_bytes());
+        stream_->copy(total.part_counts.as(), from.part_counts, total.counts_bytes());
         stream_->wait();
     }
 
@@ -85,11 +84,11 @@ class Moments final : public DeviceMoments {
         use_device(device_);
         const Total& total = *totals_.at(number);
         if (to.total != nullptr) {
-            copy(to.total, total.total.as(), total.sums_bytes());
-            copy(to.part, total.part.as(), total.sums_bytes());
+            stream_->copy(to.total, total.total.as(), total.sums_bytes());
+            stream_->copy(to.part, total.part.as(), total.sums_bytes());
         }
-        copy(to.counts, total.counts.as(), total.counts_bytes());
-        copy(to.part_counts, total.part_counts.as(), total.counts_bytes());
+        stream_->copy(to.counts, total.counts.as(), total.counts_bytes());
+        stream_->copy(to.part_counts, total.part_counts.as(), total.counts_bytes());
         stream_->wait();
     }
 
@@ -111,13 +110,10 @@ class Moments final : public DeviceMoments {
     }
 
   private:
-    void copy(void* to, const void* from, size_t bytes) {
-        APEX_CUDA_CALL(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_->get()));
-    }
     void round(const double* from, size_t n, const DeviceBuffer& room, float* to) {
         APEX_CUDA_CALL(
             launch_round(from, static_cast<int64_t>(n), room.as<float>(), stream_->get()));
-        copy(to, room.as(), n * sizeof(float));
+        stream_->copy(to, room.as(), n * sizeof(float));
         stream_->wait();
     }
 

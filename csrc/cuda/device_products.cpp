@@ -8,12 +8,6 @@ namespace apex {
 namespace cuda {
 namespace {
 
-DeviceBuffer at_least(DeviceBuffer buffer, size_t bytes) {
-    if (buffer.size() >= bytes) return buffer;
-    buffer = DeviceBuffer();
-    return DeviceBuffer(bytes);
-}
-
 class Products final : public DeviceProducts {
   public:
     explicit Products(int device) : device_(device) {
@@ -48,8 +42,7 @@ class Products final : public DeviceProducts {
         APEX_CUDA_CALL(launch_list_tiles(rows, sorted, tiles, stream));
         APEX_CUDA_CALL(launch_round_rows(product, rounded_.as(), stream));
         APEX_CUDA_CALL(launch_products(product, rounded_.as(), sorted, tiles, stream));
-        APEX_CUDA_CALL(cudaMemcpyAsync(failed_on_host_.as(), failed_.as(), sizeof(int),
-                                       cudaMemcpyDeviceToHost, stream));
+        stream_->copy(failed_on_host_.as(), failed_.as(), sizeof(int));
         stream_->wait();
         return *failed_on_host_.as<int>() == 0;
     }

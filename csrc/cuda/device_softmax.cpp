@@ -23,8 +23,7 @@ class RowBuffer final : public DeviceRowBuffer {
 
     void copy_from(size_t offset, const void* from, size_t bytes) override {
         use_device(device_);
-        APEX_CUDA_CALL(cudaMemcpyAsync(memory_.as<char>() + offset, from, bytes, cudaMemcpyDefault,
-                                       stream_.get()));
+        stream_.copy(memory_.as<char>() + offset, from, bytes);
         stream_.wait();
     }
 
@@ -61,7 +60,7 @@ class Scores final : public DeviceSoftmax {
         auto* targets = static_cast<int32_t*>(targets_.of_size(n_rows * sizeof(int32_t)));
         auto* found =
             static_cast<SoftmaxSums*>(sums_.of_size(n_sources * n_rows * sizeof(SoftmaxSums)));
-        copy(targets, job.targets, n_rows * sizeof(int32_t));
+        stream_->copy(targets, job.targets, n_rows * sizeof(int32_t));
         SoftmaxSums* next = found;
         n_copied_ = 0;
         const float* reference = nullptr;
@@ -79,7 +78,7 @@ class Scores final : public DeviceSoftmax {
             compare(job, reference, candidate, reference_sums, next);
             next += n_rows;
         }
-        copy(sums, found, n_sources * n_rows * sizeof(SoftmaxSums));
+        stream_->copy(sums, found, n_sources * n_rows * sizeof(SoftmaxSums));
         stream_->wait();
     }
 
@@ -87,10 +86,6 @@ class Scores final : public DeviceSoftmax {
     static std::unique_ptr<Stream> on_device(int device) {
         use_device(device);
         return std::make_unique<Stream>();
-    }
-
-    void copy(void* to, const void* from, size_t bytes) {
-        APEX_CUDA_CALL(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_->get()));
     }
 
     // Rows on this device, their largest entries under way.
@@ -102,7 +97,7 @@ class Scores final : public DeviceSoftmax {
             const size_t bytes = static_cast<size_t>(job.n_rows * job.n_vocab) * sizeof(float);
             void* place = copies_[n_copied_++].of_size(bytes);
             reach(device_of(rows));
-            copy(place, rows, bytes);
+            stream_->copy(place, rows, bytes);
             here = static_cast<const float*>(place);
         }
         APEX_CUDA_CALL(

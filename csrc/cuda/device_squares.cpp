@@ -23,12 +23,6 @@ struct Total {
     int64_t n_counts = 0;
 };
 
-DeviceBuffer at_least(DeviceBuffer buffer, size_t bytes) {
-    if (buffer.size() >= bytes) return buffer;
-    buffer = DeviceBuffer();
-    return DeviceBuffer(bytes);
-}
-
 class Squares final : public DeviceSquares {
   public:
     Squares(int device, size_t n_slots) : device_(device), slots_(n_slots) {
@@ -54,7 +48,7 @@ class Squares final : public DeviceSquares {
         APEX_CUDA_CALL(launch_squares(input, sorted_.as(), slot.sums.as<double>(),
                                       slot.counts.as<int64_t>(), failed_.as<int>(),
                                       stream_->get()));
-        copy(failed_on_host_.as(), failed_.as(), sizeof(int));
+        stream_->copy(failed_on_host_.as(), failed_.as(), sizeof(int));
         stream_->wait();
         return *failed_on_host_.as<int>() == 0;
     }
@@ -71,8 +65,8 @@ class Squares final : public DeviceSquares {
         total.sums = DeviceBuffer(static_cast<size_t>(n_sums) * sizeof(double));
         total.counts = DeviceBuffer(static_cast<size_t>(n_counts) * sizeof(int64_t));
         total.n_counts = n_counts;
-        copy(total.sums.as(), sums, total.sums.size());
-        copy(total.counts.as(), counts, total.counts.size());
+        stream_->copy(total.sums.as(), sums, total.sums.size());
+        stream_->copy(total.counts.as(), counts, total.counts.size());
         stream_->wait();
         totals_.emplace(next_total_, std::move(total));
         return next_total_++;
@@ -91,8 +85,9 @@ class Squares final : public DeviceSquares {
         use_device(device_);
         const Slot& slot = slots_.at(from);
         const auto n = static_cast<size_t>(slot.n_matrices);
-        copy(sums, slot.sums.as(), n * static_cast<size_t>(slot.n_per_row) * sizeof(double));
-        copy(counts, slot.counts.as(), n * sizeof(int64_t));
+        stream_->copy(sums, slot.sums.as(),
+                      n * static_cast<size_t>(slot.n_per_row) * sizeof(double));
+        stream_->copy(counts, slot.counts.as(), n * sizeof(int64_t));
     }
 
     void wait() override {
@@ -103,8 +98,8 @@ class Squares final : public DeviceSquares {
     void read_total(size_t from, double* sums, int64_t* counts) override {
         use_device(device_);
         const Total& total = totals_.at(from);
-        copy(sums, total.sums.as(), total.sums.size());
-        copy(counts, total.counts.as(), total.counts.size());
+        stream_->copy(sums, total.sums.as(), total.sums.size());
+        stream_->copy(counts, total.counts.as(), total.counts.size());
         stream_->wait();
     }
 
@@ -115,10 +110,6 @@ class Squares final : public DeviceSquares {
     }
 
   private:
-    void copy(void* to, const void* from, size_t bytes) {
-        APEX_CUDA_CALL(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_->get()));
-    }
-
     int device_;
     std::vector<Slot> slots_;
     std::map<size_t, Total> totals_;

@@ -30,6 +30,12 @@ DeviceBuffer::DeviceBuffer(size_t bytes) : size_(bytes) {
     APEX_CUDA_CALL(result);
 }
 
+DeviceBuffer at_least(DeviceBuffer buffer, size_t bytes) {
+    if (buffer.size() >= bytes) return buffer;
+    buffer = DeviceBuffer();
+    return DeviceBuffer(bytes);
+}
+
 PinnedBuffer::PinnedBuffer(size_t bytes) {
     if (bytes == 0) return;
     const cudaError_t result = cudaMallocHost(&data_, bytes);

@@ -44,6 +44,9 @@ class DeviceBuffer {
     size_t size_ = 0;
 };
 
+// The buffer, or a larger one in its place where it is too small; what it held is gone then.
+DeviceBuffer at_least(DeviceBuffer buffer, size_t bytes);
+
 // Host memory that a device reads and writes directly.
 class PinnedBuffer {
   public:
@@ -74,6 +77,10 @@ class Stream {
 
     cudaStream_t get() const { return stream_; }
     void wait() const { APEX_CUDA_CALL(cudaStreamSynchronize(stream_)); }
+    // From wherever one lies to wherever the other does; returns at once.
+    void copy(void* to, const void* from, size_t bytes) const {
+        APEX_CUDA_CALL(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_));
+    }
 
   private:
     cudaStream_t stream_ = nullptr;

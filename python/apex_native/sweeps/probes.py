@@ -54,8 +54,8 @@ class OpenProbes:
 
     def close(self) -> None:
         """Free the model."""
-        self._session.__exit__(None, None, None)
-        self._store.__exit__(None, None, None)
+        self._session.close()
+        self._store.close()
         self._source.close()
 
 

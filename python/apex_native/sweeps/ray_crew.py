@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from types import TracebackType
 from typing import Any, Self
 
+from apex_native.closable import Closable
 from apex_native.errors import DataError, OutputError
 from apex_native.interrupt import POLL_S, check_cancelled
 from apex_native.sweeps.cluster import Cluster
@@ -41,7 +41,7 @@ class _Flight:
     since: float
 
 
-class RayCrew:
+class RayCrew(Closable):
     """Use it in a ``with`` statement: workers exist, and agree, inside of it."""
 
     def __init__(self, settings: WorkerSettings, cluster: Cluster, measured_bytes: int) -> None:
@@ -66,12 +66,8 @@ class RayCrew:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the workers, and Ray where it was started for them."""
         self._stack.close()
 
     @property
