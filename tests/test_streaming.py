@@ -219,22 +219,24 @@ def test_a_stopped_evaluation_keeps_finished_candidates(
     kept = tmp_path / "kept.npz"
     candidates = [ModelUnderTest(mini, label="first"), ModelUnderTest(mini, label="second")]
     cancel = threading.Event()
+    # Progress comes ten times a second: a candidate has to take longer.
+    text = {"chunks": 24, "checkpoint": kept}
 
     def stop_in_the_second(progress: EvaluateProgress) -> None:
         if progress.share > 0.7:
             cancel.set()
 
     with pytest.raises(Cancelled):
-        evaluated(
-            demo, candidates, streamed(1), checkpoint=kept, progress=stop_in_the_second,
-            cancel=cancel,
-        )  # fmt: skip
+        evaluated(demo, candidates, streamed(1), progress=stop_in_the_second, cancel=cancel, **text)
     assert kept.exists()
     shares: list[float] = []
     found = evaluated(
-        demo, candidates, streamed(1), checkpoint=kept,
+        demo,
+        candidates,
+        streamed(1),
         progress=lambda progress: shares.append(progress.share),
-    ).results  # fmt: skip
+        **text,
+    ).results
     first, second = found.candidates
     assert first.kld_mean == second.kld_mean
     assert shares == sorted(shares)
