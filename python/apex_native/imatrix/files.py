@@ -92,7 +92,7 @@ def sealed(imatrix: Imatrix) -> Imatrix:
     return replace(imatrix, sha256=_hash(encode_gguf(imatrix)))
 
 
-def _hash(pieces: Iterable[bytes]) -> str:
+def _hash(pieces: Iterable[bytes | memoryview]) -> str:
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)

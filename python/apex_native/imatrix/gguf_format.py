@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from apex_native.errors import ImatrixError
 from apex_native.gguf import GgufFile
-from apex_native.gguf_encode import encode_entry, encode_header
-from apex_native.gguf_layout import GgufValueType, MetadataEntry, layout_file, padded
+from apex_native.gguf_layout import GgufValueType, MetadataEntry
 from apex_native.imatrix.entries import Floats, Imatrix, ImatrixEntry
+from apex_native.imatrix.float_tensors import FloatTensor, encode_floats
 from apex_native.types import GgmlType
 
 __all__ = ["encode_gguf", "read_gguf"]
@@ -133,34 +133,18 @@ def _pair(
     return sums, np.rint(raw_counts.astype(np.float64))
 
 
-@dataclass(frozen=True, slots=True)
-class _Tensor:
-    """A float array under its name in the file."""
-
-    name: str
-    data: Floats
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.data.shape
-
-    @property
-    def nbytes(self) -> int:
-        return self.data.nbytes
-
-
-def _tensors(imatrix: Imatrix) -> Iterator[_Tensor]:
+def _tensors(imatrix: Imatrix) -> Iterator[FloatTensor]:
     for name in sorted(imatrix.entries, key=str.encode):
         entry = imatrix.entries[name]
-        yield _Tensor(name + SUMS_SUFFIX, entry.sums)
-        yield _Tensor(name + COUNTS_SUFFIX, entry.counts.astype(np.float32)[:, None])
+        yield FloatTensor(name + SUMS_SUFFIX, entry.sums)
+        yield FloatTensor(name + COUNTS_SUFFIX, entry.counts.astype(np.float32)[:, None])
         if entry.all_experts is not None:
             sums, counts = entry.all_experts
-            yield _Tensor(name + ALL_SUMS_SUFFIX, sums)
-            yield _Tensor(name + ALL_COUNTS_SUFFIX, counts.astype(np.float32)[:, None])
+            yield FloatTensor(name + ALL_SUMS_SUFFIX, sums)
+            yield FloatTensor(name + ALL_COUNTS_SUFFIX, counts.astype(np.float32)[:, None])
 
 
-def encode_gguf(imatrix: Imatrix) -> Iterator[bytes]:
+def encode_gguf(imatrix: Imatrix) -> Iterator[bytes | memoryview]:
     """The file's bytes, piece by piece; ImatrixError for a name llama.cpp could not read."""
     string, u32 = GgufValueType.STRING, GgufValueType.UINT32
     pairs = [
@@ -179,9 +163,4 @@ def encode_gguf(imatrix: Imatrix) -> Iterator[bytes]:
                 f"'{tensor.name}' is longer than the {MAX_NAME_BYTES} bytes llama.cpp reads; "
                 "write the legacy format"
             )
-    layout = layout_file(tensors, sum(pair.nbytes for pair in pairs))
-    types = [GgmlType.F32] * len(tensors)
-    yield encode_header([encode_entry(pair) for pair in pairs], tensors, types, layout)
-    for tensor in tensors:
-        yield np.ascontiguousarray(tensor.data, "<f4").tobytes()
-        yield bytes(padded(tensor.nbytes) - tensor.nbytes)
+    yield from encode_floats(pairs, tensors)

@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,9 @@ import numpy.typing as npt
 from apex_native.closable import Closable
 from apex_native.errors import ImatrixError, OutputError
 from apex_native.gguf import GgufFile, open_gguf
-from apex_native.gguf_encode import encode_entry, encode_header
-from apex_native.gguf_layout import GgufValueType, MetadataEntry, layout_file, padded
-from apex_native.imatrix.entries import Floats
+from apex_native.gguf_layout import GgufValueType, MetadataEntry
 from apex_native.imatrix.files import atomic_file
+from apex_native.imatrix.float_tensors import FloatTensor, encode_floats
 from apex_native.imatrix.hessian import Hessian, InputMoment, packed_size
 from apex_native.machine import free_memory
 from apex_native.types import GgmlType
@@ -68,20 +66,6 @@ def require_room(inputs: Sequence[tuple[list[str], int, int]], path: Path) -> No
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Tensor:
-    name: str
-    data: Floats
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.data.shape
-
-    @property
-    def nbytes(self) -> int:
-        return self.data.nbytes
-
-
 def save_hessian(hessian: Hessian, path: str | os.PathLike[str]) -> None:
     """Write a file `HessianFile` reads; it appears when it is whole. Raises OutputError."""
     path = Path(path)
@@ -101,16 +85,12 @@ def save_hessian(hessian: Hessian, path: str | os.PathLike[str]) -> None:
             "apex.hessian.inputs", string, tuple(hessian.input_of[weight] for weight in weights)
         ),
     ]
-    layout = layout_file(tensors, sum(pair.nbytes for pair in pairs))
-    types = [GgmlType.F32] * len(tensors)
     with atomic_file(path) as file:
-        file.write(encode_header([encode_entry(pair) for pair in pairs], tensors, types, layout))
-        for tensor in tensors:
-            file.write(np.ascontiguousarray(tensor.data, "<f4").data)
-            file.write(bytes(padded(tensor.nbytes) - tensor.nbytes))
+        for piece in encode_floats(pairs, tensors):
+            file.write(piece)
 
 
-def _tensors(hessian: Hessian) -> Iterator[_Tensor]:
+def _tensors(hessian: Hessian) -> Iterator[FloatTensor]:
     for name in sorted(hessian.inputs):
         moment = hessian.inputs[name]
         if int(moment.counts.max()) > MAX_EXACT_COUNT:
@@ -118,11 +98,11 @@ def _tensors(hessian: Hessian) -> Iterator[_Tensor]:
         tokens = np.stack(
             [np.full(len(moment.counts), moment.n_per_row), moment.counts, moment.part_counts]
         )
-        yield _Tensor(name + ".moment", moment.total)
-        yield _Tensor(name + ".part", moment.part)
-        yield _Tensor(name + ".tokens", tokens.astype(np.float32))
+        yield FloatTensor(name + ".moment", moment.total)
+        yield FloatTensor(name + ".part", moment.part)
+        yield FloatTensor(name + ".tokens", tokens.astype(np.float32))
         if moment.groups is not None:
-            yield _Tensor(name + ".groups", moment.groups.astype(np.float32))
+            yield FloatTensor(name + ".groups", moment.groups.astype(np.float32))
 
 
 class HessianFile(Closable):
