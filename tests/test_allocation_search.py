@@ -94,6 +94,8 @@ def test_the_verdict_follows_from_the_interval(found: Found) -> None:
         assert best is not None
         assert best.ratio is not None
         assert best.ratio.low <= best.ratio.value <= best.ratio.high
+        assert best.kld_p999 is not None
+        assert best.kld_p999 > best.kld_mean
         assert (outcome.name == "search") == (best.ratio.high < 1)
         if outcome.name == "search":
             assert outcome.kld_mean == pytest.approx(best.ratio.value * best.kld_mean)

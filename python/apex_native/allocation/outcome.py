@@ -20,8 +20,8 @@ __all__ = ["Baseline", "BudgetOutcome", "SearchOutcome"]
 class Baseline:
     """A fixed recipe that is not larger, beside the result; ratio is the result's KLD over its.
 
-    kld_mean, ratio and ln_ppl (the result's ln PPL less its) are None where it was not measured:
-    its prediction was far behind the best one's.
+    kld_mean, ratio, ln_ppl (the result's ln PPL less its) and kld_p999 are None where it was not
+    measured: its prediction was far behind the best one's.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Baseline:
     kld_mean: float | None = None
     ratio: Ratio | None = None
     ln_ppl: Ratio | None = None
+    kld_p999: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,7 @@ class Verifier:
             theirs.mean,
             kld_ratio(ours, theirs),
             log_ppl_difference(ours, theirs),
+            _p999(theirs),
         )
 
     def _outcome(
@@ -136,9 +137,14 @@ class Verifier:
             predicted=predict(types),
             kld_mean=measured.mean,
             kld_se=standard_error(measured),
-            kld_p999=float(np.quantile(measured.positions, 0.999)),
+            kld_p999=_p999(measured),
             ppl=float(np.exp(measured.nll.mean())),
             baselines=baselines,
             tried=tried,
             measured=measured,
         )
+
+
+def _p999(measured: Measurement) -> float:
+    """The KLD that one position in a thousand is above."""
+    return float(np.quantile(measured.positions, 0.999))

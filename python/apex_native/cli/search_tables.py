@@ -178,6 +178,7 @@ def _as_json(found: BudgetOutcome, path: Path) -> dict[str, Any]:
                 "bytes": b.nbytes,
                 "predicted": b.predicted,
                 "kld_mean": b.kld_mean,
+                "kld_p999": b.kld_p999,
                 "ratio": None if b.ratio is None else [b.ratio.value, b.ratio.low, b.ratio.high],
                 "ln_ppl_difference": None
                 if b.ln_ppl is None
