@@ -161,6 +161,25 @@ def test_what_does_not_fit_gets_one_sentence(
     assert done.stdout == ""
 
 
+def test_questions_without_an_output_keep_unfinished_scores_apart(
+    models: list[Path], text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same one finds its own again."""
+    names: list[str] = []
+
+    def note(*_: object, checkpoint: Path, **__: object) -> None:
+        names.append(checkpoint.name)
+        raise apex.DataError("that was all")
+
+    monkeypatch.setattr(apex.api, "evaluate", note)
+    base = ("eval", "-r", apex.demo_model(), "-f", text, "--ctx", str(CTX))
+    for more in (models, models[:1], models[:1], [*models[:1], "--two-pass"], ["--chunks", "2"]):
+        assert invoke(*base, *more).exit_code == 1
+    assert names[1] == names[2]
+    assert len(set(names)) == 4
+    assert all(re.fullmatch(r"eval-text-[0-9a-f]{8}\.partial\.npz", name) for name in names)
+
+
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_numbers(models: list[Path], tmp_path: Path) -> None:
     text, out = tmp_path / "text.txt", tmp_path / "eval.json"

@@ -30,7 +30,7 @@ ORDER = [
     "hub",
     "requirements",
     # the stages
-    *("weights", "gpu_layers", "streaming", "engine"),
+    *("weights", "gpu_layers", "streaming", "engine", "read_ahead"),
     *(
         "gguf",
         "conversion",

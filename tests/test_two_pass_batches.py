@@ -126,6 +126,17 @@ def test_they_are_loaded_together_and_score_the_same(
     assert floors[0] == floors[1] == floors[2]
 
 
+def test_the_base_file_is_that_of_one_pass(files: list[Path], tmp_path: Path) -> None:
+    """With a batch for each candidate it is written once."""
+    bases = [tmp_path / name for name in ("lockstep.kld", "two_pass.kld")]
+    for base, two_pass in zip(bases, (False, True), strict=True):
+        apex.evaluate(
+            apex.demo_model(), files[:2], TEXT, two_pass=two_pass, save_base=base,
+            **{**OPTIONS, "chunks": 1, "noise_chunks": 0},
+        )  # fmt: skip
+    assert bases[0].read_bytes() == bases[1].read_bytes()
+
+
 @pytest.mark.parametrize("noise_chunks", [1, 5, 7])
 def test_what_the_noise_floor_computes_counts_for_the_first_pass(
     files: list[Path], noise_chunks: int

@@ -5,9 +5,11 @@
 #include "bind/text.h"
 #include "bind/types.h"
 #include "core/error.h"
+#include "core/gguf_file.h"
 #include "model/context.h"
 #include "model/generate.h"
 #include "model/model_weights.h"
+#include "model/read_ahead.h"
 #include "model/vocabulary.h"
 
 namespace apex::bind {
@@ -34,7 +36,8 @@ std::shared_ptr<Model> load(const std::string& path, int n_gpu_layers,
                             bool use_mmap, bool repack, bool load_mtp, bool no_alloc,
                             bool vocab_only, const std::string& flash_attn, int expert_used_count,
                             int n_cpu_moe, bool headless, std::vector<int> streamed_layers,
-                            int n_places, int n_stream_threads, std::shared_ptr<StopFlag> stop) {
+                            int n_places, int n_stream_threads, uint64_t read_ahead_bytes,
+                            std::shared_ptr<StopFlag> stop) {
     ModelOptions options;
     options.n_gpu_layers = n_gpu_layers;
     options.devices = std::move(devices);
@@ -53,6 +56,7 @@ std::shared_ptr<Model> load(const std::string& path, int n_gpu_layers,
     options.streamed_layers = std::move(streamed_layers);
     options.n_places = n_places;
     options.n_stream_threads = n_stream_threads;
+    options.read_ahead_bytes = read_ahead_bytes;
     const py::gil_scoped_release unlocked;
     return Model::load(path, options, std::move(stop));
 }
@@ -118,6 +122,21 @@ void register_vocabulary(py::class_<Model, std::shared_ptr<Model>>& model) {
 
 }  // namespace
 
+void register_read_ahead(py::module_& module) {
+    py::class_<ReadAhead>(module, "ReadAhead", "A model's files, brought into the page cache.",
+                          py::release_gil_before_calling_cpp_dtor())
+        .def(py::init([](const std::string& path) {
+                 return std::make_unique<ReadAhead>(GgufFile(path).shard_paths());
+             }),
+             "path"_a, py::call_guard<py::gil_scoped_release>())
+        .def(
+            "run",
+            [](const ReadAhead& self, std::shared_ptr<StopFlag> stop) { self.run(stop.get()); },
+            "stop"_a = std::shared_ptr<StopFlag>{}, py::call_guard<py::gil_scoped_release>())
+        .def_property_readonly("n_bytes", &ReadAhead::n_bytes)
+        .def_property_readonly("n_absent_bytes", &ReadAhead::n_absent_bytes);
+}
+
 void register_engine(py::module_& module) {
     py::class_<StopFlag, std::shared_ptr<StopFlag>>(module, "StopFlag",
                                                     "Stops a computation from another thread.")
@@ -134,7 +153,8 @@ void register_engine(py::module_& module) {
              "load_mtp"_a = false, "no_alloc"_a = false, "vocab_only"_a = false,
              "flash_attn"_a = "auto", "expert_used_count"_a = 0, "n_cpu_moe"_a = 0,
              "headless"_a = false, "streamed_layers"_a = std::vector<int>{}, "n_places"_a = 4,
-             "n_stream_threads"_a = 1, "stop"_a = std::shared_ptr<StopFlag>{})
+             "n_stream_threads"_a = 1, "read_ahead_bytes"_a = uint64_t{0},
+             "stop"_a = std::shared_ptr<StopFlag>{})
         .def("generate", &generate_tokens, "prompt"_a.noconvert(), py::kw_only(), "n_predict"_a,
              "temperature"_a, "top_k"_a, "top_p"_a, "seed"_a, "n_threads"_a,
              "stop"_a = std::shared_ptr<StopFlag>{})
@@ -162,6 +182,7 @@ void register_engine(py::module_& module) {
                                [](const Model& self) { return llama_model_n_params(self.get()); });
     register_vocabulary(model);
     register_memory(model);
+    register_read_ahead(module);
 }
 
 }  // namespace apex::bind

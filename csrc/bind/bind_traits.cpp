@@ -16,7 +16,7 @@ py::dict model_traits(const std::string& path, std::shared_ptr<StopFlag> stop) {
     {
         const py::gil_scoped_release unlocked;
         const ModelFile file = check_model_file(path);
-        traits = trial_load(file.first_shard, file.architecture, {}, stop);
+        traits = trial_load(file.shards.front(), file.architecture, {}, stop);
     }
     return to_dict(traits);
 }

@@ -109,6 +109,12 @@ bool GgufFile::has_data() const {
                        [](const Shard& shard) { return shard.header.has_data(); });
 }
 
+std::vector<std::string> GgufFile::shard_paths() const {
+    std::vector<std::string> paths;
+    for (const Shard& shard : shards_) paths.push_back(shard.file->path());
+    return paths;
+}
+
 std::string GgufFile::missing_data() const {
     for (const Shard& shard : shards_) {
         const GgufHeader& header = shard.header;

@@ -27,6 +27,7 @@ class GgufFile {
     const std::vector<ShardTensor>& tensors() const { return tensors_; }
     size_t n_shards() const { return shards_.size(); }
     const MappedFile& shard_file(size_t shard) const { return *shards_.at(shard).file; }
+    std::vector<std::string> shard_paths() const;
 
     // False where a file ends after its tensor table or in its data: it can be planned, not read.
     bool has_data() const;

@@ -14,6 +14,7 @@
 #include "model/model_params.h"
 #include "model/model_weights.h"
 #include "model/narrow_head.h"
+#include "model/read_ahead.h"
 #include "model/weight_stream.h"
 
 namespace apex {
@@ -126,6 +127,14 @@ void check_stream_options(const ModelOptions& options, uint64_t n_blocks) {
     fail<InvalidArgument>("streamed layers need use_mmap: their weights stay in the file");
 }
 
+// Brings what llama.cpp is going to map. More than memory holds would push itself out again.
+void read_ahead(const ModelFile& file, const ModelOptions& options, const StopFlag* stop) {
+    if (!options.use_mmap || options.no_alloc || options.vocab_only) return;
+    const ReadAhead ahead(file.shards);
+    const uint64_t n_absent = ahead.n_absent_bytes();
+    if (n_absent > 0 && n_absent <= options.read_ahead_bytes) ahead.run(stop);
+}
+
 // "llama_model_load: error loading model: X" without the function's name.
 std::string without_function(const std::string& line) {
     const size_t colon = line.find(": ");
@@ -157,6 +166,26 @@ std::string last_errors() {
     return text.empty() ? "no reason was logged" : text;
 }
 
+namespace {
+
+llama_model_ptr load_weights(const std::string& path, const std::string& first_shard,
+                             const llama_model_params& params, const StopFlag* stop) {
+    drain_log();
+    llama_model_ptr model;
+    try {
+        guarded([&] { model.reset(llama_model_load_from_file(first_shard.c_str(), params)); });
+    } catch (const GgmlAbort& abort) {
+        fail<ModelError>(path, ": llama.cpp cannot load it: ", abort.what());
+    }
+    if (!model && stop != nullptr && stop->is_set()) {
+        fail<Cancelled>("loading ", path, " was stopped");
+    }
+    if (!model) fail<ModelError>(path, ": llama.cpp cannot load it: ", last_errors());
+    return model;
+}
+
+}  // namespace
+
 Model::Model(std::string path, ModelOptions options, ModelTraits traits, llama_model_ptr model)
     : path_(std::move(path)),
       options_(std::move(options)),
@@ -171,10 +200,11 @@ std::shared_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
     std::vector<ggml_backend_dev_t> devices = find_devices(options.devices);
     check_device_memory(path, file, options, devices);
     const ModelTraits traits =
-        trial_load(file.first_shard, file.architecture,
+        trial_load(file.shards.front(), file.architecture,
                    {options.vocab_only, options.load_mtp, options.expert_used_count}, stop);
     const auto overrides = expert_overrides(file.architecture, options.expert_used_count);
     check_stream_options(options, file.n_blocks);
+    if (options.read_ahead_bytes > 0) read_ahead(file, options, stop.get());
     const HostWeights on_host =
         weights_on_host(host_layers(options, file.n_blocks), options.headless && !options.no_alloc);
     std::vector<float> split = options.tensor_split;
@@ -200,15 +230,7 @@ std::shared_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
     params.progress_callback = go_on;
     params.progress_callback_user_data = const_cast<StopFlag*>(stop.get());
 
-    drain_log();
-    llama_model_ptr model;
-    try {
-        guarded([&] { model.reset(llama_model_load_from_file(file.first_shard.c_str(), params)); });
-    } catch (const GgmlAbort& abort) {
-        fail<ModelError>(path, ": llama.cpp cannot load it: ", abort.what());
-    }
-    if (!model && stop && stop->is_set()) fail<Cancelled>("loading ", path, " was stopped");
-    if (!model) fail<ModelError>(path, ": llama.cpp cannot load it: ", last_errors());
+    llama_model_ptr model = load_weights(path, file.shards.front(), params, stop.get());
     std::shared_ptr<Model> made(new Model(path, options, traits, std::move(model)));
     made->finish();
     return made;

@@ -34,10 +34,11 @@ struct ModelOptions {
     SplitMode split_mode = SplitMode::layer;
     std::vector<float> tensor_split;  // share of each device; empty: by free memory
     bool use_mmap = true;
-    bool repack = true;       // let ggml rearrange weights for this CPU: faster, not readable
-    bool load_mtp = false;    // the multi-token-prediction block as well
-    bool no_alloc = false;    // no weights: memory is added up and not taken
-    bool vocab_only = false;  // tokenizer only: no context can be made
+    uint64_t read_ahead_bytes = 0;  // of a file that is to be mapped, if no more are not in memory
+    bool repack = true;             // let ggml rearrange weights for this CPU: faster, not readable
+    bool load_mtp = false;          // the multi-token-prediction block as well
+    bool no_alloc = false;          // no weights: memory is added up and not taken
+    bool vocab_only = false;        // tokenizer only: no context can be made
     FlashAttention flash_attention = FlashAttention::automatic;  // of every context
     int expert_used_count = 0;  // experts a token goes to; 0: as the file says
     int n_cpu_moe = 0;          // layers from the first whose experts stay on the host

@@ -162,7 +162,7 @@ ModelFile check_model_file(const std::string& path, int expert_used_count) {
     check_rope(file, path, architecture);
     check_trunk(file, path, architecture, blocks);
     check_types(file, path);
-    return {std::move(architecture), file.shard_file(0).path(), blocks, layer_bytes(file)};
+    return {std::move(architecture), file.shard_paths(), blocks, layer_bytes(file)};
 }
 
 }  // namespace apex

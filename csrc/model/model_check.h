@@ -3,12 +3,13 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace apex {
 
 struct ModelFile {
-    std::string architecture;  // general.architecture
-    std::string first_shard;   // what llama.cpp opens, whichever shard was named
+    std::string architecture;         // general.architecture
+    std::vector<std::string> shards;  // llama.cpp opens the first, whichever was named
     uint64_t n_blocks = 0;
     // All tensors but the token embedding, which stays on the host wherever the layers go
     // (src/llama-model.cpp, dev_input).

@@ -224,6 +224,14 @@ class StopFlag:
     @property
     def is_set(self) -> bool: ...
 
+class ReadAhead:
+    def __init__(self, path: str) -> None: ...
+    def run(self, stop: StopFlag | None = None) -> None: ...
+    @property
+    def n_bytes(self) -> int: ...
+    @property
+    def n_absent_bytes(self) -> int: ...
+
 class Model:
     def __init__(
         self,
@@ -246,6 +254,7 @@ class Model:
         streamed_layers: Sequence[int] = (),
         n_places: int = 4,
         n_stream_threads: int = 1,
+        read_ahead_bytes: int = 0,
         stop: StopFlag | None = None,
     ) -> None: ...
     @property

@@ -22,7 +22,7 @@ from apex_native.errors import DeviceError
 from apex_native.gpu_layers import fit_gpu_layers, has_gpu
 from apex_native.hub import local_gguf
 from apex_native.interrupt import run_interruptible
-from apex_native.machine import usable_threads
+from apex_native.machine import free_memory, usable_threads
 from apex_native.requirements import ModelTraits
 from apex_native.streaming import LargeBatches, StreamPlan, fit_stream
 
@@ -103,6 +103,7 @@ def load_model(
         "vocab_only": vocab_only,
         "flash_attn": flash_attn,
         "expert_used_count": expert_used_count or 0,
+        "read_ahead_bytes": free_memory() or 0,
         "stop": stop,
     }
     file = os.fspath(local_gguf(path))
@@ -183,6 +184,11 @@ class Placement:
         if self.gpu_memory is not None:
             return True
         return has_gpu() if self.n_gpu_layers == "auto" else self.n_gpu_layers != 0
+
+    @property
+    def all_on_gpu(self) -> bool:
+        """Once loaded it needs its file no more, or of that the embeddings alone."""
+        return self.n_gpu_layers == -1 and not self.one_at_a_time
 
     @property
     def quantizing_device(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -113,7 +114,7 @@ def evaluate(
             placement=replace(compute.placement, flash_attn=text.flash_attn.value),
             known=None if force else _known(output),
             output=output,
-            checkpoint=_checkpoint(output, text.text[0] if text.text else reference),
+            checkpoint=_checkpoint(output, reference, candidates, text, tasks),
             progress=progress,
         )
     out.document(found.results.to_dict())
@@ -156,10 +157,21 @@ def _known(output: Path | None) -> Results | None:
     return Results.load(output) if output is not None and output.exists() else None
 
 
-def _checkpoint(output: Path | None, source: Path | None) -> Path:
+def _checkpoint(
+    output: Path | None,
+    reference: Path | None,
+    candidates: list[Path],
+    text: TextChoices,
+    tasks: TaskChoices,
+) -> Path:
+    """Beside the output; without one, a file that no other question in this folder has."""
     if output is not None:
         return output.with_name(f"{output.name}.partial.npz")
-    return Path(f"eval-{(source or Path('text')).stem}.partial.npz")
+    models = [None if path is None else path.resolve() for path in (reference, *candidates)]
+    asked = repr((models, text.text, text.settings(), tasks.settings()))
+    digits = hashlib.sha256(asked.encode()).hexdigest()[:8]
+    source = text.text[0] if text.text else reference or Path("text")
+    return Path(f"eval-{source.stem}-{digits}.partial.npz")
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -14,8 +14,13 @@ from apex_native.engine import Model, Placement
 from apex_native.evaluation.model_source import ModelSource
 from apex_native.evaluation.model_under_test import ModelUnderTest
 from apex_native.interrupt import POLL_S, cancellable, check_cancelled
+from apex_native.machine import free_memory
+from apex_native.read_ahead import ReadAhead
 
 __all__ = ["ModelPool"]
+
+SPARE_BYTES = 2 << 30
+"""Left free beside files that are read ahead: what an evaluation takes beside its models."""
 
 
 class ModelPool:
@@ -30,6 +35,7 @@ class ModelPool:
         self._open: dict[
             tuple[ModelSource, Placement], tuple[AbstractContextManager[Model], Model]
         ] = {}
+        self._reading: ReadAhead | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -40,6 +46,7 @@ class ModelPool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._stop_reading()
         while self._open:
             _, (manager, _) = self._open.popitem()
             manager.__exit__(kind, error, trace)
@@ -85,6 +92,28 @@ class ModelPool:
                 raise
         for call in calls:
             call.result()
+
+    def read_ahead(
+        self, models: Iterable[ModelUnderTest], *, beside: Iterable[ModelUnderTest] = ()
+    ) -> None:
+        """Bring files of models that are loaded later into memory, while others load or compute.
+
+        In order, as many as the free memory holds beside loaded models and those of beside, which
+        are about to be; what was being read before is given up.
+        """
+        self._stop_reading()
+        paths = [model.source.path for model in models if model.source.path is not None]
+        free = free_memory()
+        if free is None or not paths:
+            return
+        keys = {*self._open, *((model.source, model.placement) for model in beside)}
+        held = sum(source.nbytes for source in {s for s, place in keys if not place.all_on_gpu})
+        self._reading = ReadAhead(paths, free - held - SPARE_BYTES)
+
+    def _stop_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
 
     def release(self, tested: ModelUnderTest) -> None:
         """Free it, if it is loaded."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -39,6 +40,11 @@ class BaseOutput:
             except OSError as error:
                 raise OutputError(f"cannot write {self._path}: {error.strerror}") from error
         return self
+
+    @property
+    def writer(self) -> Callable[[Any], None] | None:
+        """`attach`, None where nothing is written."""
+        return None if self._path is None else self.attach
 
     def attach(self, scorer: Any) -> None:
         """Let the scorer write into it; OutputError where the disk has no room."""

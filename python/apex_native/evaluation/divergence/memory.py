@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from apex_native.errors import ModelError
 from apex_native.evaluation.divergence.shape import LOGITS_BYTES
 from apex_native.evaluation.model_source import ModelSource
+from apex_native.evaluation.model_under_test import ModelUnderTest
+from apex_native.gpu_layers import CONTEXT_BYTES
 from apex_native.machine import free_memory
 from apex_native.quantization import list_gpus
 
-__all__ = ["require_memory", "spare_gpu_bytes"]
+__all__ = ["gpu_reserve", "require_memory", "spare_gpu_bytes", "spare_side_by_side"]
 
 WORKSPACE_BYTES = 2 * LOGITS_BYTES
 """Logits, KV caches and compute buffers beside the models."""
@@ -39,6 +42,22 @@ def spare_gpu_bytes(to_come: int) -> int:
     """What the fullest GPU has free once so many bytes of models are spread over all of them."""
     free = [device.free_bytes for device in list_gpus()]
     return max(0, min(free) - to_come // len(free))
+
+
+def spare_side_by_side(to_come: Sequence[ModelUnderTest]) -> int:
+    """The same of GPUs that hold models of their own."""
+    held: Counter[str] = Counter()
+    for model in to_come:
+        held[model.placement.devices[0]] += model.source.nbytes
+    left = [gpu.free_bytes - held[f"CUDA{gpu.number}"] for gpu in list_gpus()]
+    return max(0, min(left))
+
+
+def gpu_reserve(first: ModelUnderTest, to_come: Iterable[ModelUnderTest]) -> int:
+    """What those loaded later will take of the first one's GPUs beside it."""
+    devices = first.placement.devices
+    sources = {model.source for model in to_come if model.placement.devices == devices}
+    return sum(source.nbytes + CONTEXT_BYTES for source in sources)
 
 
 def _gib(nbytes: int) -> str:

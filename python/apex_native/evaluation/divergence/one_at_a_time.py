@@ -43,8 +43,9 @@ SCORING_SHARE = 0.1
 class OneAtATimeJob:
     """run has the reference, and shape_of_heads; load_candidate loads the i-th.
 
-    noise_chunks: how many of the first chunks the reference is computed again for. What is not
-    needed any more is released at once.
+    noise_chunks: how many of the first chunks the reference is computed again for. read_ahead is
+    told which candidate is loaded next, while another computes. What is not needed any more is
+    released at once.
     """
 
     run: ScoreRun
@@ -52,6 +53,7 @@ class OneAtATimeJob:
     noise_chunks: int
     n_candidates: int
     load_candidate: Callable[[int], CandidateRun]
+    read_ahead: Callable[[int], None]
     release_candidate: Callable[[int], None]
     release_reference: Callable[[], None]
     save_base: Path | None
@@ -109,6 +111,7 @@ class _OneAtATime:
         noise, candidates = candidates[:n_noise], candidates[n_noise:]
         reference = done.reference if done is not None else None
         if reference is None or len(candidates) < job.n_candidates:
+            self._read_ahead(len(candidates))
             run = self._with_states()
             if not noise and n_noise:
                 noise = [self._noise(run)]
@@ -159,6 +162,7 @@ class _OneAtATime:
     def _candidate(self, run: ScoreRun, i: int) -> tuple[TokenScores, TokenScores]:
         try:
             candidate = self.job.load_candidate(i)
+            self._read_ahead(i + 1)
             assert candidate.model is not None
             states = self._states(candidate.model, run, candidate)
         finally:
@@ -168,13 +172,17 @@ class _OneAtATime:
         self.part += 1
         return scores.reference(), scores.candidates()[0]
 
+    def _read_ahead(self, candidate: int) -> None:
+        if candidate < self.job.n_candidates:
+            self.job.read_ahead(candidate)
+
     def _scores(self, run: ScoreRun, candidates: list[CandidateRun]) -> Scores:
         path = self.job.save_base if self.base_is_to_come else None
         self.base_is_to_come = False
         with BaseOutput(path, self.job.chunks) as base:
             return run_scores(
                 replace(run, candidates=candidates),
-                base_writer=None if path is None else base.attach,
+                base_writer=base.writer,
                 on_tick=self._tick,
             )
 

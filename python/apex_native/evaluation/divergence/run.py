@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -12,8 +11,10 @@ from apex_native.engine import Model
 from apex_native.evaluation.divergence.batches import candidate_batches
 from apex_native.evaluation.divergence.checkpoint import Checkpoint, FinishedScores
 from apex_native.evaluation.divergence.memory import (
+    gpu_reserve,
     require_memory,
     spare_gpu_bytes,
+    spare_side_by_side,
 )
 from apex_native.evaluation.divergence.noise import (
     NOISE_DESCRIPTION,
@@ -58,8 +59,6 @@ from apex_native.evaluation.model_pool import ModelPool
 from apex_native.evaluation.model_source import ModelSource
 from apex_native.evaluation.model_under_test import ModelUnderTest
 from apex_native.evaluation.record import make_build
-from apex_native.gpu_layers import CONTEXT_BYTES
-from apex_native.quantization import list_gpus
 from apex_native.results import Results
 
 __all__ = ["TextJob", "TextScores", "score_text"]
@@ -122,6 +121,8 @@ class _Run:
 
     def run(self) -> TextScores:
         self._check_memory()
+        if not (self.options.two_pass or self._one_at_a_time):
+            self.pool.read_ahead(self.todo.values(), beside=self._models[:1])
         self.reference = open_reference(
             self.job.reference,
             self.pool,
@@ -235,7 +236,7 @@ class _Run:
             return None
         models = list(self.todo.values())
         if models and models[0].placement.devices:
-            return self._spare_side_by_side(models)
+            return spare_side_by_side(models)
         return spare_gpu_bytes(to_come)
 
     @property
@@ -253,26 +254,13 @@ class _Run:
         batches = candidate_batches(self._reference_source, sources)
         return [[models[i] for i in batch] for batch in batches]
 
-    def _spare_side_by_side(self, to_come: Sequence[ModelUnderTest]) -> int:
-        """The same of GPUs that hold models of their own."""
-        held: Counter[str] = Counter()
-        for model in to_come:
-            held[model.placement.devices[0]] += model.source.nbytes
-        left = [gpu.free_bytes - held[f"CUDA{gpu.number}"] for gpu in list_gpus()]
-        return max(0, min(left))
-
     def _load(self, tested: ModelUnderTest) -> Model:
         group = next((group for group in self._together if tested in group), [tested])
         to_come = group[group.index(tested) + 1 :]
         return self.pool.load(tested, gpu_reserve=self._gpu_reserve(tested, to_come))
 
     def _gpu_reserve(self, first: AnyReference, to_come: Iterable[ModelUnderTest]) -> int:
-        """What those loaded later will take of the GPUs beside this one."""
-        if not isinstance(first, ModelUnderTest):
-            return 0
-        devices = first.placement.devices
-        sources = {model.source for model in to_come if model.placement.devices == devices}
-        return sum(source.nbytes + CONTEXT_BYTES for source in sources)
+        return gpu_reserve(first, to_come) if isinstance(first, ModelUnderTest) else 0
 
     def _candidate(self, tested: ModelUnderTest) -> CandidateRun:
         model = self._load(tested)
@@ -312,11 +300,14 @@ class _Run:
         return run_two_pass(
             TwoPassJob(
                 run=run,
+                chunks=self.chunks,
                 noise=self._noise(run.shape),
                 batches=[len(group) for group in self._together],
                 load=lambda i: self._load_together(self._together[i]),
+                read_ahead=lambda i: self.pool.read_ahead(self._together[i]),
                 release=lambda i: self._release(self._together[i]),
                 release_reference=lambda: self.pool.release(reference),
+                save_base=self.job.save_base,
                 checkpoint=self._checkpoint(),
                 progress=self.job.progress,
             )
@@ -331,6 +322,7 @@ class _Run:
                 noise_chunks=self.noise_chunks,
                 n_candidates=len(todo),
                 load_candidate=lambda i: self._candidate(todo[i]),
+                read_ahead=lambda i: self.pool.read_ahead(todo[i : i + 1]),
                 release_candidate=lambda i: self.pool.release(todo[i]),
                 release_reference=lambda: self._release([reference] if reference else []),
                 save_base=self.job.save_base,

@@ -99,9 +99,11 @@ class StoredReference:
         self,
         candidates: Sequence[CandidateRun],
         on_tick: Callable[[ScoreProgress, Scores], None] | None = None,
+        base_writer: Callable[[Any], None] | None = None,
     ) -> tuple[TokenScores, list[TokenScores]]:
         """The same of several candidates: the reference's head is computed once for all."""
-        scores = run_scores(replace(self._run, candidates=candidates), on_tick=on_tick)
+        run = replace(self._run, candidates=candidates)
+        scores = run_scores(run, base_writer=base_writer, on_tick=on_tick)
         return scores.reference(), scores.candidates()
 
 

@@ -44,7 +44,7 @@ def compute_scores(
         with BaseOutput(save_base, chunks) as base:
             scores = run_scores(
                 rest,
-                base_writer=base.attach if save_base is not None else None,
+                base_writer=base.writer,
                 on_tick=keeper.tick,
                 on_stop=keeper.keep,
             )
