@@ -85,7 +85,7 @@ class RowGroup {
     bool refine_levels(int block, Lanes* old, Lanes* gradient);
     bool spread(int block, const Lanes* change, const Lanes* gradient);
     bool refit(int super);
-    void multiply(int super, const Lanes* values, Lanes* product) const;
+    void multiply(int super, const Lanes* values, int begin, int end, Lanes* product) const;
     void set_gradient();
 
     const ScalarFormat& format_;

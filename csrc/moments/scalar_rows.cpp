@@ -146,19 +146,24 @@ bool RowGroup<kBlock>::refine_levels(int block, Lanes* old, Lanes* gradient) {
     return changed;
 }
 
-// The columns outside a block learn how it changed.
+// The columns outside a block learn how it changed. After the first pass few of its columns have.
 template <int kBlock>
 bool RowGroup<kBlock>::spread(int block, const Lanes* change, const Lanes* gradient) {
     const int first = block * kBlock;
-    Mask changed = {};
-    for (int j = 0; j < kBlock; ++j) changed |= change[j] != all(0.0f);
-    if (!any(changed)) return false;
+    int n_changed = 0, places[kBlock];
+    Lanes changes[kBlock];
+    for (int j = 0; j < kBlock; ++j) {
+        if (!any(change[j] != all(0.0f))) continue;
+        places[n_changed] = j;
+        changes[n_changed++] = change[j];
+    }
+    if (n_changed == 0) return false;
     for (int q = 0; q < n_; ++q) {
         if (q == first) q += kBlock;
         if (q >= n_) break;
         const float* row = moment_row(q) + first;
         Lanes value = gradient_[size(q)];
-        for (int j = 0; j < kBlock; ++j) value -= change[j] * row[j];
+        for (int k = 0; k < n_changed; ++k) value -= changes[k] * row[places[k]];
         gradient_[size(q)] = value;
     }
     std::copy(gradient, gradient + kBlock, gradient_.begin() + first);
@@ -200,11 +205,12 @@ bool RowGroup<kBlock>::refine_block(int block) {
     return spread(block, change, gradient);
 }
 
-// product = H values, values being zero outside a super-block.
+// product = H values in columns from begin to end, values being zero outside a super-block.
 template <int kBlock>
-void RowGroup<kBlock>::multiply(int super, const Lanes* values, Lanes* product) const {
+void RowGroup<kBlock>::multiply(int super, const Lanes* values, int begin, int end,
+                                Lanes* product) const {
     const int width = format_.super_block(), first = super * width;
-    for (int q = 0; q < n_; ++q) {
+    for (int q = begin; q < end; ++q) {
         const float* row = moment_row(q) + first;
         Lanes sums[4] = {};
         for (int j = 0; j < width; j += 4) {
@@ -222,17 +228,17 @@ bool RowGroup<kBlock>::refit(int super) {
     for (int i = 0; i < width; ++i) {
         levels[i] = s_[size((first + i) / kBlock)] * levels_[size(first + i)];
     }
-    multiply(super, levels, product_.data());
+    multiply(super, levels, first, first + width, product_.data());
     Lanes aa = {}, ab = {}, bb = {}, ga = {}, gb = {};
     for (int i = 0; i < width; ++i) {
         aa += levels[i] * product_[size(first + i)];
         ga += levels[i] * gradient_[size(first + i)];
     }
     Lanes d_step = ga * inverse(aa), dm_step = {};
+    Lanes minima[256];
     if (format_.has_minimum) {
-        Lanes minima[256];
         for (int i = 0; i < width; ++i) minima[i] = -m_[size((first + i) / kBlock)];
-        multiply(super, minima, minima_product_.data());
+        multiply(super, minima, first, first + width, minima_product_.data());
         for (int i = 0; i < width; ++i) {
             ab += levels[i] * minima_product_[size(first + i)];
             bb += minima[i] * minima_product_[size(first + i)];
@@ -255,8 +261,12 @@ bool RowGroup<kBlock>::refit(int super) {
     y = pick(better, y, all(0.0f));
     d = pick(better, new_d, d);
     dm = pick(better, new_dm, dm);
+    multiply(super, levels, 0, first, product_.data());
+    multiply(super, levels, first + width, n_, product_.data());
     for (int i = 0; i < n_; ++i) gradient_[size(i)] -= x * product_[size(i)];
     if (!format_.has_minimum) return true;
+    multiply(super, minima, 0, first, minima_product_.data());
+    multiply(super, minima, first + width, n_, minima_product_.data());
     for (int i = 0; i < n_; ++i) gradient_[size(i)] -= y * minima_product_[size(i)];
     return true;
 }
