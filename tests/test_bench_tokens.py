@@ -193,7 +193,7 @@ def test_more_than_the_context_can_be_asked_for(model: Model) -> None:
     n_prompt = context_length() + 1
     settings = SpeedSettings(1, n_prompt=n_prompt, beyond_context=True, repetitions=1)
     assert native_test(model, settings).n_tokens == 2 * n_prompt
-    with pytest.raises(ValueError, match="or set beyond_context"):
+    with pytest.raises(ValueError, match="or pass `beyond_context=True`"):
         native_test(model, replace(settings, beyond_context=False))
 
 

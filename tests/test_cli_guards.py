@@ -85,6 +85,14 @@ def test_several_texts_are_joined(tmp_path: Path) -> None:
         ("eval m.gguf -f t.txt --tasks-limit 3", "--tasks-limit has no effect without a task"),
         ("eval m.gguf -f t.txt --two-pass", "--two-pass has no effect without --reference"),
         ("eval m.gguf -f t.txt --save-base b", "--save-base has no effect without --reference"),
+        ("plan m.gguf --type-k q8_0", "--type-k has no effect without --fit or --gpu"),
+        ("plan m.gguf --tier quality --ctx 99", "--ctx has no effect without --fit or --gpu"),
+        ("plan m.gguf --on cpu", "--on has no effect without --fit or --gpu"),
+        ("inspect m.gguf --type-v q8_0", "--type-v has no effect without --ctx"),
+        ("inspect m.gguf --threads 2", "--threads has no effect without --stats"),
+        ("search m.gguf -b 9MB --type-k q8_0", "--type-k has no effect without --fit"),
+        ("search m.gguf -b 9MB --imatrix i --parse-special", "--parse-special has no effect with"),
+        ("strategies m.gguf -b 9MB --ctx 99", "--ctx has no effect without --fit"),
     ],
 )
 def test_an_option_without_effect_is_refused(command: str, says: str) -> None:

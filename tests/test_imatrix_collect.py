@@ -349,11 +349,10 @@ def test_an_expert_whose_input_is_not_finite_is_named(tmp_path: Path) -> None:
         ({"ctx": CTX, "skip_chunks": 3}, apex.DataError, "expected at least 128"),
         ({"ctx": 1}, ValueError, "ctx >= 2"),
         ({"ctx": CTX, "max_chunks": 0}, ValueError, "max_chunks >= 1"),
-        ({"ctx": CTX, "batch": CTX + 1}, ValueError, "does not hold whole chunks"),
         ({"ctx": CTX, "ubatch": 0}, ValueError, "from 1 to"),
         ({"ctx": CTX, "scope": "some"}, ValueError, "everything or upstream"),
     ],
-    ids=["short", "short after skipping", "ctx", "chunks", "batch", "ubatch", "scope"],
+    ids=["short", "short after skipping", "ctx", "chunks", "ubatch", "scope"],
 )
 def test_settings_that_cannot_be(
     expert_model: apex.Model, options: dict[str, object], kind: type[Exception], message: str

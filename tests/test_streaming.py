@@ -266,11 +266,11 @@ def test_a_matrix_has_the_sums_of_its_batches(demo: Path, tmp_path: Path) -> Non
 def test_limits_without_a_gpu_are_refused(demo: Path) -> None:
     if has_gpu():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(DeviceError, match="gpu_memory needs a GPU"):
+    with pytest.raises(DeviceError, match="`gpu_memory` needs a GPU"):
         apex.evaluate(demo, [], TEXT, ctx=CTX, gpu_memory=GIB)
     done = invoke("eval", demo, "-f", __file__, "--ctx", "64", "--gpu-memory", "1GiB")
     assert done.exit_code == 1
-    assert "gpu_memory needs a GPU" in done.stderr
+    assert "--gpu-memory needs a GPU" in done.stderr
 
 
 def test_what_does_not_go_with_a_limit_is_refused(demo: Path) -> None:

@@ -69,7 +69,7 @@ std::vector<ggml_backend_dev_t> find_devices(const std::vector<std::string>& nam
 
 void check_gpu_options(const ModelOptions& options) {
     if (options.n_gpu_layers != 0 && gpu_names().empty()) {
-        fail<DeviceError>("n_gpu_layers is ", options.n_gpu_layers,
+        fail<DeviceError>("`n_gpu_layers` is ", options.n_gpu_layers,
                           ", but this build or machine has no GPU; leave it at 0");
     }
     if (options.tensor_split.size() > llama_max_devices()) {

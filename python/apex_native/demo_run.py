@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from apex_native.errors import OutputError
 from apex_native.evaluation import Text
 from apex_native.gguf import GgufFile, open_gguf
 from apex_native.imatrix import Imatrix, collect_imatrix
+from apex_native.machine import default_threads
 from apex_native.plan import Plan
 from apex_native.quantization import quantize_model
 from apex_native.reports import default_output_name, grouped_errors
@@ -162,7 +162,7 @@ def _evaluate(scratch: Path, names: list[str], n_threads: int | None) -> Results
         [scratch / name for name in names],
         text,
         chunks=EVALUATION_CHUNKS,
-        n_threads=n_threads or os.cpu_count() or 1,
+        n_threads=n_threads or default_threads(),
     )
     return found.results
 

@@ -22,7 +22,7 @@ from apex_native.errors import DeviceError
 from apex_native.gpu_layers import fit_gpu_layers, has_gpu
 from apex_native.hub import local_gguf
 from apex_native.interrupt import run_interruptible
-from apex_native.machine import free_memory, usable_threads
+from apex_native.machine import default_threads, free_memory, usable_threads
 from apex_native.requirements import ModelTraits
 from apex_native.streaming import LargeBatches, StreamPlan, fit_stream
 
@@ -120,7 +120,7 @@ def load_model(
 
     native, plan = run_interruptible(open_native, stop.set)
     forward_log()
-    return Model(native, n_threads or os.cpu_count() or 1, plan)
+    return Model(native, n_threads or default_threads(), plan)
 
 
 def _count_layers(n: GpuLayers, load: Callable[..., Any], reserve: int) -> int:
@@ -133,12 +133,12 @@ def _plan_stream(load: Callable[..., Any], nbytes: int, batches: LargeBatches | 
     """Raises DeviceError without a GPU, ValueError where nobody said what is to be computed."""
     if batches is None:
         raise ValueError(
-            "gpu_memory is for texts and importance matrices, whose chunks are computed many at "
+            "`gpu_memory` is for texts and importance matrices, whose chunks are computed many at "
             "once; leave it out for tasks, speed tests and generation"
         )
     if not has_gpu():
         raise DeviceError(
-            "gpu_memory needs a GPU, and this build or machine has none; leave it out"
+            "`gpu_memory` needs a GPU, and this build or machine has none; leave it out"
         )
     model = load(-1, no_alloc=True, headless=True, split_mode="none")
     return fit_stream(model, nbytes, batches)

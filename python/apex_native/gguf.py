@@ -13,6 +13,7 @@ from apex_native._native import core
 from apex_native.closable import Closable
 from apex_native.errors import GgufError
 from apex_native.hub import local_gguf
+from apex_native.machine import default_threads
 from apex_native.types import GgmlType, GgufFacts, TensorInfo
 from apex_native.weights import WeightSource
 
@@ -153,7 +154,7 @@ def statistics_of(
 ) -> list[WeightStatistics]:
     """Weight statistics of each named tensor of a source, streamed on all cores."""
     rows = core.weight_statistics(
-        [source.stored_tensor(name) for name in names], n_threads=n_threads or os.cpu_count() or 1
+        [source.stored_tensor(name) for name in names], n_threads=n_threads or default_threads()
     )
     return [WeightStatistics(*row) for row in rows]
 

@@ -22,6 +22,10 @@ POLL_S = 0.1
 START_S = 5.0
 """Seconds a thread may take to come to life on a busy machine."""
 
+PATIENCE_S = 10.0
+"""Seconds after a stop in which further interrupts wait too: a process that ends under a native
+call is aborted by C++. Calls stop within a tenth of a second; one that does not is stuck."""
+
 Result = TypeVar("Result")
 
 
@@ -78,7 +82,18 @@ class _Call(Generic[Result]):
         while self._thread.ident is None and time.monotonic() < deadline:
             time.sleep(0.001)
         if self._thread.ident is not None:
-            self.finished.wait()
+            self._wait_through_interrupts()
+
+    def _wait_through_interrupts(self) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                self.finished.wait()
+            except KeyboardInterrupt:  # `timeout` sends two signals, people press Ctrl-C twice
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                return
 
     def result(self) -> Any:
         if self._error is not None:

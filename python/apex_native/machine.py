@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 __all__ = [
+    "MOST_THREADS",
     "cache_bytes",
     "cpu_features",
     "cpu_name",
+    "default_threads",
     "free_memory",
     "gpu_names",
     "own_memory",
@@ -53,6 +55,15 @@ def usable_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+MOST_THREADS = 512
+"""GGML_MAX_N_THREADS: llama.cpp computes with no more."""
+
+
+def default_threads() -> int:
+    """Threads where nobody said how many: one for each processor that this process may use."""
+    return min(usable_threads(), MOST_THREADS)
 
 
 def free_memory() -> int | None:

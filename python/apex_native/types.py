@@ -14,6 +14,7 @@ from math import prod
 
 __all__ = [
     "CACHE_TYPES",
+    "LONGEST_CONTEXT",
     "Classification",
     "ClassifiedTensor",
     "GgmlType",
@@ -147,6 +148,10 @@ CACHE_TYPES = (
     *(GgmlType.TURBO4, GgmlType.TURBO3, GgmlType.TURBO2),
 )
 """What a KV cache may hold: ``cache_types`` of csrc/model/cache_types.cpp (tests/test_types.py)."""
+
+LONGEST_CONTEXT = 1 << 24
+"""Tokens, more than models are made for. llama.cpp keeps 51 bytes of host memory for each, also
+where nothing else is allocated: a plan for billions of them would be killed."""
 
 
 class Role(Enum):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -24,6 +23,7 @@ from apex_native.fingerprint import model_fingerprint
 from apex_native.gguf import GgufFile
 from apex_native.imatrix import Hessian, Imatrix
 from apex_native.interrupt import run_interruptible
+from apex_native.machine import default_threads
 from apex_native.plan.names import layer_number
 from apex_native.quantization import DeviceUse
 
@@ -90,7 +90,7 @@ class ProbeSession(Closable):
     ) -> None:
         """Load the reference; ModelError, GgufError. hessian: values are fitted to it."""
         self.source, self.store, self.settings = source, store, settings
-        self.n_threads = settings.placement.n_threads or os.cpu_count() or 1
+        self.n_threads = settings.placement.n_threads or default_threads()
         self._stack = ExitStack()
         self._stop = core.StopFlag()
         self._costs = Costs()

@@ -20,7 +20,7 @@ from apex_native.evaluation.speed import SpeedSettings, measure_kernels, measure
 from apex_native.gguf import GgufFile
 from apex_native.imatrix import Hessian, Imatrix
 from apex_native.machine import usable_threads
-from apex_native.plan import Plan
+from apex_native.plan import FileType, Plan, is_tier_name
 from apex_native.types import Classification, GgmlType, Role
 
 __all__ = [
@@ -199,4 +199,6 @@ def parse_min_speed(text: str) -> MinSpeed:
             f"a least speed of '{text}': expected tokens per second (35) or a multiple of a fixed "
             "recipe's (1.1x:Q4_K_M)"
         )
+    if matched[2] is not None and not is_tier_name(matched[2]):
+        FileType.parse(matched[2])
     return MinSpeed(float(matched[1]), matched[2])

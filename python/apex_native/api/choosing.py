@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from apex_native.api.arguments import AnySource, opened
 from apex_native.api.offers import is_unreached
 from apex_native.api.planning import make_plan
+from apex_native.classification import FileKind, find_kind
 from apex_native.errors import PlanError
 from apex_native.plan import About, FileType, Plan, is_tier_name, tier_names
 from apex_native.reports import recipe_in_name
@@ -182,6 +183,7 @@ def choose(
     Raises PlanError for a recipe that was asked for and cannot be made;
     with room what `apex_native.memory.context_memory` raises.
     """
+    beside = _projector_bytes(mmproj)
     with opened("source", source) as file:
         left_out: dict[str, str] = {}
         if recipes:
@@ -195,7 +197,6 @@ def choose(
             from apex_native.memory import ContextSettings, context_memory
 
             context = context_memory(file, settings or ContextSettings())
-    beside = _projector_bytes(mmproj)
     measured = _measured(results)
     rows = [
         Choice(
@@ -248,9 +249,9 @@ def fit_plan(
     """The same for one plan, as the only row; errors are `choose`'s."""
     from apex_native.memory import context_memory
 
+    beside, rooms = _projector_bytes(mmproj), _rooms(room)
     with opened("source", source) as file:
         context = context_memory(file, settings)
-    beside, rooms = _projector_bytes(mmproj), _rooms(room)
     fits = tuple(_fit(plan, context, one, beside) for one in rooms)
     kind = "tier" if plan.tier else "mix" if plan.ftype else "saved"
     choice = Choice(plan.tier or plan.ftype or plan.base, kind, plan, fits)
@@ -265,6 +266,12 @@ def _projector_bytes(mmproj: AnySource | None) -> int:
     if mmproj is None:
         return 0
     with opened("mmproj", mmproj) as projector:
+        kind = find_kind(projector.facts)
+        if kind is not FileKind.PROJECTOR:
+            raise PlanError(
+                f"expected a {FileKind.PROJECTOR} as `mmproj`, found {_path_of(mmproj)}, "
+                f"which holds: {kind}; leave it out, or name the model's mmproj file"
+            )
         return sum(tensor.nbytes for tensor in projector.facts.tensors)
 
 
@@ -283,7 +290,9 @@ def _planned(source: AnySource, name: str, about: About | None) -> tuple[str, st
 
 
 def _saved(source: AnySource, path: Path, about: About | None) -> tuple[str, str, Plan]:
-    if path.suffix != ".json":
+    if path.suffix not in {".json", ".toml"}:
+        raise PlanError(f"{path} is neither a tier file (.toml) nor a saved plan (.json); name one")
+    if path.suffix == ".toml":
         return path.name, "saved", make_plan(source, tier=str(path), about=about)
     plan = Plan.load(path)
     with opened("source", source) as file:

@@ -15,6 +15,7 @@ from apex_native.argument_kinds import require_kind
 from apex_native.classification import classify_tensors
 from apex_native.errors import ModelError
 from apex_native.gguf import open_gguf
+from apex_native.machine import default_threads
 from apex_native.plan import About, Edges, ImatrixSummary, Plan
 from apex_native.plan import make_plan as make_plan_from_facts
 from apex_native.quantization import underflow_findings
@@ -160,7 +161,7 @@ def check_load(
     (ln n_vocab nats a token), naming matrices that hold one value only; ValueError where text has
     fewer than two tokens.
     """
-    n_threads = n_threads or os.cpu_count() or 1
+    n_threads = n_threads or default_threads()
     found = core.load_check(os.fspath(path), text, n_threads=n_threads)
     forward_log()
     flat = _constant_matrices(path, n_threads)

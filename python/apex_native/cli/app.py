@@ -71,7 +71,7 @@ class _ApexGroup(TyperGroup):
             known = ", ".join(self.commands)
             hint = f"did you mean {' or '.join(near)}?" if near else f"the verbs are {known}"
             ctx.fail(f"no such verb: {verb}; {hint}")
-        if verb == "quantize":
+        if verb in {"quantize", "search"}:
             args = with_hessian_value(args)
         return super().resolve_command(ctx, args)
 

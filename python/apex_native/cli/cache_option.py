@@ -10,7 +10,7 @@ import typer
 
 from apex_native.cli.output import Output, exact_size
 from apex_native.cli.tables import Column, Table
-from apex_native.types import CACHE_TYPES, GgmlType
+from apex_native.types import CACHE_TYPES, LONGEST_CONTEXT, GgmlType
 
 if TYPE_CHECKING:
     from apex_native.memory import ContextMemory
@@ -45,7 +45,7 @@ class CacheChoices:
 
     ctx: Annotated[
         int | None,
-        typer.Option("--ctx", "-c", min=1, metavar="N", rich_help_panel=CACHE,
+        typer.Option("--ctx", "-c", min=1, max=LONGEST_CONTEXT, metavar="N", rich_help_panel=CACHE,
                      help="Also show what the caches of N tokens take, layer by layer."),
     ] = None  # fmt: skip
     type_k: Annotated[

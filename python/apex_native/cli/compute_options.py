@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from apex_native.cli.options import RUN, parse_size
+from apex_native.cli.options import ThreadsOption, parse_size
 
 if TYPE_CHECKING:
     from apex_native.engine import Model, Placement
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["ComputeChoices", "DeviceChoices", "SplitChoice", "StreamChoices"]
 
 GPU = "GPU"
+MOST_LAYERS = 9999
+"""Larger than any model; llama.cpp's programs are often given 999 for all."""
+MOST_GPUS = 255
 
 
 class SplitChoice(StrEnum):
@@ -44,8 +47,11 @@ def _parse_layers(text: str) -> int | Literal["auto"]:
         number = int(text)
     except ValueError:
         number = -2
-    if number < -1:
-        raise typer.BadParameter(f"'{text}' is neither auto nor a number from -1")
+    if not -1 <= number <= MOST_LAYERS:
+        raise typer.BadParameter(
+            f"'{text}' is neither auto nor a number of layers; -1 is all of them",
+            param_hint="--gpu-layers",
+        )
     return number
 
 
@@ -93,6 +99,7 @@ class DeviceChoices:
         typer.Option(
             "--main-gpu",
             min=0,
+            max=MOST_GPUS,
             metavar="I",
             rich_help_panel=GPU,
             help="The GPU to use with --split-mode none.",
@@ -129,10 +136,7 @@ class DeviceChoices:
 class ComputeChoices(DeviceChoices):
     """Threads and devices, as `apex_native.engine.load_model` takes them."""
 
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", show_default="all", help="Threads.", rich_help_panel=RUN),
-    ] = None
+    threads: ThreadsOption = None
 
     def settings(self) -> dict[str, Any]:
         """Keyword arguments of `load_model`."""

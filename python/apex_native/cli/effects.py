@@ -49,6 +49,15 @@ def _is_base(reference: Path | None) -> bool:
     return reference is not None and is_base_file(Path(reference))  # older typer gives text
 
 
+def _fits(values: Values) -> bool:
+    return values["fit"] is not None or bool(values["gpu"])
+
+
+_SIZED = _Rule(("ctx", "type_k", "type_v"), lambda v: v["fit"] is not None, "without --fit")
+_COLLECTED = _Rule(
+    ("calibration_chunks", "parse_special"), lambda v: v["imatrix"] is None, "with --imatrix"
+)
+
 _PLANNING = (
     _Rule(("prior",), lambda v: bool(v["imatrix"] or v.get("calibration")), "without --imatrix"),
     _Rule(("semantics",), lambda v: v["tier"] is not None, "without --tier"),
@@ -63,7 +72,17 @@ def _unless_planned(rule: _Rule) -> _Rule:
 
 
 _RULES: Mapping[str, tuple[_Rule, ...]] = {
-    "plan": (*_PLANNING, _Rule(("force",), lambda v: v["output"] is not None, "without -o")),
+    "plan": (
+        *_PLANNING,
+        _Rule(("force",), lambda v: v["output"] is not None, "without -o"),
+        _Rule(("on", "ctx", "type_k", "type_v"), _fits, "without --fit or --gpu"),
+    ),
+    "inspect": (
+        _Rule(("type_k", "type_v"), lambda v: v["ctx"] is not None, "without --ctx"),
+        _Rule(("threads",), lambda v: v["stats"], "without --stats"),
+    ),
+    "search": (_SIZED, _COLLECTED),
+    "strategies": (_SIZED, _COLLECTED),
     "quantize": (
         # A saved plan refuses these itself, with a better sentence.
         *(_unless_planned(rule) for rule in _PLANNING),
@@ -81,7 +100,7 @@ _RULES: Mapping[str, tuple[_Rule, ...]] = {
     ),
     "eval": (
         _Rule(
-            ("ctx", "parse_special", "save_base", "noise_chunks"),
+            ("ctx", "parse_special", "save_base", "noise_chunks", "two_pass"),
             lambda v: not _is_base(v["reference"]),
             "where --reference is a base file, which brings text and context",
         ),

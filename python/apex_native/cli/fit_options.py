@@ -11,7 +11,7 @@ import typer
 
 from apex_native.cli.cache_option import cache_option
 from apex_native.cli.options import parse_size
-from apex_native.types import GgmlType
+from apex_native.types import LONGEST_CONTEXT, GgmlType
 
 if TYPE_CHECKING:
     from apex_native.memory import ContextSettings, Room
@@ -54,7 +54,7 @@ class FitChoices:
     ] = PlaceChoice.GPU  # fmt: skip
     ctx: Annotated[
         int,
-        typer.Option("--ctx", "-c", min=1, metavar="N", rich_help_panel=FIT,
+        typer.Option("--ctx", "-c", min=1, max=LONGEST_CONTEXT, metavar="N", rich_help_panel=FIT,
                      help="Tokens of context."),
     ] = 4096  # fmt: skip
     type_k: Annotated[str, cache_option("--type-k", "Type of the K cache.", panel=FIT)] = "f16"

@@ -1,4 +1,4 @@
-"""``quantize --hessian``: second moments from a file, or collected layer by layer on the way."""
+"""``--hessian``: second moments from a file, or collected layer by layer on the way."""
 
 from __future__ import annotations
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 WHAT = "What to collect"
+MOST_TOKENS = 1 << 30
+"""At once: the limit of `collect_imatrix`."""
 REPORT = "Reports"
 
 
@@ -97,12 +99,12 @@ class CollectChoices:
     ] = ScopeChoice.EVERYTHING  # fmt: skip
     batch: Annotated[
         int,
-        typer.Option("--batch", "-b", min=1, metavar="N", rich_help_panel=RUN,
-                     help="Tokens handed over at once: N / ctx chunks."),
+        typer.Option("--batch", "-b", min=1, max=MOST_TOKENS, metavar="N", rich_help_panel=RUN,
+                     help="Tokens handed over at once: N / ctx chunks, rounded down."),
     ] = 2048  # fmt: skip
     ubatch: Annotated[
         int | None,
-        typer.Option("--ubatch", min=1, metavar="N", rich_help_panel=RUN,
+        typer.Option("--ubatch", min=1, max=MOST_TOKENS, metavar="N", rich_help_panel=RUN,
                      show_default="512, on a GPU 2048", help="Tokens computed at once."),
     ] = None  # fmt: skip
     checkpoint_every: Annotated[

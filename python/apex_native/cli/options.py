@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from apex_native.machine import MOST_THREADS
+
 __all__ = [
     "ForceOption",
     "JsonOption",
@@ -78,8 +80,11 @@ QuietOption = Annotated[
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite what exists.")]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", show_default="all", help="Threads.", rich_help_panel=RUN),
-]
+    typer.Option(
+        min=1, max=MOST_THREADS, metavar="N", show_default="all", help="Threads.",
+        rich_help_panel=RUN,
+    ),
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ class Planner:
 
         _require_one_base(choices, optional=find_kind(source.facts) is not FileKind.MODEL)
         if choices.tier is not None:
+            _require_one_recipe(choices.tier)
             _parsed("--tier", load_tier, choices.tier)
         if choices.ftype is not None:
             _parsed("--type", FileType.parse, choices.ftype)
@@ -185,6 +186,15 @@ def _require_one_base(choices: PlanChoices, *, optional: bool) -> None:
         )
 
 
+def _require_one_recipe(tier: str) -> None:
+    """`quantize` takes several apart before it plans."""
+    if "," in tier or tier == "all":
+        raise typer.BadParameter(
+            f"'{tier}' is more than one recipe; name one, and others with --compare; without "
+            "--tier all are listed", param_hint="--tier",
+        )  # fmt: skip
+
+
 def _parsed(option: str, parse: Callable[[str], _T], text: str) -> _T:
     """What parse makes of an option's text; a usage error that names the option if it refuses."""
     try:
@@ -204,7 +214,14 @@ def _rules(choices: PlanChoices) -> tuple[str, ...]:
 
     rules = tuple(choices.tensor_type or ())
     if choices.tensor_type_file is not None:
-        rules += parse_rule_file(choices.tensor_type_file.read_text("utf-8"))
+        try:
+            text = choices.tensor_type_file.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise PlanError(
+                f"{choices.tensor_type_file}: no text ({error.reason}); give a file of "
+                "REGEX=TYPE rules"
+            ) from None
+        rules += parse_rule_file(text)
     return rules
 
 

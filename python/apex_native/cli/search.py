@@ -99,7 +99,7 @@ def search(
     out = Output(json_mode=json_mode, quiet=quiet)
     started = time.monotonic()
     with open_gguf(file) as source:
-        from apex_native.allocation import check_budgets
+        from apex_native.allocation import ProbeStore, check_budgets
         from apex_native.cli.search_inputs import (
             make_request,
             output_paths,
@@ -111,6 +111,8 @@ def search(
         paths = output_paths(source, output.output, request.budgets)
         _require_fresh(paths, output, force=force)
         check_budgets(source, request)
+        if output.store is not None:
+            ProbeStore(output.store).close()  # a bad place is known before the calibration
         imatrix, hessian_file = search_matrix(
             out, source, paths, texts.imatrix, calibration, moments, compute
         )
@@ -124,10 +126,12 @@ def search(
 
 
 def _require_fresh(paths: list[Path], output: SearchOutput, *, force: bool) -> None:
+    from apex_native.cli.search_tables import recipe_path
     from apex_native.errors import OutputError
 
     for path in paths:
-        if path.exists() and not force and not output.no_file:
+        path = recipe_path(path) if output.no_file else path
+        if path.exists() and not force:
             raise OutputError(f"{path} exists; choose another name or pass --force")
 
 

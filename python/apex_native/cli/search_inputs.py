@@ -132,6 +132,11 @@ def output_paths(source: GgufFile, output: Path | None, budgets: tuple[int, ...]
     """One file for each budget."""
     stem = _SOURCE_TYPE.sub("", _SHARD.sub("", source.path.name.removesuffix(".gguf")))
     folder = output or Path()
+    if len(budgets) > 1 and folder.is_file():
+        raise typer.BadParameter(
+            f"{folder} is no folder; several files are named after their budgets, give a folder",
+            param_hint="--output",
+        )
     if len(budgets) == 1 and output is not None and not output.is_dir():
         return [output]
     return [folder / f"{stem}-{budget}.gguf" for budget in budgets]
@@ -162,6 +167,8 @@ def search_matrix(
             "`imatrix --hessian` wrote with it", param_hint="--hessian",
         )  # fmt: skip
     file = None if moments.hessian is None or moments.collects else Path(moments.hessian)
+    with search_hessian(file):
+        pass  # no file of second moments: known before the calibration
     if given is None:
         first = paths[0] if len(paths) == 1 else paths[0].with_name(source.path.name)
         first.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import typer
 
 from apex_native.cli.cache_option import cache_option
 from apex_native.cli.options import parse_size
+from apex_native.types import LONGEST_CONTEXT
 
 __all__ = ["BudgetChoices", "EffortChoice", "LadderChoice", "RuleChoices", "SearchTextChoices"]
 
@@ -56,7 +57,7 @@ class BudgetChoices:
     ] = None  # fmt: skip
     ctx: Annotated[
         int,
-        typer.Option("--ctx", "-c", min=1, metavar="N", rich_help_panel=SIZE,
+        typer.Option("--ctx", "-c", min=1, max=LONGEST_CONTEXT, metavar="N", rich_help_panel=SIZE,
                      help="With --fit: tokens of context."),
     ] = 4096  # fmt: skip
     type_k: Annotated[

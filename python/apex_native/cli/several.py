@@ -15,7 +15,7 @@ from apex_native.cli.compute_options import ComputeChoices
 from apex_native.cli.hessian import HessianChoices, hessian_source
 from apex_native.cli.model_file import loadable
 from apex_native.cli.options import PlanChoices
-from apex_native.cli.output import Output, exact_size
+from apex_native.cli.output import Output, counted, exact_size
 from apex_native.cli.quantize_report import check_written
 from apex_native.cli.run_options import RunChoices
 from apex_native.cli.tables import Column, Table
@@ -68,7 +68,8 @@ def quantize_several(
     with open_model(file, checkpoint, needs_data=not run.dry_run) as whole:
         collects = calibration.calibration is not None
         source = pruned(whole, choices.prune_layers, collects=collects)
-        folder.mkdir(parents=True, exist_ok=True)
+        if not run.dry_run:
+            folder.mkdir(parents=True, exist_ok=True)
         files = _files(source, recipes, run, folder, collects=collects)
         predicted = _dry_run(source, files, run, imatrix_follows=collects)
         if run.dry_run:
@@ -120,6 +121,8 @@ def _recipes(choices: PlanChoices) -> list[PlanChoices]:
 
 def _names(option: str, text: str) -> Sequence[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise typer.BadParameter(f"'{text}' names no recipe", param_hint=option)
     if len(set(names)) < len(names):
         raise typer.BadParameter("names a recipe twice", param_hint=option)
     return names
@@ -162,17 +165,21 @@ def _dry_run(
     from apex_native.quantization import dry_run
 
     total = 0
+    wanted = files[0].output.parent
+    folder = next(path for path in (wanted, *wanted.absolute().parents) if path.is_dir())
+    settings = run.trial_settings()
+    if folder != wanted:  # which a trial run does not make, and where nothing is in the way
+        settings["force"] = True
     for file in files:
         shards = dry_run(
             source,
             file.plan,
-            file.output,
+            folder / file.output.name,
             imatrix=file.imatrix,
             imatrix_follows=imatrix_follows,
-            **run.trial_settings(),
+            **settings,
         )
         total += sum(shard.nbytes for shard in shards)
-    folder = files[0].output.parent
     free = shutil.disk_usage(folder).free
     if total > free and not run.resume:
         raise OutputError(
@@ -289,14 +296,14 @@ def _show(out: Output, manifests: Sequence[QuantizeManifest], *, skipped: int) -
         )
         for manifest in manifests
     ]
-    out.table(Table(columns, rows))
     if skipped:
-        out.text(f"{skipped} files were whole already and stay as they are")
+        out.text(f"{counted(skipped, 'file')} whole already, left as they are")
     if manifests:
+        out.table(Table(columns, rows))
         total = sum(manifest.total_bytes for manifest in manifests)
         seconds = max(manifest.elapsed_s for manifest in manifests)
         out.text()
-        out.text(f"{len(manifests)} files, {exact_size(total)}, in {seconds:.1f} s")
+        out.text(f"{counted(len(manifests), 'file')}, {exact_size(total)}, in {seconds:.1f} s")
 
 
 def _relative_rmse(manifest: QuantizeManifest) -> float:

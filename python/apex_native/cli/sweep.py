@@ -10,7 +10,7 @@ import typer
 
 from apex_native.cli.compute_options import ComputeChoices
 from apex_native.cli.options import ForceOption, JsonOption, QuietOption, examples, spread
-from apex_native.cli.output import Output
+from apex_native.cli.output import Output, counted
 from apex_native.cli.result_tables import show_results
 from apex_native.cli.sweep_progress import sweep_progress
 
@@ -149,8 +149,8 @@ def _show(out: Output, outcome: SweepOutcome) -> None:
     for failure in outcome.failures:
         out.warning(f"{failure.label}: {failure.reason}")
     out.note(
-        f"{outcome.n_done} jobs in {outcome.seconds:.0f} s, {outcome.n_known} known before, "
-        f"{len(outcome.failures)} failed"
+        f"{counted(outcome.n_done, 'job')} in {outcome.seconds:.0f} s, "
+        f"{outcome.n_known} known before, {len(outcome.failures)} failed"
     )
 
 

@@ -109,8 +109,9 @@ def unique_name(model: ModelUnderTest, used: Iterable[str]) -> str:
     """The model's name, with its folder or a number where that is taken."""
     taken, name = set(used), model.name
     path: Path | None = model.source.path
-    if name in taken and path is not None and model.label is None:
-        name = f"{path.parent.name}/{name}"
+    folder = "" if path is None else path.parent.name  # nothing where a path has no folder
+    if name in taken and folder and model.label is None:
+        name = f"{folder}/{name}"
     base, number = name, 2
     while name in taken:
         name, number = f"{base} ({number})", number + 1

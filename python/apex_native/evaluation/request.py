@@ -24,6 +24,10 @@ from apex_native.types import GgmlType
 __all__ = ["EvaluationRequest", "as_model", "as_models", "as_reference", "as_request"]
 
 
+_PLAIN = (GgmlType.F32, GgmlType.F16, GgmlType.BF16)
+"""Types of values that attention reads without ggml's flash attention."""
+
+
 @dataclass(frozen=True, slots=True)
 class EvaluationRequest:
     """Models, and what to measure of them: a text, tasks, speed tests, or several of these.
@@ -56,6 +60,12 @@ class EvaluationRequest:
                 raise ValueError("gpu_memory is for texts; measure tasks and speed without it")
             if self.text_options.n_ubatch is not None:
                 raise ValueError("n_ubatch: gpu_memory decides how many tokens go together")
+        for model in self.models:
+            if model.placement.flash_attn == "off" and model.type_v not in _PLAIN:
+                raise ValueError(
+                    f"a V cache of {model.type_v.name.lower()} needs flash attention, which is "
+                    "switched off; leave it at auto, or choose f16, bf16 or f32"
+                )
         if self.save_base is not None and (self.reference is None or not self.wants_text):
             raise ValueError("save_base needs a reference and a text")
         if isinstance(self.reference, ModelUnderTest) and self.reference.has_own_cache:

@@ -72,8 +72,8 @@ def collect_imatrix(
     the text's length are limits all the same. scope "everything" includes the output (tied or not)
     and, where the model was loaded with it, the MTP block; "upstream" is what llama-imatrix
     collects. batch and ubatch (tokens; default 512 at once, on a GPU 2048) only matter for speed
-    and, in the last digits, through the order of the model's own arithmetic; a `StreamPlan` of the
-    model decides them.
+    and, in the last digits, through the order of the model's own arithmetic; a batch is cut
+    to whole chunks where it holds one. A `StreamPlan` of the model decides both.
 
     hessian: write the second moments of all inputs there too (`HessianFile` reads them); the
     importance matrix is their diagonal.
@@ -140,11 +140,12 @@ def plan_collection(
     parse_special: bool = False,
 ) -> CollectionPlan:
     """What `collect_imatrix` would compute of a text, for `LayeredHessian`. Raises DataError."""
+    ubatch = _ubatch(model)
     return CollectionPlan(
         tokens=_cut(model, text, parse_special, ctx, 0, max_chunks),
         ctx=ctx,
-        batch=batch,
-        ubatch=_ubatch(model),
+        batch=_whole_chunks(batch, ctx, ubatch),
+        ubatch=ubatch,
         scope="everything",
         min_expert_tokens=0,
         output=None,
@@ -213,9 +214,15 @@ def _batches(
 ) -> dict[str, Any]:
     """Tokens handed over, and computed, at once."""
     if model.stream is None:
-        return {"batch": batch, "ubatch": _ubatch(model) if ubatch is None else ubatch}
+        ubatch = _ubatch(model) if ubatch is None else ubatch
+        return {"batch": _whole_chunks(batch, ctx, ubatch), "ubatch": ubatch}
     together = ctx * model.stream.sequences_for(n_chunks)
     return {"batch": together, "ubatch": together}
+
+
+def _whole_chunks(batch: int, ctx: int, ubatch: int) -> int:
+    """As much of batch as holds whole chunks, of which each has a place in every ubatch."""
+    return batch if batch <= ctx else ctx * max(1, min(batch // ctx, ubatch))
 
 
 def _ubatch(model: Model) -> int:

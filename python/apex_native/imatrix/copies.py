@@ -9,6 +9,7 @@ from dataclasses import replace
 from apex_native.engine import Placement
 from apex_native.gguf import open_gguf
 from apex_native.gpu_layers import CONTEXT_BYTES, MARGIN_BYTES, free_gpu_bytes
+from apex_native.machine import default_threads
 
 __all__ = ["copies_on_gpus", "places_of"]
 
@@ -47,7 +48,7 @@ def copies_on_gpus(placement: Placement, nbytes: int, free: Sequence[int]) -> tu
     gpus = [f"CUDA{i}" for i, room in enumerate(free) if room >= needed]
     if len(gpus) < 2:
         return (placement,)
-    n_threads = max(1, (placement.n_threads or os.cpu_count() or 1) // len(gpus))
+    n_threads = max(1, (placement.n_threads or default_threads()) // len(gpus))
     return tuple(
         replace(placement, devices=(gpu,), n_gpu_layers=-1, n_threads=n_threads) for gpu in gpus
     )

@@ -13,7 +13,7 @@ from apex_native.engine import UBATCH
 from apex_native.errors import ModelError
 from apex_native.gpu_layers import has_gpu
 from apex_native.memory.twin import sparse_twin
-from apex_native.types import GgmlType
+from apex_native.types import LONGEST_CONTEXT, GgmlType
 from apex_native.weights import WeightSource
 
 __all__ = ["CacheTensor", "ContextMemory", "ContextSettings", "context_memory"]
@@ -28,6 +28,11 @@ class ContextSettings:
     type_v: GgmlType = GgmlType.F16
     ubatch: int = UBATCH
     sequences: int = 1
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a context that nothing has."""
+        if not 1 <= self.ctx <= LONGEST_CONTEXT:
+            raise ValueError(f"ctx: expected 1 to {LONGEST_CONTEXT:,} tokens, found {self.ctx:,}")
 
 
 @dataclass(frozen=True, slots=True)

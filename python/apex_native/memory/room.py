@@ -8,7 +8,7 @@ from dataclasses import dataclass
 __all__ = ["Room", "gpu_room"]
 
 _GIB = 1 << 30
-_IN_NAME = re.compile(r"(\d+)\s*(?:GB|GiB|G)\b", re.IGNORECASE)
+_IN_NAME = re.compile(r"(?<!\S)(\d+)\s*(?:GB|GiB|G)\b", re.IGNORECASE)
 
 _CARDS_GIB = {
     "rtx 3060": 12,

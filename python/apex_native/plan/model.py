@@ -216,12 +216,15 @@ class Plan:
             text = Path(path).read_text("utf-8")
         except OSError as error:
             raise PlanError(
-                f"cannot read plan {path}: {error.strerror}; make one with apex.make_plan, or "
-                "check the path"
+                f"cannot read plan {path}: {error.strerror}; make one with "
+                "`apex-native plan -o`, or check the path"
             ) from error
         except UnicodeDecodeError:
             raise PlanError(f"{path}: no text, so no plan; give what a plan was saved as") from None
-        return cls.from_json(text)
+        try:
+            return cls.from_json(text)
+        except PlanError as error:
+            raise PlanError(f"{path}: {error}") from None
 
     def _derived(self) -> dict[str, object]:
         """What readers of the JSON want and from_json checks: it follows from the tensors."""

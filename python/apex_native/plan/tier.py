@@ -242,8 +242,10 @@ def _shipped() -> dict[str, str]:
 def _load_file(path: Path) -> Tier:
     try:
         text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PlanError(f"tier file {path}: {error}") from error
+    except OSError as error:
+        raise PlanError(f"tier file {path}: {error.strerror}; check the path") from error
+    except UnicodeDecodeError as error:
+        raise PlanError(f"tier file {path}: no text ({error.reason})") from error
     return parse_tier(text, source=str(path))
 
 

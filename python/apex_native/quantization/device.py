@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import threading
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Self
 
 from apex_native._native import core
 from apex_native.errors import ApexError, DeviceError
+from apex_native.machine import usable_threads
 
 __all__ = ["DeviceUse", "Gpu", "list_gpus", "start_driver"]
 
@@ -63,7 +63,7 @@ class DeviceUse:
         A thread carries one unit at a time and mostly waits for its GPU; four of them read, copy,
         quantize and write at once.
         """
-        return max(os.cpu_count() or 1, _SLOTS_PER_GPU * len(self.numbers))
+        return max(usable_threads(), _SLOTS_PER_GPU * len(self.numbers))
 
     @classmethod
     def parse(cls, device: str, verify_rate: float = 0.0) -> Self:

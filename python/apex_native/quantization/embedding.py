@@ -10,7 +10,6 @@ metric that rows of embeddings are fitted under.
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from apex_native._native import core
 from apex_native.imatrix import Hessian, InputMoment
+from apex_native.machine import usable_threads
 from apex_native.types import TensorInfo
 from apex_native.weights import WeightSource, read_rows
 
@@ -92,9 +92,7 @@ def _behind_norm(
     factors = _norm_factors(source, infos, norms, n)
     total = np.zeros(n * (n + 1) // 2)
     for name in names:
-        moment = core.weight_moment(
-            source.stored_tensor(name), factors, n_threads=os.cpu_count() or 1
-        )
+        moment = core.weight_moment(source.stored_tensor(name), factors, n_threads=usable_threads())
         trace = _trace(moment, n)
         if trace > 0:
             total += moment / trace

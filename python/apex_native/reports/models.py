@@ -84,7 +84,7 @@ def kv_cache(candidate: Model) -> str:
     """``q8_0/q8_0`` where a candidate has KV-cache types of its own, else nothing."""
     if not isinstance(candidate, Candidate) or not (candidate.type_k or candidate.type_v):
         return ""
-    return f"{candidate.type_k or 'as reference'}/{candidate.type_v or 'as reference'}"
+    return f"{candidate.type_k or 'f16'}/{candidate.type_v or 'f16'}"
 
 
 def task_names(results: Results) -> tuple[str, ...]:

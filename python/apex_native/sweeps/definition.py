@@ -24,15 +24,16 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from apex_native.corpus.toml_reader import TomlReader
-from apex_native.errors import DataError, PlanError
+from apex_native.errors import DataError, ImatrixError, PlanError
 from apex_native.evaluation.model_under_test import cache_type
 from apex_native.evaluation.tasks import TaskKind
+from apex_native.imatrix import parse_prior
 from apex_native.imatrix.collect import DEFAULT_BATCH, DEFAULT_CONTEXT
 from apex_native.plan import FileType, load_tier
 from apex_native.types import GgmlType
@@ -232,28 +233,47 @@ def _grid(
 ) -> CandidateGrid:
     given = [base for base in _BASES if base in reader]
     if len(given) != 1:
-        raise reader.error(" or ".join(_BASES), f"must be given, one of them; found {len(given)}")
+        raise reader.error(
+            " or ".join(_BASES),
+            f"must be given, one of them; found {' and '.join(given) or 'none'}",
+        )
     base = given[0]
     values = reader.choices(base)
     values = tuple(_value(folder, base, value) for value in values)
     _require_known(reader, base, values)
     chosen = reader.choices("matrix", (NO_MATRIX,))
     for name in chosen:
-        if name != NO_MATRIX and name not in matrices:
-            known = ", ".join((NO_MATRIX, *matrices))
-            raise reader.error("matrix", f"names '{name}', which is none of {known}")
+        _require_matrix(reader, name, matrices)
     names = [m.name for name in chosen for m in matrices.get(name, ())]
     grid = CandidateGrid(
         base=base,
         values=values,
         matrices=(*([NO_MATRIX] if NO_MATRIX in chosen else []), *names),
-        priors=reader.choices("prior", ("auto",)),
+        priors=_priors(reader),
         caches=tuple(_cache(reader, text) for text in reader.choices("cache", ("f16",))),
         tensor_types=reader.texts("tensor_types", ()),
         name=reader.text("name", ""),
     )
     reader.done()
     return grid
+
+
+def _require_matrix(reader: TomlReader, name: str, known: Iterable[str]) -> None:
+    if name != NO_MATRIX and name not in known:
+        there = ", ".join(known) or "no [matrices.NAME] at all"
+        raise reader.error(
+            "matrix", f"must be {NO_MATRIX} or a matrix of this file ({there}), found '{name}'"
+        )
+
+
+def _priors(reader: TomlReader) -> tuple[str, ...]:
+    priors = reader.choices("prior", ("auto",))
+    for text in priors:
+        try:
+            parse_prior(text)
+        except ImatrixError as error:
+            raise reader.error("prior", str(error)) from None
+    return priors
 
 
 def _require_known(reader: TomlReader, base: str, values: Sequence[str]) -> None:
@@ -280,10 +300,7 @@ def _probes(reader: TomlReader, matrices: Mapping[str, tuple[MatrixDefinition, .
     except ValueError as error:
         raise reader.error("types", str(error)) from None
     matrix = reader.text("matrix", NO_MATRIX)
-    names = [m.name for some in matrices.values() for m in some]
-    if matrix not in (NO_MATRIX, *names):
-        known = ", ".join((NO_MATRIX, *names))
-        raise reader.error("matrix", f"names '{matrix}', which is none of {known}")
+    _require_matrix(reader, matrix, [m.name for some in matrices.values() for m in some])
     reader.done()
     return ProbeGrid(types, matrix)
 

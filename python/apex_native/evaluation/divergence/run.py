@@ -183,7 +183,7 @@ class _Run:
         if has_floor or self.reference.model is None:
             return 0
         if self.options.noise_chunks is not None:
-            return self.options.noise_chunks
+            return min(self.options.noise_chunks, self.chunks.data.n_chunks)
         if self.reference.model.stream is not None and self.reference.model.stream.layers:
             return 0  # few positions at once would stream the weights many times over
         n_models = 1 + len(self.todo)
