@@ -15,7 +15,7 @@ import apex_native as apex
 import tolerances
 from apex_native.demo_text import demo_text
 from apex_native.engine import Model, Placement, load_model
-from apex_native.errors import Cancelled, PlanError
+from apex_native.errors import Cancelled, DeviceError, PlanError
 from apex_native.evaluation import (
     EvaluateProgress,
     ModelSource,
@@ -30,6 +30,7 @@ from apex_native.evaluation.speed import SpeedSettings
 from apex_native.evaluation.tasks import TaskKind, TaskSpec
 from apex_native.evaluation.tasks import run as run_module
 from apex_native.fingerprint import model_fingerprint
+from apex_native.quantization import made_where_there_is_room
 from apex_native.results import Results
 from apex_native.types import GgmlType
 from task_files import WRITERS
@@ -280,3 +281,26 @@ def test_what_cannot_be_asked_is_refused(arguments: dict[str, Any], message: str
     asked = {"reference": demo, "candidates": [demo], "text": TEXT, **arguments}
     with pytest.raises(ValueError, match=message):
         apex.evaluate(**asked)
+
+
+def test_candidates_are_made_on_the_cpu_where_a_gpu_is_full(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked = []
+
+    def make(device: str) -> int:
+        asked.append(device)
+        if device != "cpu":
+            raise DeviceError("no room")
+        return 7
+
+    with caplog.at_level("WARNING", logger="apex_native.quantization"):
+        assert made_where_there_is_room(make, "cuda", "cpu") == (7, "cpu")
+    assert asked == ["cuda", "cpu"]
+    assert "quantizing on the CPU: no room" in caplog.text
+
+    def fail(device: str) -> int:
+        raise DeviceError(f"not on {device}")
+
+    with pytest.raises(DeviceError, match="not on cpu"):
+        made_where_there_is_room(fail, "cuda", "cpu")

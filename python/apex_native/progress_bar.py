@@ -9,9 +9,9 @@ import html
 import shutil
 import sys
 import time
-from types import TracebackType
-from typing import Any, Protocol, Self, TextIO
+from typing import Any, Protocol, TextIO
 
+from apex_native.closable import Closable
 from apex_native.printable import printable
 
 __all__ = ["ProgressBar", "Snapshot"]
@@ -39,7 +39,7 @@ class Snapshot(Protocol):
         ...
 
 
-class ProgressBar:
+class ProgressBar(Closable):
     """A ready ``progress=`` for `quantize`, `calibrate`, `evaluate`, `build_corpus`, `bench`.
 
         apex.quantize(model, plan, "mini.gguf", progress=apex.ProgressBar("quantizing"))
@@ -76,15 +76,8 @@ class ProgressBar:
             self._file.write(f"{self._label}{': ' if self._label else ''}{text.strip()}\n")
             self._file.flush()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the line."""
         if self._width:
             self._file.write("\n")
             self._file.flush()

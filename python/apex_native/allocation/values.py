@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -10,12 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from apex_native._native import core
-from apex_native.errors import DeviceError
 from apex_native.gguf import GgufFile
 from apex_native.imatrix import Hessian, Imatrix, Importance
 from apex_native.interrupt import run_interruptible
 from apex_native.plan.imatrix import EntryFit, ImatrixUse, entry_fit, imatrix_use
-from apex_native.quantization import METHOD, OutputErrors, feedback_for
+from apex_native.quantization import METHOD, OutputErrors, feedback_for, made_where_there_is_room
 from apex_native.quantization.embedding import embedding_hessian
 from apex_native.types import GgmlType, TensorInfo
 
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BATCH_BYTES", "TensorValues", "Types"]
 
-_logger = logging.getLogger("apex_native.search")
 
 VALUE_BYTES = 2 << 30
 """Quantized values kept in memory at most, beside those of the batch that is measured."""
@@ -186,13 +183,9 @@ class TensorValues:
         if not requests:
             return []
         begin = time.monotonic()
-        try:
-            made = self._quantized_on(self._devices, requests, row_step)
-        except DeviceError as error:
-            # The model itself may fill the GPU. The CPU writes the same bytes.
-            _logger.warning("quantizing on the CPU: %s", error)
-            self._devices = []
-            made = self._quantized_on([], requests, row_step)
+        made, self._devices = made_where_there_is_room(
+            lambda devices: self._quantized_on(devices, requests, row_step), self._devices, []
+        )
         self.seconds += time.monotonic() - begin
         return made
 

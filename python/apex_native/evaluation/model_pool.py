@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from types import TracebackType
-from typing import Self
 
+from apex_native.closable import Closable
 from apex_native.engine import Model, Placement
 from apex_native.evaluation.model_source import ModelSource
 from apex_native.evaluation.model_under_test import ModelUnderTest
@@ -23,7 +22,7 @@ SPARE_BYTES = 2 << 30
 """Left free beside files that are read ahead: what an evaluation takes beside its models."""
 
 
-class ModelPool:
+class ModelPool(Closable):
     """Loads models when they are asked for and keeps them until they are released.
 
     Two models under test that differ in their KV caches only are one loaded model. Use it in a
@@ -37,19 +36,12 @@ class ModelPool:
         ] = {}
         self._reading: ReadAhead | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Free what is loaded."""
         self._stop_reading()
         while self._open:
             _, (manager, _) = self._open.popitem()
-            manager.__exit__(kind, error, trace)
+            manager.__exit__(None, None, None)
 
     def load(self, tested: ModelUnderTest, *, gpu_reserve: int = 0) -> Model:
         """The loaded model; errors are those of `load_model` and of the source.

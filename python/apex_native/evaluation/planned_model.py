@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import tempfile
@@ -13,18 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apex_native.engine import Model, Placement
-from apex_native.errors import DeviceError
 from apex_native.fingerprint import model_fingerprint
 from apex_native.gguf import GgufFile, open_gguf
 from apex_native.plan import Plan
-from apex_native.quantization import HessianSource, quantize_model
+from apex_native.quantization import HessianSource, made_where_there_is_room, quantize_model
 
 if TYPE_CHECKING:
     from apex_native.imatrix import Imatrix
 
 __all__ = ["PlannedModel"]
-
-_logger = logging.getLogger("apex_native.evaluation")
 
 _SHARED_MEMORY = Path("/dev/shm")
 _OPEN_FILES = Path("/proc/self/fd")
@@ -110,17 +106,13 @@ class PlannedModel:
         return self._content.path
 
     def _write(self, path: Path, device: str) -> None:
-        """The same bytes wherever they are made; a GPU that the reference fills leaves no room."""
-        try:
+        def write(where: str) -> None:
             quantize_model(
                 self._source, self.plan, path, imatrix=self._imatrix, hessian=self._hessian,
-                n_threads=self._n_threads, device=device, force=True,
+                n_threads=self._n_threads, device=where, force=True,
             )  # fmt: skip
-        except DeviceError as error:
-            if device == "cpu":
-                raise
-            _logger.warning("quantizing on the CPU: %s", error)
-            self._write(path, "cpu")
+
+        made_where_there_is_room(write, device, "cpu")
 
 
 class _Content:

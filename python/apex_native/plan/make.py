@@ -88,7 +88,7 @@ def make_plan(
         PlanError: the file is no model, the request is not valid, a tensor cannot be given a
             type, or strict found something.
     """
-    given = _of_the_same_model(like, classification) if types is None else types
+    given = like if types is None else types
     ftype = _checked_file_type(classification.facts, tier, ftype, given)
     options = PlanOptions(
         tensor_types=as_rule_texts(tensor_types),
@@ -249,16 +249,6 @@ def _checked_file_type(
             f"{default_projector_type(facts)}, or give an `ftype`"
         )
     return default_projector_type(facts) if ftype is None and like is None else ftype
-
-
-def _of_the_same_model(
-    like: Mapping[str, GgmlType] | None, model: Classification
-) -> Mapping[str, GgmlType] | None:
-    if like is not None and not any(tensor.name in like for tensor in model.tensors):
-        raise PlanError(
-            "the other file has none of this model's tensors; give a GGUF file of the same model"
-        )
-    return like
 
 
 def _article(kind: FileKind) -> str:

@@ -97,6 +97,10 @@ def resolve_request(
             edges, edges_rule = default_edges(classification.n_layer)
     own_types = like if like is not None else types
     _check_options(options, file_type, own_types)
+    if like is not None and not any(t.name in like for t in classification.facts.tensors):
+        raise PlanError(
+            "the other file has none of this model's tensors; give a GGUF file of the same model"
+        )
     return PlanRequest(
         tier=loaded,
         file_type=file_type,

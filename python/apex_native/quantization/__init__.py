@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from apex_native.quantization.device import DeviceUse, Gpu, list_gpus, start_driver
+from apex_native.quantization.device import (
+    DeviceUse,
+    Gpu,
+    list_gpus,
+    made_where_there_is_room,
+    start_driver,
+)
 from apex_native.quantization.feedback import (
     METHOD,
     HessianSource,
@@ -39,6 +45,7 @@ __all__ = [
     "error_bound",
     "feedback_for",
     "list_gpus",
+    "made_where_there_is_room",
     "quantize_many",
     "quantize_model",
     "start_driver",

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 from apex_native._native import core
 from apex_native.errors import ApexError, DeviceError
 from apex_native.machine import usable_threads
 
-__all__ = ["DeviceUse", "Gpu", "list_gpus", "start_driver"]
+__all__ = ["DeviceUse", "Gpu", "list_gpus", "made_where_there_is_room", "start_driver"]
+
+_logger = logging.getLogger("apex_native.quantization")
+
+Made = TypeVar("Made")
+Device = TypeVar("Device")
 
 
 _SLOTS_PER_GPU = 4
@@ -48,6 +55,23 @@ def start_driver(device: str) -> None:
 
     if device != "cpu":
         threading.Thread(target=start, name="apex-cuda-start").start()
+
+
+def made_where_there_is_room(
+    make: Callable[[Device], Made], device: Device, cpu: Device
+) -> tuple[Made, Device]:
+    """What make gives on a device, or on the CPU where that GPU is full, and where it was made.
+
+    For candidates, which are quantized beside the models that fill a GPU; the bytes are the same.
+    Raises what make raises on the CPU.
+    """
+    try:
+        return make(device), device
+    except DeviceError as error:
+        if device == cpu:
+            raise
+        _logger.warning("quantizing on the CPU: %s", error)
+        return make(cpu), cpu
 
 
 @dataclass(frozen=True, slots=True)

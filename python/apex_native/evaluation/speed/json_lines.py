@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TextIO
 
+from apex_native.closable import Closable
 from apex_native.errors import OutputError
 
 __all__ = ["JsonLines"]
 
 
-class JsonLines:
+class JsonLines(Closable):
     """Appends to a file, or only remembers where there is none. Use in a ``with`` statement.
 
     values holds what was appended in this run.
@@ -34,12 +34,8 @@ class JsonLines:
                 raise self._error(error) from error
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the file; one that was made for nothing goes."""
         if self._file is None or self._path is None:
             return
         self._file.close()
