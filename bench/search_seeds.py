@@ -4,7 +4,8 @@
         --seeds 0,1 -f prose.txt -f code.txt [--chunks 40]
 
 A seed decides which chunks are drawn for every part. The first seed is run twice: the same command
-gives the same plan. Ratios are to the first seed's KLD, paired by chunk, with 95 % intervals.
+gives the same plan (with --store that is no test). Ratios are to the first seed's KLD, paired by
+chunk, with 95 % intervals.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def main() -> None:
     with apex.open_gguf(options.model) as source:
         plans = {}
         for label, seed in [*((str(s), s) for s in seeds), (f"{seeds[0]} again", seeds[0])]:
-            found = search_types(source, replace(request, seed=seed), imatrix)
+            one = replace(request, seed=seed)
+            found = search_types(source, one, imatrix, store=options.store)
             plans[label] = {
                 tensor.name: tensor.type
                 for tensor in found.budgets[0].plan.tensors
@@ -86,6 +88,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--effort", default="normal", choices=sorted(EFFORTS))
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--store", help="measurements to go on from")
     return parser.parse_args()
 
 
