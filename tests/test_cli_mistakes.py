@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
+from apex_native.cli.report import _beside
 from apex_native.demo import demo_model
+from apex_native.errors import DataError
 from apex_native.evaluation import ModelUnderTest
 from apex_native.evaluation.model_under_test import names_of
 from cli_tools import invoke, write_experts, write_imatrix
@@ -123,3 +126,32 @@ def test_values_without_flash_attention_are_plain(folder: Path) -> None:
 def test_one_file_twice_is_told_apart_by_number(folder: Path) -> None:
     models = [ModelUnderTest("m.gguf"), ModelUnderTest("m.gguf")]
     assert list(names_of(models)) == ["m", "m (2)"]
+
+
+def test_an_empty_task_name_and_an_address_are_shown_as_typed(folder: Path) -> None:
+    done = invoke("eval", "m.gguf", "--hellaswag", "x=")
+    assert "'x=' names no file" in done.stderr
+    done = invoke("inspect", "hf://x")
+    assert "hf://x: no address of a model" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[1]", "{}", '{"files": [], "layers": {}}'])
+@pytest.mark.parametrize("option", ["--manifest", "--coverage"])
+def test_a_page_says_what_is_no_manifest_and_no_coverage(
+    option: str, text: str, folder: Path
+) -> None:
+    (folder / "x.json").write_text(text)
+    with pytest.raises(DataError, match=r"x\.json: expected a (manifest|coverage), as"):
+        _beside(
+            Path("page.html"),
+            [Path("x.json")] if option == "--manifest" else None,
+            Path("x.json") if option == "--coverage" else None,
+        )
+
+
+def test_search_looks_for_room_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=11_999_999))
+    done = invoke("search", demo_model(), "-b", "12MB", "-f", "t.txt", "-o", "new/out.gguf")
+    assert done.exit_code == 1
+    assert "11,999,999 bytes free, 1 file of at most 12,000,000" in done.stderr

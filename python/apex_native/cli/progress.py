@@ -104,7 +104,10 @@ def _lines(out: Output, first_label: str) -> ShowShare:
         if time.monotonic() - last < PLAIN_EVERY_S:
             return
         last = time.monotonic()
-        out.note(f"{label or first_label}: {done / total if total else 1.0:.0%}, {state}")
+        out.note(
+            f"{label or first_label}: {done / total if total else 1.0:.0%}"
+            + (f", {state}" if state else "")
+        )
 
     return show
 

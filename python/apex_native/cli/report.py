@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from apex_native.cli.options import ForceOption, JsonOption, QuietOption, examples
 from apex_native.cli.output import Output
 from apex_native.cli.result_tables import show_core_metrics
+from apex_native.errors import DataError
 
 if TYPE_CHECKING:
     from apex_native.reports import ReportFormat
@@ -126,11 +127,26 @@ def _beside(html: Path | None, models: list[Path] | None, coverage: Path | None)
 
     if html is None and (models or coverage):
         raise typer.BadParameter("is for a page; add --html", param_hint="--manifest, --coverage")
-    manifests = [json.loads(path.read_text("utf-8")) for path in models or ()]
+    manifests = [
+        _document(path, "files", "a manifest, as `quantize` writes it") for path in models or ()
+    ]
     return Beside(
         {manifest["files"][0]: manifest for manifest in manifests},
-        None if coverage is None else json.loads(coverage.read_text("utf-8")),
+        None
+        if coverage is None
+        else _document(coverage, "layers", "a coverage, as `imatrix --coverage` writes it"),
     )
+
+
+def _document(path: Path, key: str, expected: str) -> dict[str, Any]:
+    """The JSON object in a file, which has a list under key; DataError."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except ValueError as error:  # of JSON or of UTF-8
+        raise DataError(f"{path}: expected {expected}, found no JSON ({error})") from None
+    if not isinstance(found, dict) or not isinstance(found.get(key), list) or not found[key]:
+        raise DataError(f"{path}: expected {expected}, found JSON without a list of '{key}'")
+    return found
 
 
 def _formats(text: str) -> tuple[ReportFormat, ...]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +23,7 @@ from apex_native.cli.options import (
     examples,
     spread,
 )
-from apex_native.cli.output import Output
+from apex_native.cli.output import Output, counted
 from apex_native.cli.search_options import BudgetChoices, RuleChoices, SearchTextChoices
 
 if TYPE_CHECKING:
@@ -111,6 +113,8 @@ def search(
         paths = output_paths(source, output.output, request.budgets)
         _require_fresh(paths, output, force=force)
         check_budgets(source, request)
+        if not output.no_file:
+            _require_room(paths, request.budgets)
         if output.store is not None:
             ProbeStore(output.store).close()  # a bad place is known before the calibration
         imatrix, hessian_file = search_matrix(
@@ -135,6 +139,19 @@ def _require_fresh(paths: list[Path], output: SearchOutput, *, force: bool) -> N
             raise OutputError(f"{path} exists; choose another name or pass --force")
 
 
+def _require_room(paths: list[Path], budgets: Sequence[int]) -> None:
+    """Raise OutputError where the files will not fit: known before an hour of measuring."""
+    from apex_native.errors import OutputError
+
+    folder = next(folder for folder in paths[0].absolute().parents if folder.is_dir())
+    free, needed = shutil.disk_usage(folder).free, sum(budgets)
+    if needed > free:
+        raise OutputError(
+            f"{folder} has {free:,} bytes free, {counted(len(paths), 'file')} of at most "
+            f"{needed:,} are to be written; free some space or write to another disk"
+        )
+
+
 def _search(
     out: Output,
     source: GgufFile,
@@ -146,10 +163,18 @@ def _search(
     from apex_native.allocation import search_types
     from apex_native.cli.progress import step_progress
 
-    with step_progress(out) as progress:
-        return search_types(
-            source, request, imatrix, hessian=hessian, store=store, progress=progress
+    try:
+        with step_progress(out) as progress:
+            return search_types(
+                source, request, imatrix, hessian=hessian, store=store, progress=progress
+            )
+    except KeyboardInterrupt as stop:
+        stop.add_note(
+            "what was measured is lost; --store DIR would keep it"
+            if store is None
+            else f"what was measured is kept in {store}; the same command goes on from it"
         )
+        raise
 
 
 def _write(

@@ -191,17 +191,24 @@ def _collect(
     from apex_native.cli.progress import imatrix_progress
     from apex_native.imatrix import calibrate
 
-    with imatrix_progress(out) as progress:
-        matrix = calibrate(
-            source.path,
-            calibration.calibration or DEFAULT_RECIPE,
-            **calibration.settings(),
-            placement=compute.placement,
-            output=path,
-            hessian=hessian,
-            resume=True,
-            progress=progress,
-        )
+    try:
+        with imatrix_progress(out) as progress:
+            matrix = calibrate(
+                source.path,
+                calibration.calibration or DEFAULT_RECIPE,
+                **calibration.settings(),
+                placement=compute.placement,
+                output=path,
+                hessian=hessian,
+                resume=True,
+                progress=progress,
+            )
+    except KeyboardInterrupt as stop:
+        # Always resumed here, so that there is no option for it.
+        again = "the same command goes on from there"
+        notes = getattr(stop, "__notes__", [])
+        notes[:] = [note.replace("go on with `resume=True`", again) for note in notes]
+        raise
     warn_of_missing(out, matrix, source.facts)
     out.note(f"wrote {path}" + ("" if hessian is None else f" and {hessian}"))
 

@@ -43,17 +43,22 @@ def is_address(path: str | os.PathLike[str]) -> bool:
     return _SCHEME.match(os.fspath(path)) is not None
 
 
+def _shown(path: str | os.PathLike[str]) -> str:
+    """As it was typed: a `Path` makes one slash of two."""
+    return re.sub(r"^hf:/+", "hf://", os.fspath(path))
+
+
 def parse_address(path: str | os.PathLike[str]) -> HubAddress:
     """The parts of an address; slashes of a branch are written %2F. Raises HubError."""
     found = _ADDRESS.match(os.fspath(path))
     if found is None:
         raise HubError(
-            f"{os.fspath(path)}: no address of a model, expected hf://owner/repo[@revision][/file]"
+            f"{_shown(path)}: no address of a model, expected hf://owner/repo[@revision][/file]"
         )
     revision = found["revision"]
     parts = [part for part in (found["path"] or "").split("/") if part]
     if ".." in parts:
-        raise HubError(f"{os.fspath(path)}: leads out of the repository; name a file in it")
+        raise HubError(f"{_shown(path)}: leads out of the repository; name a file in it")
     return HubAddress(
         found["repo"], None if revision is None else unquote(revision), "/".join(parts)
     )

@@ -40,6 +40,8 @@ class TaskSpec:
         name, separator, source = text.partition("=")
         if not separator or "/" in name or Path(text).exists():
             return cls(kind, text)
+        if not source:
+            raise DataError(f"'{text}' names no file; write FILE or NAME=FILE")
         return cls(kind, source, name)
 
 
