@@ -52,11 +52,8 @@ fi
 cp "$build"/csrc/bind/_core*.so python/apex_native/
 export PYTHONPATH="$PWD/python${PYTHONPATH:+:$PYTHONPATH}"
 
-failed=0
-run() { # a program with its arguments, named in the log
-  echo "$ $*"
-  timeout "$limit" "$@" || { echo "exit code $?"; failed=1; }
-}
+# shellcheck source=bench/run_step.sh
+. bench/run_step.sh
 sanitize() { # tool, then a program
   local found=$out/$1-$(basename "$2").txt
   timeout "$limit" compute-sanitizer --tool "$1" --error-exitcode 9 "${@:2}" > "$found" 2>&1

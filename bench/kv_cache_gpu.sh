@@ -20,11 +20,8 @@ limit=${APEX_STEP_SECONDS:-300}
 mkdir -p "$out"
 export PYTHONPATH="$PWD/python${PYTHONPATH:+:$PYTHONPATH}"
 
-failed=0
-run() {
-  echo "$ $*"
-  timeout "$limit" "$@" || { echo "exit code $?"; failed=1; }
-}
+# shellcheck source=bench/run_step.sh
+. bench/run_step.sh
 step_tests() {
   run python3 -m pytest -q -rf -p no:cacheprovider tests/test_kv_cache.py -k "cuda or gpu"
 }
