@@ -1,4 +1,4 @@
-"""Our product of BF16 weights inside ggml's CPU backend gives the bits of ggml's own on x86.
+"""Our products of BF16 and F16 weights in ggml's CPU backend give the bits of ggml's own on x86.
 
 APEX_ISA=portable leaves it out, which is the oracle there; on 64-bit ARM, where ggml adds in
 another order, a scalar twin is (tests/test_arm64.py). Calibration sees the inputs of every matrix,
@@ -34,7 +34,7 @@ with apex.load_model(path, n_threads=n_threads) as model:
         matrix = apex.collect_imatrix(model, tokens, ctx=32, batch=128, ubatch=ubatch)
         digest.update(matrix.sha256.encode())
     digest.update(model.generate(tokens[:40], n_predict=8, temperature=0).tobytes())
-print(core.has_bf16_matmul(), digest.hexdigest())
+print(core.has_bf16_matmul() or core.has_f16_matmul(), digest.hexdigest())
 """
 
 
@@ -52,12 +52,15 @@ def child(path: Path, n_vocab: int, isa: str, n_threads: int = 2) -> tuple[str, 
     return used, digest
 
 
-@pytest.fixture(scope="module", params=["demo", "odd"])
+@pytest.fixture(scope="module", params=["demo", "odd", "f16"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model, and one whose rows are 64 and 96 wide and whose router has 5 of them."""
+    """The demo model in both types, and one of rows of 64 and 96 whose router has 5 of them."""
     if request.param == "demo":
         return apex.demo_model()
-    path = tmp_path_factory.mktemp("odd") / "odd.gguf"
+    path = tmp_path_factory.mktemp(request.param) / f"{request.param}.gguf"
+    if request.param == "f16":
+        apex.quantize(apex.demo_model(), apex.make_plan(apex.demo_model(), ftype="F16"), path)
+        return path
     return write_expert_model(path, in_bf16=True)
 
 
@@ -81,6 +84,7 @@ def test_every_instruction_set_gives_the_same_bits(model: Path) -> None:
 
 def test_it_is_used_where_there_is_a_kernel() -> None:
     if platform.machine() in ("aarch64", "arm64"):
+        assert not core.has_f16_matmul()
         assert core.has_bf16_matmul() == (os.environ.get("APEX_ISA") != "portable")
         return
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
@@ -89,3 +93,4 @@ def test_it_is_used_where_there_is_a_kernel() -> None:
     if os.environ.get("APEX_ISA") == "portable":
         pytest.skip("APEX_ISA leaves it out")
     assert core.has_bf16_matmul()
+    assert core.has_f16_matmul()

@@ -114,5 +114,6 @@ PYBIND11_MODULE(_core, module) {
                "llama.cpp's and ggml's messages since the last call.");
     module.def("has_bf16_matmul", &apex::has_bf16_matmul,
                "Whether BF16 weights are multiplied by our kernel.");
+    module.def("has_f16_matmul", &apex::has_f16_matmul, "The same of F16 weights.");
     apex::initialize_llama();
 }

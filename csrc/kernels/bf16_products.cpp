@@ -28,11 +28,20 @@ namespace {
 
 constexpr int kColumns = 3;  // taken at once
 
+enum class Values { bf16, f16 };
+
 #if !defined(__aarch64__)
 
-// ggml's last additions (ggml/src/ggml-cpu/vec.cpp): the eight sums that are left, in halves.
+// ggml's last additions: the eight sums that are left, in halves; of BF16
+// (ggml/src/ggml-cpu/vec.cpp) the four after that are halved again, of F16 (simd-mappings.h)
+// neighbours are added.
+template <Values V>
 inline float add_eight(__m256 sums) {
     __m128 rest = _mm_add_ps(_mm256_extractf128_ps(sums, 1), _mm256_castps256_ps128(sums));
+    if constexpr (V == Values::f16) {
+        rest = _mm_hadd_ps(rest, rest);
+        return _mm_cvtss_f32(_mm_hadd_ps(rest, rest));
+    }
     rest = _mm_add_ps(rest, _mm_movehl_ps(rest, rest));
     rest = _mm_add_ss(rest, _mm_movehdup_ps(rest));
     return static_cast<float>(0.0 + static_cast<double>(_mm_cvtss_f32(rest)));
@@ -52,14 +61,15 @@ struct Sums {
         low = _mm512_fmadd_ps(_mm512_loadu_ps(row), column_low, low);
         high = _mm512_fmadd_ps(_mm512_loadu_ps(row + 16), column_high, high);
     }
+    template <Values V>
     float total() const {
         const __m512 both = _mm512_add_ps(low, high);
-        return add_eight(
+        return add_eight<V>(
             _mm256_add_ps(_mm512_castps512_ps256(both), _mm512_extractf32x8_ps(both, 1)));
     }
 };
 
-template <int R, int C>
+template <Values V, int R, int C>
 void block(const float* rows, int64_t n_per_row, const float* const* columns, float* const* outputs,
            int64_t first) {
     Sums sums[C][R];
@@ -80,7 +90,7 @@ void block(const float* rows, int64_t n_per_row, const float* const* columns, fl
     APEX_UNROLL
     for (int c = 0; c < C; ++c) {
         APEX_UNROLL
-        for (int r = 0; r < R; ++r) outputs[c][first + r] = sums[c][r].total();
+        for (int r = 0; r < R; ++r) outputs[c][first + r] = sums[c][r].template total<V>();
     }
 }
 
@@ -103,7 +113,9 @@ inline Eight plus(Eight a, Eight b) {
 inline Eight fused(Eight a, Eight b, Eight sum) {
     return {vfmaq_f32(sum.low, a.low, b.low), vfmaq_f32(sum.high, a.high, b.high)};
 }
+template <Values V>
 inline float add_eight(Eight sums) {
+    static_assert(V == Values::bf16, "ggml computes F16 otherwise here");
     const float32x4_t four = vaddq_f32(sums.high, sums.low);
     const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
     return static_cast<float>(0.0 +
@@ -154,7 +166,7 @@ void sum_part(const float* rows, int64_t n_per_row, const float* const* columns,
     }
 }
 
-template <int R, int C>
+template <Values V, int R, int C>
 void block(const float* rows, int64_t n_per_row, const float* const* columns, float* const* outputs,
            int64_t first) {
     Eight totals[C * R][4];
@@ -165,35 +177,43 @@ void block(const float* rows, int64_t n_per_row, const float* const* columns, fl
         APEX_UNROLL
         for (int r = 0; r < R; ++r) {
             const Eight* sums = totals[c * R + r];
-            outputs[c][first + r] = add_eight(plus(plus(sums[0], sums[2]), plus(sums[1], sums[3])));
+            outputs[c][first + r] =
+                add_eight<V>(plus(plus(sums[0], sums[2]), plus(sums[1], sums[3])));
         }
     }
 }
 
 #endif
 
-template <int R>
+template <Values V, int R>
 void all_columns(const float* rows, int64_t n_per_row, const float* const* columns,
                  int64_t n_columns, float* const* outputs, int64_t first) {
     int64_t c = 0;
     for (; c + kColumns <= n_columns; c += kColumns) {
-        block<R, kColumns>(rows, n_per_row, columns + c, outputs + c, first);
+        block<V, R, kColumns>(rows, n_per_row, columns + c, outputs + c, first);
     }
-    for (; c < n_columns; ++c) block<R, 1>(rows, n_per_row, columns + c, outputs + c, first);
+    for (; c < n_columns; ++c) block<V, R, 1>(rows, n_per_row, columns + c, outputs + c, first);
 }
 
+template <Values V>
 void products(const float* rows, int n_rows, int64_t n_per_row, const float* const* columns,
               int64_t n_columns, float* const* outputs, int64_t first) {
-    if (n_rows == 4) return all_columns<4>(rows, n_per_row, columns, n_columns, outputs, first);
-    if (n_rows == 3) return all_columns<3>(rows, n_per_row, columns, n_columns, outputs, first);
-    if (n_rows == 2) return all_columns<2>(rows, n_per_row, columns, n_columns, outputs, first);
-    all_columns<1>(rows, n_per_row, columns, n_columns, outputs, first);
+    if (n_rows == 4) return all_columns<V, 4>(rows, n_per_row, columns, n_columns, outputs, first);
+    if (n_rows == 3) return all_columns<V, 3>(rows, n_per_row, columns, n_columns, outputs, first);
+    if (n_rows == 2) return all_columns<V, 2>(rows, n_per_row, columns, n_columns, outputs, first);
+    all_columns<V, 1>(rows, n_per_row, columns, n_columns, outputs, first);
 }
 
 }  // namespace
 
 Bf16Products lookup_products() {
-    return products;
+    return products<Values::bf16>;
 }
+
+#if !defined(__aarch64__)
+Bf16Products lookup_f16_products() {
+    return products<Values::f16>;
+}
+#endif
 
 }  // namespace apex::kernels::APEX_BF16_ISA

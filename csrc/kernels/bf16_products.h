@@ -26,4 +26,8 @@ using Bf16Products = void (*)(const float* rows, int n_rows, int64_t n_per_row,
 // nullptr where there is no kernel: Isa::portable, or a CPU without FMA.
 Bf16Products bf16_products(Isa isa);
 
+// The same of F16 values, bit for bit ggml_vec_dot_f16's: only its last additions are others.
+// nullptr on 64-bit ARM too, where ggml computes them in F16.
+Bf16Products f16_products(Isa isa);
+
 }  // namespace apex::kernels

@@ -12,10 +12,12 @@
 #if defined(__x86_64__)
 namespace apex::kernels::bf16_avx2 {
 Bf16Products lookup_products();
-}
+Bf16Products lookup_f16_products();
+}  // namespace apex::kernels::bf16_avx2
 namespace apex::kernels::bf16_avx512 {
 Bf16Products lookup_products();
-}
+Bf16Products lookup_f16_products();
+}  // namespace apex::kernels::bf16_avx512
 #elif defined(__aarch64__)
 namespace apex::kernels::bf16_neon {
 Bf16Products lookup_products();
@@ -95,6 +97,16 @@ Bf16Products bf16_products(Isa isa) {
     if (isa == Isa::avx2) return bf16_avx2::lookup_products();
 #elif defined(__aarch64__)
     if (isa == Isa::neon) return bf16_neon::lookup_products();
+#endif
+    (void)isa;
+    return nullptr;
+}
+
+Bf16Products f16_products(Isa isa) {
+#if defined(__x86_64__)
+    if (isa > cpu_isa() || !__builtin_cpu_supports("fma")) return nullptr;
+    if (isa == Isa::avx512) return bf16_avx512::lookup_f16_products();
+    if (isa == Isa::avx2) return bf16_avx2::lookup_f16_products();
 #endif
     (void)isa;
     return nullptr;

@@ -1,6 +1,7 @@
 #include "model/bf16_matmul.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <new>
@@ -28,18 +29,39 @@ constexpr int64_t kUnitRows = 16;       // of weights, widened together
 constexpr int64_t kPanelBytes = 16384;  // of columns that stay in the cache beside them
 constexpr size_t kLine = 64;
 
-kernels::Bf16Products g_products = nullptr;
+using Widen = void (*)(const uint16_t* values, float* floats, int64_t n);
+
+// A 16-bit type whose products are ours; products is null where they are ggml's.
+struct HalfType {
+    ggml_type type;
+    Widen widen;
+    kernels::Bf16Products products;
+};
 
 size_t padded(size_t n_bytes) {
     return (n_bytes + kLine - 1) / kLine * kLine;
 }
 
 APEX_SIMD_CLONES
-void widen(const ggml_bf16_t* values, float* floats, int64_t n) {
+void widen_bf16(const uint16_t* values, float* floats, int64_t n) {
     for (int64_t i = 0; i < n; ++i) {
-        const uint32_t bits = static_cast<uint32_t>(values[i].bits) << 16;
+        const uint32_t bits = static_cast<uint32_t>(values[i]) << 16;
         std::memcpy(floats + i, &bits, sizeof(bits));
     }
+}
+
+void widen_f16(const uint16_t* values, float* floats, int64_t n) {
+    ggml_cpu_fp16_to_fp32(values, floats, n);
+}
+
+std::array<HalfType, 2> g_halves{
+    {{GGML_TYPE_BF16, &widen_bf16, nullptr}, {GGML_TYPE_F16, &widen_f16, nullptr}}};
+
+const HalfType* half_of(ggml_type type) {
+    for (const HalfType& half : g_halves) {
+        if (half.type == type && half.products != nullptr) return &half;
+    }
+    return nullptr;
 }
 
 // A column of the product: which row of the input, and where its results go.
@@ -63,11 +85,11 @@ bool is_ours(const ggml_tensor* op) {
     if (op->op != GGML_OP_MUL_MAT && op->op != GGML_OP_MUL_MAT_ID) return false;
     const Shape shape(op);
     const ggml_tensor *w = shape.weights, *x = shape.input;
-    if (w->type != GGML_TYPE_BF16 || x->type != GGML_TYPE_F32 || op->type != GGML_TYPE_F32) {
+    if (half_of(w->type) == nullptr || x->type != GGML_TYPE_F32 || op->type != GGML_TYPE_F32) {
         return false;
     }
     const bool stored_by_rows =
-        w->nb[0] == sizeof(ggml_bf16_t) && x->nb[0] == sizeof(float) && op->nb[0] == sizeof(float);
+        w->nb[0] == sizeof(uint16_t) && x->nb[0] == sizeof(float) && op->nb[0] == sizeof(float);
     if (!stored_by_rows || w->ne[0] % kernels::kBf16RowMultiple != 0 || w->ne[3] != 1) return false;
     if (shape.n_columns() < kMinColumns) return false;
     if (shape.ids != nullptr) return shape.ids->type == GGML_TYPE_I32 && x->ne[3] == 1;
@@ -81,7 +103,7 @@ struct Workspace {
     const float** columns;  // sorted by matrix
     float** outputs;
     float* inputs;     // all rows, rounded to BF16 and widened
-    char* of_threads;  // a row of BF16 and kUnitRows of floats for each
+    char* of_threads;  // a rounded row and kUnitRows of floats for each
     size_t bytes_of_thread;
     size_t n_bytes;
 
@@ -102,7 +124,7 @@ struct Workspace {
         inputs = reinterpret_cast<float*>(
             take(static_cast<size_t>(shape.n_inputs()) * n_per_row * sizeof(float)));
         bytes_of_thread =
-            padded(n_per_row * sizeof(ggml_bf16_t)) + padded(kUnitRows * n_per_row * sizeof(float));
+            padded(n_per_row * sizeof(uint16_t)) + padded(kUnitRows * n_per_row * sizeof(float));
         of_threads =
             reinterpret_cast<char*>(take(static_cast<size_t>(n_threads) * bytes_of_thread));
         n_bytes = end - begin;
@@ -112,11 +134,14 @@ struct Workspace {
 class Product {
   public:
     Product(const ggml_compute_params* params, const ggml_tensor* op)
-        : params_(params), shape_(op), work_(shape_, params->nth, aligned(params->wdata)) {
+        : params_(params),
+          half_(*half_of(op->src[0]->type)),
+          shape_(op),
+          work_(shape_, params->nth, aligned(params->wdata)) {
         char* own = work_.of_threads + static_cast<size_t>(params->ith) * work_.bytes_of_thread;
-        rounded_ = reinterpret_cast<ggml_bf16_t*>(own);
+        rounded_ = reinterpret_cast<uint16_t*>(own);
         const auto n_per_row = static_cast<size_t>(shape_.n_per_row());
-        rows_ = reinterpret_cast<float*>(own + padded(n_per_row * sizeof(ggml_bf16_t)));
+        rows_ = reinterpret_cast<float*>(own + padded(n_per_row * sizeof(uint16_t)));
     }
 
     void compute() {
@@ -140,7 +165,7 @@ class Product {
   private:
     // ggml rounds the input to the type of the weights, and so do we: with its own function.
     void widen_inputs() {
-        const auto* traits = ggml_get_type_traits_cpu(GGML_TYPE_BF16);
+        const auto* traits = ggml_get_type_traits_cpu(half_.type);
         const ggml_tensor* input = shape_.input;
         const int64_t n_per_row = shape_.n_per_row();
         for (int64_t i = params_->ith; i < shape_.n_inputs(); i += params_->nth) {
@@ -149,7 +174,7 @@ class Product {
             const char* row = static_cast<const char*>(input->data) + i1 * input->nb[1] +
                               i2 * input->nb[2] + i3 * input->nb[3];
             traits->from_float(reinterpret_cast<const float*>(row), rounded_, n_per_row);
-            widen(rounded_, work_.inputs + i * n_per_row, n_per_row);
+            half_.widen(rounded_, work_.inputs + i * n_per_row, n_per_row);
         }
     }
 
@@ -212,23 +237,24 @@ class Product {
                               matrix * shape_.weights->nb[2] + first_row * shape_.weights->nb[1];
         for (int64_t i = 0; i < n_rows; ++i) {
             const char* row = weights + i * shape_.weights->nb[1];
-            widen(reinterpret_cast<const ggml_bf16_t*>(row), rows_ + i * n_per_row, n_per_row);
+            half_.widen(reinterpret_cast<const uint16_t*>(row), rows_ + i * n_per_row, n_per_row);
         }
         const int64_t row_bytes = n_per_row * static_cast<int64_t>(sizeof(float));
         const int64_t panel = std::max<int64_t>(kPanelBytes / row_bytes / 3, 1) * 3;
         for (int64_t c = begin; c < end; c += panel) {
             for (int64_t i = 0; i < n_rows; i += kernels::kBf16Rows) {
                 const auto n = static_cast<int>(std::min<int64_t>(kernels::kBf16Rows, n_rows - i));
-                g_products(rows_ + i * n_per_row, n, n_per_row, work_.columns + c,
-                           std::min(panel, end - c), work_.outputs + c, first_row + i);
+                half_.products(rows_ + i * n_per_row, n, n_per_row, work_.columns + c,
+                               std::min(panel, end - c), work_.outputs + c, first_row + i);
             }
         }
     }
 
     const ggml_compute_params* params_;
+    const HalfType& half_;
     Shape shape_;
     Workspace work_;
-    ggml_bf16_t* rounded_;
+    uint16_t* rounded_;
     float* rows_;
 };
 
@@ -265,18 +291,27 @@ class WithBf16 : public ggml::cpu::extra_buffer_type {
 }  // namespace
 
 void install_bf16_matmul() {
-    kernels::Bf16Products products = kernels::bf16_products(kernels::best_isa());
+    const kernels::Isa isa = kernels::best_isa();
     const auto& types = ggml_backend_cpu_get_extra_buffer_types();
-    if (products == nullptr || types.empty() || types.front()->context == nullptr) return;
-    if (kAsGgml && !equals_ggml(products)) return;
-    g_products = products;
+    if (types.empty() || types.front()->context == nullptr) return;
+    kernels::Bf16Products of_bf16 = kernels::bf16_products(isa);
+    kernels::Bf16Products of_f16 = kernels::f16_products(isa);
+    if (of_bf16 != nullptr && (!kAsGgml || equals_ggml(of_bf16, GGML_TYPE_BF16))) {
+        g_halves[0].products = of_bf16;
+    }
+    if (of_f16 != nullptr && equals_ggml(of_f16, GGML_TYPE_F16)) g_halves[1].products = of_f16;
+    if (half_of(GGML_TYPE_BF16) == nullptr && half_of(GGML_TYPE_F16) == nullptr) return;
     // Lives as long as the process, like the type it stands before.
     types.front()->context =
         new WithBf16(static_cast<ggml::cpu::extra_buffer_type*>(types.front()->context));
 }
 
 bool has_bf16_matmul() {
-    return g_products != nullptr;
+    return half_of(GGML_TYPE_BF16) != nullptr;
+}
+
+bool has_f16_matmul() {
+    return half_of(GGML_TYPE_F16) != nullptr;
 }
 
 }  // namespace apex

@@ -25,28 +25,22 @@ class Bits {
     uint64_t state_ = 42;
 };
 
-// A sign, seven bits of mantissa, an exponent from lowest on.
-uint16_t value(Bits& bits, int lowest, int n_exponents) {
+// A sign, a mantissa of any bits, an exponent from lowest on.
+uint16_t value(Bits& bits, ggml_type type, int lowest, int n_exponents) {
     const uint16_t random = bits.next();
     const int exponent = lowest + bits.next() % n_exponents;
-    return static_cast<uint16_t>((random & 0x807f) | exponent << 7);
+    const int n_mantissa = type == GGML_TYPE_F16 ? 10 : 7;
+    const int kept = 0x8000 | ((1 << n_mantissa) - 1);
+    return static_cast<uint16_t>((random & kept) | exponent << n_mantissa);
 }
 
-float widened(uint16_t bits) {
-    const uint32_t whole = static_cast<uint32_t>(bits) << 16;
-    float result;
-    std::memcpy(&result, &whole, sizeof(result));
-    return result;
-}
-
-bool agrees(kernels::Bf16Products products, Bits& bits, int lowest, int n_exponents) {
+bool agrees(kernels::Bf16Products products, ggml_type type, Bits& bits, int lowest,
+            int n_exponents) {
     constexpr int kAll = kernels::kBf16Rows + kColumns;
-    std::vector<ggml_bf16_t> stored(kAll * kPerRow);
+    std::vector<uint16_t> stored(kAll * kPerRow);
     std::vector<float> floats(kAll * kPerRow);
-    for (size_t i = 0; i < stored.size(); ++i) {
-        stored[i].bits = value(bits, lowest, n_exponents);
-        floats[i] = widened(stored[i].bits);
-    }
+    for (uint16_t& stored_value : stored) stored_value = value(bits, type, lowest, n_exponents);
+    ggml_get_type_traits(type)->to_float(stored.data(), floats.data(), kAll * kPerRow);
     const float* columns[kColumns];
     float results[kColumns][kernels::kBf16Rows];
     float* outputs[kColumns];
@@ -54,7 +48,7 @@ bool agrees(kernels::Bf16Products products, Bits& bits, int lowest, int n_expone
         columns[c] = floats.data() + (kernels::kBf16Rows + c) * kPerRow;
         outputs[c] = results[c];
     }
-    const auto vec_dot = ggml_get_type_traits_cpu(GGML_TYPE_BF16)->vec_dot;
+    const auto vec_dot = ggml_get_type_traits_cpu(type)->vec_dot;
     for (int n_rows = 1; n_rows <= kernels::kBf16Rows; ++n_rows) {
         products(floats.data(), n_rows, kPerRow, columns, kColumns, outputs, 0);
         for (int c = 0; c < kColumns; ++c) {
@@ -71,12 +65,16 @@ bool agrees(kernels::Bf16Products products, Bits& bits, int lowest, int n_expone
 
 }  // namespace
 
-bool equals_ggml(kernels::Bf16Products products) {
+bool equals_ggml(kernels::Bf16Products products, ggml_type type) {
     Bits bits;
+    const bool is_f16 = type == GGML_TYPE_F16;
     for (int i = 0; i < 32; ++i) {
-        if (!agrees(products, bits, 110, 30)) return false;  // weights and activations
-        if (!agrees(products, bits, 40, 40)) return false;   // products that vanish
-        if (!agrees(products, bits, 160, 40)) return false;  // sums that overflow
+        // Weights and activations.
+        if (!agrees(products, type, bits, is_f16 ? 4 : 110, is_f16 ? 16 : 30)) return false;
+        // Products that vanish; of F16 values that are not normal.
+        if (!agrees(products, type, bits, is_f16 ? 0 : 40, is_f16 ? 2 : 40)) return false;
+        // Sums that overflow; of F16 the largest values.
+        if (!agrees(products, type, bits, is_f16 ? 20 : 160, is_f16 ? 11 : 40)) return false;
     }
     return true;
 }
