@@ -29,7 +29,8 @@ void check_counts(const Model& model, const SpeedOptions& options) {
             model.path(), ": a test of ", options.n_prompt, " prompt, ", options.n_gen,
             " generated and ", options.n_depth, " depth tokens is longer than the ",
             options.beyond_context ? "longest that is allowed, " : "model's context of ", limit,
-            "; ask for fewer tokens", options.beyond_context ? "" : ", or pass `beyond_context=True`");
+            "; ask for fewer tokens",
+            options.beyond_context ? "" : ", or pass `beyond_context=True`");
     }
     if (options.repetitions < 1 || options.repetitions > kMostRepetitions) {
         fail<InvalidArgument>("repetitions: expected 1 to ", kMostRepetitions, ", found ",
