@@ -273,6 +273,15 @@ def test_where_nothing_fits_it_is_said_what_the_smallest_needs() -> None:
     assert "CUDA context 750.000" in done.stdout
 
 
+def test_a_search_leaves_room_for_what_the_plan_counts() -> None:
+    done = invoke("search", apex.demo_model(), "--fit", "700MiB", "--no-file")
+    with apex.open_gguf(apex.demo_model()) as source:
+        context = context_memory(source, ContextSettings(4096))
+    beside = context.cache + context.buffers + CUDA_CONTEXT_BYTES
+    assert done.exit_code == 2
+    assert f"CUDA alone take {beside:,} bytes" in " ".join(done.stderr.split())
+
+
 def test_one_plan_says_what_it_takes() -> None:
     done = invoke("plan", apex.demo_model(), "--tier", "compact", "--fit", "1GiB", "--ctx", "8192")
     assert done.exit_code == 0, done.stderr

@@ -86,24 +86,25 @@ def _budgets(out: Output, source: GgufFile, choices: BudgetChoices) -> tuple[int
         if len(set(budgets)) != len(budgets):
             raise typer.BadParameter("names a size twice", param_hint="--budget")
         return budgets
-    from apex_native.memory import ContextSettings, context_memory
+    from apex_native.memory import ContextSettings, PlacedWeights, context_memory, memory_need
     from apex_native.types import GgmlType
 
     settings = ContextSettings(
         choices.ctx, GgmlType.parse(choices.type_k), GgmlType.parse(choices.type_v)
     )
-    beside = context_memory(source, settings)
-    total = beside.cache + beside.buffers
-    budget = choices.fit - total
+    # The whole file is taken to lie on a GPU: what of it stays on the host depends on its types.
+    beside = memory_need(PlacedWeights(0, 0, ()), context_memory(source, settings), on_gpu=True)
+    budget = choices.fit - beside.total
     if budget <= 0:
         raise typer.BadParameter(
-            f"KV cache and buffers alone take {total:,} bytes at a context of "
+            f"KV cache, buffers and CUDA alone take {beside.total:,} bytes at a context of "
             f"{choices.ctx:,}; {choices.fit:,} are given",
             param_hint="--fit",
         )
     out.note(
-        f"{exact_size(choices.fit)} less {beside.cache:,} of KV cache and state and "
-        f"{beside.buffers:,} of buffers: a file of at most {exact_size(budget)}"
+        f"{exact_size(choices.fit)} less {beside.cache:,} of KV cache and state, "
+        f"{beside.buffers:,} of buffers and {beside.cuda_context:,} of CUDA: a file of at most "
+        f"{exact_size(budget)}"
     )
     return (budget,)
 

@@ -51,8 +51,8 @@ class BudgetChoices:
         int | None,
         typer.Option(
             parser=parse_size, metavar="SIZE", rich_help_panel=SIZE,
-            help="Memory that model, KV cache and buffers must fit in together, in place of "
-            "--budget.",
+            help="A GPU's memory, which model, KV cache, buffers and CUDA must fit in together, in "
+            "place of --budget.",
         ),
     ] = None  # fmt: skip
     ctx: Annotated[
