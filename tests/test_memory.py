@@ -25,6 +25,7 @@ from apex_native.memory.fit import server_command
 from apex_native.types import GgmlType
 from cli_tools import invoke
 from memory_models import MODELS, UBATCH, Expected
+from model_kinds import KINDS
 from plan_tables import write_gguf
 from tolerances import CACHE_GPU_RTOL, FIT_GPU_RTOL, FIT_RTOL
 
@@ -218,15 +219,14 @@ def test_several_cards_are_asked_about_at_once(tmp_path: Path) -> None:
     assert all(row["rooms"][0]["fits"] for row in document["choices"])
     shown = invoke("plan", apex.demo_model(), *only, *options).stdout
     assert [card in shown for card in ("card     RTX 3060", "card     T4")] == [True, True]
-    with apex.open_gguf(apex.demo_model()) as projector:  # any tensors will do
+    path = KINDS["mmproj"](tmp_path)
+    with apex.open_gguf(path) as projector:
         size = sum(tensor.nbytes for tensor in projector.tensors)
     beside = json.loads(
-        invoke(
-            "plan", apex.demo_model(), *only, "--gpu", "T4", "--mmproj", apex.demo_model(), "--json"
-        ).stdout
+        invoke("plan", apex.demo_model(), *only, "--gpu", "T4", "--mmproj", path, "--json").stdout
     )
     assert beside["choices"][0]["memory"]["mmproj"] == size
-    assert beside["choices"][0]["command"].endswith(f"--mmproj {apex.demo_model()}")
+    assert beside["choices"][0]["command"].endswith(f"--mmproj {path}")
 
 
 def test_results_and_saved_recipes_are_in_the_table(tmp_path: Path) -> None:
