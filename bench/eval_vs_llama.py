@@ -2,10 +2,12 @@
 
     python bench/eval_vs_llama.py --tools build/reference/reference [--chunks 100] [--threads N]
         [--types Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_M,IQ4_XS] [--repeat 3] [--vocab 248320] [--text PATH]
+        [--model PATH]
 
 Theirs is a pass that writes the base file and one KLD pass for each candidate; ours is one process
 that does all of it, noise floor, router agreement and comparisons included. Whole processes,
 interleaved. --vocab: a random-weight model of the demo's shape with that many tokens instead.
+--model: another one, with random weights (wide_model.py); --types "" compares its perplexity alone.
 Prints a table and, as the last line, a JSON object: ``ratio`` (theirs / ours), ``share`` (ours /
 theirs), what each wrote to disk, and our peak memory beside the models. Exits with 1 where a
 perplexity differs in 4 digits or a KLD by more than the code of base files and rounding allow.
@@ -47,6 +49,9 @@ are rounded in another order, and the programs' batches differ (measured: up to 
 RANDOM_RTOL = 3e-2
 """Of both with random weights, which make much of every rounding: batches of 96 or 33 tokens, not
 512, move our own perplexity of the three types tried by up to 2e-2."""
+
+
+REFERENCE = "(reference)"
 
 
 @dataclass
@@ -94,7 +99,7 @@ class Bench:
     def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
         self.arguments = arguments
         self.folder = folder
-        self.reference = apex.demo_model()
+        self.reference = arguments.model or apex.demo_model()
         if arguments.vocab:
             self.reference = write_vocabulary_model(
                 self.reference, folder / "reference.gguf", arguments.vocab
@@ -102,7 +107,8 @@ class Bench:
         self.text = arguments.text or folder / "text.txt"
         if arguments.text is None:
             self.text.write_text(demo_text(arguments.chunks * CTX * CHARS_PER_TOKEN, seed=31))
-        self.candidates = [self._candidate(name) for name in arguments.types.split(",")]
+        types = arguments.types.split(",") if arguments.types else []
+        self.candidates = [self._candidate(name) for name in types]
         self.base = folder / "base.kld"
 
     def _candidate(self, ftype: str) -> Path:
@@ -117,11 +123,9 @@ class Bench:
         tool = str(self.arguments.tools / "llama-perplexity")
         common = ["-f", str(self.text), "-c", str(CTX), "--chunks", str(self.arguments.chunks),
                   "-t", str(self.arguments.threads)]  # fmt: skip
-        run = run_process(
-            [tool, "-m", str(self.reference), *common, "--kl-divergence-base", str(self.base)],
-            self.folder,
-        )
-        seconds, found = run.seconds, {}
+        base = ["--kl-divergence-base", str(self.base)] if self.candidates else []
+        run = run_process([tool, "-m", str(self.reference), *common, *base], self.folder)
+        seconds, found = run.seconds, {REFERENCE: parse_ppl(run.output)}
         for path in self.candidates:
             run = run_process(
                 [tool, "-m", str(path), *common, "--kl-divergence", "--kl-divergence-base",
@@ -147,8 +151,9 @@ class Bench:
         for _ in range(self.arguments.repeat):
             seconds, expected = self.theirs()
             samples.theirs.append(seconds)
-            samples.base_bytes = self.base.stat().st_size
-            self.base.unlink()
+            if self.candidates:
+                samples.base_bytes = self.base.stat().st_size
+                self.base.unlink()
             before = set(self.folder.iterdir())
             run, document = self.ours()
             samples.ours.append(run.seconds)
@@ -158,13 +163,25 @@ class Bench:
             if left:
                 sys.exit(f"files were left behind: {left}")
             samples.largest_kld_difference = compare(
-                document, expected, RANDOM_RTOL if self.arguments.vocab else 0.0
+                document, expected, RANDOM_RTOL if self.random else 0.0
             )
         return samples
 
     @property
+    def random(self) -> bool:
+        return bool(self.arguments.vocab or self.arguments.model)
+
+    @property
     def model_bytes(self) -> int:
         return sum(path.stat().st_size for path in (self.reference, *self.candidates))
+
+
+def parse_ppl(output: str) -> dict[str, float]:
+    """The perplexity of a pass without a base file to compare with."""
+    match = re.search(r"Final estimate: PPL = ([-0-9.]+)", output)
+    if match is None:
+        sys.exit(f"llama-perplexity printed no perplexity:\n{output[-2000:]}")
+    return {"ppl": float(match[1])}
 
 
 def parse_kld(output: str) -> dict[str, float]:
@@ -181,15 +198,20 @@ def parse_kld(output: str) -> dict[str, float]:
 def compare(document: dict[str, Any], expected: dict[str, dict[str, float]], noise: float) -> float:
     """The largest difference of a KLD; SystemExit where a number is another by more than noise."""
     worst = 0.0
+    compare_ppl(document["reference"], expected[REFERENCE], noise)
     for candidate in document["candidates"]:
         theirs = expected[candidate["name"]]
-        if not math.isclose(candidate["ppl"], theirs["ppl"], rel_tol=max(PPL_RTOL, noise)):
-            sys.exit(f"{candidate['name']}: PPL {candidate['ppl']} here, {theirs['ppl']} there")
+        compare_ppl(candidate, theirs, noise)
         difference = abs(candidate["kld_mean"] - theirs["kld_mean"])
         if difference > KLD_ATOL + max(KLD_RTOL, noise) * theirs["kld_mean"]:
             sys.exit(f"{candidate['name']}: KLD {candidate['kld_mean']} here, {theirs} there")
         worst = max(worst, difference)
     return worst
+
+
+def compare_ppl(ours: dict[str, Any], theirs: dict[str, float], noise: float) -> None:
+    if not math.isclose(ours["ppl"], theirs["ppl"], rel_tol=max(PPL_RTOL, noise)):
+        sys.exit(f"{ours['name']}: PPL {ours['ppl']} here, {theirs['ppl']} there")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -200,6 +222,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--types", default="Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_M,IQ4_XS")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--vocab", type=int, default=0, help="tokens of a random-weight model")
+    parser.add_argument("--model", type=Path, help="with random weights, in place of the demo's")
     parser.add_argument("--text", type=Path, help="default: generated")
     parser.add_argument("--folder", type=Path, help="for the files; default: a temporary one")
     return parser.parse_args()
@@ -216,7 +239,8 @@ def main() -> None:
     theirs, ours = statistics.median(samples.theirs), statistics.median(samples.ours)
     spread = (max(samples.ours) - min(samples.ours)) / ours
     print(f"{arguments.chunks} chunks of {CTX} tokens, {arguments.threads} threads, "
-          f"vocabulary {arguments.vocab or 'of the demo'}, {cpu_name()}")  # fmt: skip
+          f"{arguments.model or 'the demo'}, vocabulary {arguments.vocab or 'its own'}, "
+          f"{cpu_name()}")  # fmt: skip
     print(f"llama-perplexity, {n_passes} passes {theirs:10.2f} s   base file "
           f"{samples.base_bytes / 1e6:,.0f} MB")  # fmt: skip
     print(f"apex-native eval             {ours:10.2f} s   written {samples.written_bytes:,} bytes, "
@@ -239,6 +263,7 @@ def main() -> None:
                 "chunks": arguments.chunks,
                 "threads": arguments.threads,
                 "vocab": arguments.vocab,
+                "model": str(arguments.model or ""),
                 "types": arguments.types,
                 "machine": cpu_name(),
                 "version": apex.__version__,
