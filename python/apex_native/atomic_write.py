@@ -8,7 +8,7 @@ from pathlib import Path
 
 from apex_native.errors import OutputError
 
-__all__ = ["free_name", "require_place", "write_atomically"]
+__all__ = ["free_name", "nearest_folder", "require_place", "write_atomically"]
 
 _LEAST = 1 << 20
 """Bytes that every disk must have free before work is begun: results, manifests, journals."""
@@ -45,8 +45,13 @@ def _folder_of(path: Path) -> Path | None:
     """Where a path's files will lie: the nearest folder; None for what is no plain file."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         return None
-    places = (path, *path.parents) if path.is_dir() else path.parents
-    return next((place for place in places if place.is_dir()), None)
+    return nearest_folder(path)
+
+
+def nearest_folder(path: Path) -> Path:
+    """The folder of that name, or the nearest one above it that exists; absolute."""
+    path = path.absolute()
+    return next(place for place in (path, *path.parents) if place.is_dir())
 
 
 def free_name(path: Path) -> Path:

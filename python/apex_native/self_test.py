@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from apex_native._native import core
+from apex_native.atomic_write import nearest_folder
 from apex_native.demo import cache_folder, demo_model
 from apex_native.errors import ApexError
 from apex_native.machine import cpu_features, cpu_name, free_memory, usable_threads
@@ -87,7 +87,7 @@ def describe_environment() -> Environment:
         n_threads=usable_threads(),
         memory_free=free_memory(),
         cache_folder=str(folder),
-        disk_free=shutil.disk_usage(_existing(folder)).free,
+        disk_free=shutil.disk_usage(nearest_folder(folder)).free,
         gpus=gpus,
         gpu_problem=gpu_problem,
     )
@@ -157,10 +157,3 @@ def _check_demo_model() -> str:
     if result.mean_nll is None or not result.mean_nll < guessing:
         raise _CheckError(text)
     return text
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
-    return next(
-        place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir()
-    )

@@ -141,9 +141,10 @@ def _require_fresh(paths: list[Path], output: SearchOutput, *, force: bool) -> N
 
 def _require_room(paths: list[Path], budgets: Sequence[int]) -> None:
     """Raise OutputError where the files will not fit: known before an hour of measuring."""
+    from apex_native.atomic_write import nearest_folder
     from apex_native.errors import OutputError
 
-    folder = next(folder for folder in paths[0].absolute().parents if folder.is_dir())
+    folder = nearest_folder(paths[0].parent)
     free, needed = shutil.disk_usage(folder).free, sum(budgets)
     if needed > free:
         raise OutputError(
