@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from apex_native._native import core
 from apex_native.demo_text import demo_text
 from apex_native.evaluation.tasks.hellaswag import format_hellaswag
 from apex_native.results import Results
-from cli_tools import invoke, run, start
+from cli_tools import invoke, run
+from stopped_runs import CHUNK_SCORED, run_stopped
 from task_files import hellaswag_items
 
 CTX = 128
@@ -183,17 +183,15 @@ def test_questions_without_an_output_keep_unfinished_scores_apart(
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_numbers(models: list[Path], tmp_path: Path) -> None:
     text, out = tmp_path / "text.txt", tmp_path / "eval.json"
-    text.write_text(demo_text(60_000, seed=9))
+    text.write_text(demo_text(30_000, seed=9))
     arguments = ("-r", apex.demo_model(), models[0], "-f", text, "--ctx", str(CTX),
                  "--noise-chunks", "0", "--gpu-layers", "0")  # fmt: skip
-    process = start("eval", *arguments, "--threads", "1", "-o", out)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "evaluating" in line and "0/" not in line:
-            break
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
+    stopped = run_stopped(
+        CHUNK_SCORED, "eval", *arguments, "--threads", "1", "-o", out,
+        when="args[1].n_chunks_done",
+    )  # fmt: skip
+    assert stopped.returncode == 130, stopped.stderr
+    assert "the same command goes on from there" in stopped.stderr
     partial = out.with_name("eval.json.partial.npz")
     assert partial.exists()
     resumed = document(*arguments, "--threads", "2", "-o", out)

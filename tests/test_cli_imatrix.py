@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,8 @@ import apex_native as apex
 from apex_native.demo_text import demo_text
 from apex_native.imatrix import Prior
 from calibration_models import write_expert_model
-from cli_tools import invoke, run, start, write_experts
+from cli_tools import invoke, run, write_experts
+from stopped_runs import CHECKPOINT_WRITTEN, run_stopped
 
 CTX = ("--ctx", "32", "--threads", "2")
 
@@ -213,15 +213,12 @@ def test_a_stopped_process_goes_on_to_the_same_bytes(tmp_path: Path, how: signal
     whole = run(*common, "-o", tmp_path / "whole.gguf")
     assert whole.returncode == 0, whole.stderr
     output, checkpoint = tmp_path / "m.gguf", tmp_path / "m.gguf.checkpoint"
-    process = start(*common, "-o", output)
-    while not checkpoint.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    process.send_signal(how)
-    _, errors = process.communicate(timeout=60)
+    stopped = run_stopped(CHECKPOINT_WRITTEN, *common, "-o", output, how=how)
     if how is signal.SIGINT:
-        assert process.returncode == 130
-        assert "of 60 chunks are done; go on with --resume" in errors
+        assert stopped.returncode == 130
+        assert "of 60 chunks are done; go on with --resume" in stopped.stderr
+    else:
+        assert stopped.returncode == -how
     assert checkpoint.exists()
     assert not output.exists()
     resumed = run(*common, "-o", output, "--resume")

@@ -9,7 +9,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,25 +18,24 @@ from rich.markup import render
 from apex_native.cli.app import app
 from apex_native.demo import demo_model
 from cli_tools import (
-    MANY_SECONDS,
     command,
     default_interrupt,
     environment,
     n_finished,
     run,
     start,
-    wait_for,
     write_experts,
     write_imatrix,
 )
+from stopped_runs import TENSOR_DONE, TENSORS_NOTED, run_stopped
 
 N_LAYERS = 16
 """48 tensors of 1 M weights, 100 MB: seconds of work in a slow type on one thread."""
 
 
 @pytest.fixture(scope="module")
-def slow_job(tmp_path_factory: pytest.TempPathFactory) -> tuple[str | Path, ...]:
-    """A quantization that takes seconds."""
+def job(tmp_path_factory: pytest.TempPathFactory) -> tuple[str | Path, ...]:
+    """A quantization with many ticks between its first tensor and its last."""
     folder = tmp_path_factory.mktemp("slow")
     model = write_experts(folder / "model-bf16.gguf", n_layers=N_LAYERS, rows=768)
     imatrix = write_imatrix(folder / "imatrix.gguf", n_layers=N_LAYERS)
@@ -218,30 +216,27 @@ def test_the_default_name_is_in_the_current_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "word"),
+    ("how", "code", "word"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
     ids=["Ctrl-C", "SIGTERM"],
 )
 def test_a_signal_stops_and_resume_goes_on(
-    slow_job: tuple[str | Path, ...], tmp_path: Path, number: int, code: int, word: str
+    job: tuple[str | Path, ...], tmp_path: Path, how: signal.Signals, code: int, word: str
 ) -> None:
     output = tmp_path / "q.gguf"
-    process = start(*slow_job, "-o", output)
-    wait_for(lambda: n_finished(output) > 0, process)
-    process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=MANY_SECONDS)
-    assert process.returncode == code
-    assert stdout == ""
-    assert "Traceback" not in stderr
+    stopped = run_stopped(TENSOR_DONE, *job, "-o", output, how=how, when="args[1]")
+    assert stopped.returncode == code
+    assert stopped.stdout == ""
+    assert "Traceback" not in stopped.stderr
     assert not output.exists()
     done = n_finished(output)
-    assert 0 < done < 3 * N_LAYERS
-    assert f"error: {word}: {done} of {3 * N_LAYERS} tensors are done; go on" in stderr
+    assert done > 0
+    assert f"error: {word}: {done} of {3 * N_LAYERS} tensors are done; go on" in stopped.stderr
 
-    again = run(*slow_job, "-o", output)
+    again = run(*job, "-o", output)
     assert again.returncode == 1
     assert "--resume" in again.stderr
-    resumed = run(*slow_job, "-o", output, "--resume", "--json")
+    resumed = run(*job, "-o", output, "--resume", "--json")
     assert resumed.returncode == 0, resumed.stderr
     assert json.loads(resumed.stdout)["resumed_tensors"] == done
     assert {path.name for path in tmp_path.iterdir()} == {"q.gguf", "q.gguf.manifest.json"}
@@ -249,30 +244,21 @@ def test_a_signal_stops_and_resume_goes_on(
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bytes(
-    slow_job: tuple[str | Path, ...], tmp_path: Path
+    job: tuple[str | Path, ...], tmp_path: Path
 ) -> None:
     whole, output = tmp_path / "whole.gguf", tmp_path / "killed.gguf"
-    process = start(*slow_job, "-o", output)
-    wait_for(output.with_name("killed.gguf.partial").exists, process)
-    time.sleep(0.3)
-    # Finished tensors are noted every two seconds: let them pass without work being done.
-    process.send_signal(signal.SIGSTOP)
-    time.sleep(2.2)
-    process.send_signal(signal.SIGCONT)
-    wait_for(lambda: n_finished(output) > 0, process)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    killed = run_stopped(TENSORS_NOTED, *job, "-o", output, how=signal.SIGKILL, sync_every_s=0.0)
+    assert killed.returncode == -signal.SIGKILL
     assert not output.exists()
     done = n_finished(output)
-    assert 0 < done < 3 * N_LAYERS
+    assert done > 0
 
-    changed = run(*slow_job, "-o", output, "--resume", "--tensor-type", "ffn_up=q8_0")
+    changed = run(*job, "-o", output, "--resume", "--tensor-type", "ffn_up=q8_0")
     assert changed.returncode == 1
     assert "cannot resume" in changed.stderr
-    resumed = run(*slow_job, "-o", output, "--resume", "--json")
+    resumed = run(*job, "-o", output, "--resume", "--json")
     assert resumed.returncode == 0, resumed.stderr
-    uninterrupted = run(*slow_job, "-o", whole, "--json")
+    uninterrupted = run(*job, "-o", whole, "--json")
     assert uninterrupted.returncode == 0
     assert output.read_bytes() == whole.read_bytes()
     first, second = json.loads(resumed.stdout), json.loads(uninterrupted.stdout)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +15,7 @@ from apex_native.errors import DataError, ModelError
 from apex_native.evaluation import EvalResults
 from apex_native.results import Results
 from gguf_builder import ValueType, pair
+from stopped_runs import CHUNK_SCORED, run_stopped
 from tiny_models import ARCHITECTURES, write_tiny_model
 
 CTX = 128
@@ -254,22 +251,12 @@ def test_settings_out_of_range_are_refused(
 
 def test_ctrl_c_keeps_finished_chunks(small: Path, tmp_path: Path) -> None:
     path = tmp_path / "long.txt"
-    path.write_text(demo_text(400_000, seed=9))
+    path.write_text(demo_text(100_000, seed=9))
     output = tmp_path / "eval.json"
-    command = [sys.executable, "-m", "apex_native", "eval", "-r", str(apex.demo_model()),
-               str(small), "-f", str(path), "-o", str(output), "--threads", "1",
-               "--gpu-layers", "0"]  # fmt: skip
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=environment,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    ) as process:  # fmt: skip
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "evaluating" in line and "0/" not in line:
-                break
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
-    assert process.returncode == 130
+    stopped = run_stopped(
+        CHUNK_SCORED, "eval", "-r", apex.demo_model(), small, "-f", path, "-o", output,
+        "--threads", "1", "--gpu-layers", "0", when="args[1].n_chunks_done",
+    )  # fmt: skip
+    assert stopped.returncode == 130, stopped.stderr
     assert not output.exists()
     assert [p for p in tmp_path.iterdir() if p.name.startswith("eval.json")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +18,9 @@ import apex_native as apex
 from apex_native._native import core
 from apex_native.imatrix import HessianFile, load_imatrix
 from apex_native.types import GgmlType
-from cli_tools import environment, invoke, n_finished, run, start, wait_for
+from cli_tools import environment, invoke, n_finished, run
 from gguf_builder import f32_tensor, write_gguf
+from stopped_runs import TENSORS_NOTED, run_stopped
 from tolerances import FEEDBACK_COST_RTOL
 
 SCALAR = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "IQ4_NL", "Q4_0", "Q5_0", "Q8_0")
@@ -253,10 +255,10 @@ def write_text(folder: Path) -> Path:
 
 def killed_then_resumed(output: Path, *job: str | Path) -> None:
     """Kill -9 at a border of layers, go on from there."""
-    process = start("quantize", *job, "-o", output)
-    wait_for(lambda: n_finished(output) > 0, process)
-    process.kill()
-    process.communicate()
+    killed = run_stopped(
+        TENSORS_NOTED, "quantize", *job, "-o", output, how=signal.SIGKILL, sync_every_s=0.0
+    )
+    assert killed.returncode == -signal.SIGKILL
     assert not output.exists()
     done = n_finished(output)
     resumed = run("quantize", *job, "-o", output, "--resume", "--json")

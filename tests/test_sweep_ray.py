@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +15,8 @@ from apex_native.engine import Placement
 from apex_native.errors import DataError
 from apex_native.results import Results
 from apex_native.sweeps import SweepOutcome, SweepProgress
-from cli_tools import default_interrupt
+from cli_tools import run
+from stopped_runs import RESULT_STORED, run_stopped
 from sweep_tools import FOLDER_VARIABLE, as_toml, comparable, install_events, write_inputs
 
 ray: Any = pytest.importorskip("ray", reason="Ray has no wheel for this Python")
@@ -180,40 +177,19 @@ def test_ctrl_c_and_resume_with_workers_of_this_machine(
     inputs: dict[str, Any], embedded: SweepOutcome, tmp_path: Path
 ) -> None:
     path = tmp_path / "sweep.toml"
-    # More candidates than are done before the signal comes.
+    # Enough candidates that some are left after the first result.
     more = [{"ftype": ["Q8_0", "Q4_0", "Q5_0", "Q4_1", "Q5_1", "IQ4_NL", "F16"]}]
     path.write_text(as_toml({**inputs, "candidates": more}))
-    command = [sys.executable, "-m", "apex_native", "sweep", str(path), "--no-report"]
-    home = {**os.environ, "HOME": str(tmp_path)}
-    with subprocess.Popen(
-        [*command, "--ray", "--workers", "2", "--threads", "1"],
-        env=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=default_interrupt,
-    ) as running:  # fmt: skip
-        try:
-            wait_for_a_result(tmp_path / "sweep" / "sweep.sqlite-wal", running)
-            running.send_signal(signal.SIGINT)
-            _, stderr = running.communicate(timeout=60)
-        finally:
-            running.kill()
-    assert running.returncode == 130, stderr
-    assert "--resume" in stderr
+    home = {"HOME": str(tmp_path)}
+    command = ("sweep", path, "--no-report")
+    stopped = run_stopped(
+        RESULT_STORED, *command, "--ray", "--workers", "2", "--threads", "1", **home
+    )
+    assert stopped.returncode == 130, stopped.stderr
+    assert "--resume" in stopped.stderr
     assert not (tmp_path / ".ray").exists()
-    done = subprocess.run(
-        [*command, "--resume", "--json", "--threads", "1"],
-        env=home, capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+    done = run(*command, "--resume", "--json", "--threads", "1", **home)
     assert done.returncode == 0, done.stderr
     found = Results.load(tmp_path / "sweep" / "results.json")
     expected = comparable(embedded.results[TEXT])["candidates"]
     assert [row for row in comparable(found)["candidates"] if row in expected] == expected
-
-
-def wait_for_a_result(log: Path, running: subprocess.Popen[str]) -> None:
-    """A result of a block is larger than all that was written before it."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and running.poll() is None:
-        if log.exists() and log.stat().st_size > 60_000:
-            return
-        time.sleep(0.05)
-    pytest.fail("the sweep gave no result")
