@@ -32,6 +32,16 @@ def reference_tools() -> Path:
 
 
 @pytest.fixture
+def frequent_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress every few milliseconds: a callback that stops the work halfway gets its chance."""
+    from apex_native import interrupt
+    from apex_native.quantization import conversion
+
+    monkeypatch.setattr(interrupt, "POLL_S", 0.002)
+    monkeypatch.setattr(conversion, "POLL_MS", 2)
+
+
+@pytest.fixture
 def rng() -> np.random.Generator:
     """Seeded: every run of a test sees the same numbers."""
     return np.random.default_rng(20240229)

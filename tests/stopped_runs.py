@@ -35,8 +35,12 @@ def stops(*args, **kwargs):
     return result
 
 setattr(owner, name, stops)
+
+from apex_native import interrupt
+from apex_native.quantization import conversion, recorder
+interrupt.POLL_S = 0.002  # looks often: the point is there whatever the machine's speed
+conversion.POLL_MS = 2
 if sync_every_s:
-    from apex_native.quantization import recorder
     recorder.SYNC_EVERY_S = float(sync_every_s)
 
 from apex_native.cli.__main__ import main
@@ -67,13 +71,13 @@ def run_stopped(
 
 
 TENSOR_DONE = "apex_native.quantization.recorder:Recorder.add"
-"""Called ten times a second; args[1] are the tensors finished since."""
+"""Called at every look; args[1] are the tensors finished since."""
 
 TENSORS_NOTED = "apex_native.quantization.journal:Journal.record"
 """Finished tensors are in the journal."""
 
 CHUNK_SCORED = "apex_native.evaluation.divergence.together:_Keeper.tick"
-"""Called ten times a second; args[1].n_chunks_done are scored."""
+"""Called at every look; args[1].n_chunks_done are scored."""
 
 CHECKPOINT_WRITTEN = "apex_native.imatrix.collection:write_checkpoint"
 """A calibration's checkpoint is on disk."""

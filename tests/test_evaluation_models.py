@@ -253,6 +253,7 @@ def test_text_tasks_and_speed_are_one_call(
     assert [speed.name for speed in found.speed] == list(found.tasks)
 
 
+@pytest.mark.usefixtures("frequent_looks")
 def test_a_set_event_cancels(written: Path) -> None:
     cancel = threading.Event()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -216,40 +215,42 @@ def test_calibrate_takes_several_places(tmp_path: Path, together: list[list[int]
 
 
 RUN = """
-import sys
+import os, signal, sys
 import apex_native as apex
 from apex_native.engine import Placement
-from apex_native.imatrix import calibrate
-model, text, output, n, resume = sys.argv[1:]
-calibrate(model, text, ctx=32, batch=64, max_chunks=400, checkpoint_every=2, output=output,
-          placement=[Placement(n_threads=1)] * int(n), resume=resume == "resume")
+from apex_native.imatrix import calibrate, collection
+model, text, output, n, resume, dies = sys.argv[1:]
+write = collection.write_checkpoint
+
+def write_and_die(*args):
+    write(*args)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if dies:
+    collection.write_checkpoint = write_and_die
+calibrate(model, text, ctx=32, batch=64, max_chunks=80, checkpoint_every=2, output=output,
+          placement=[Placement(n_threads=1)] * int(n), resume=bool(resume))
 """
 
 
-def run(*arguments: object) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", RUN, *map(str, arguments)])
+def run(text: Path, output: Path, n_copies: int, *, resume: str = "", dies: str = "") -> int:
+    command = [sys.executable, "-c", RUN, apex.demo_model(), text, output, str(n_copies)]
+    return subprocess.run([*command, resume, dies], check=False, timeout=120).returncode
 
 
 @pytest.mark.slow
 def test_another_number_of_copies_goes_on_after_a_kill(tmp_path: Path) -> None:
     text, output = tmp_path / "text.txt", tmp_path / "m.gguf"
-    text.write_text(demo_text(80_000, seed=8))
-    whole = run(apex.demo_model(), text, tmp_path / "whole.gguf", 1, "")
-    assert whole.wait(120) == 0
+    text.write_text(demo_text(20_000, seed=8))
+    assert run(text, tmp_path / "whole.gguf", 1) == 0
     checkpoint = tmp_path / "m.gguf.checkpoint"
-    mode = ""
-    for n in (3, 1, 2):
-        before = checkpoint.read_bytes() if checkpoint.exists() else None
-        process = run(apex.demo_model(), text, output, n, mode)
-        while not checkpoint.exists() or checkpoint.read_bytes() == before:
-            assert process.poll() is None
-            time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        mode = "resume"
+    resume, before = "", b""
+    for n_copies in (3, 1, 2):
+        assert run(text, output, n_copies, resume=resume, dies="dies") == -signal.SIGKILL
+        assert checkpoint.read_bytes() != before
+        resume, before = "resume", checkpoint.read_bytes()
     assert not output.exists()
-    resumed = run(apex.demo_model(), text, output, 2, "resume")
-    assert resumed.wait(120) == 0
+    assert run(text, output, 2, resume=resume) == 0
     assert output.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
 
 

@@ -73,6 +73,7 @@ def test_bytes_and_errors_are_those_of_each_alone(
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".gguf"] * len(RECIPES)
 
 
+@pytest.mark.usefixtures("frequent_looks")
 def test_what_was_stopped_goes_on(source: GgufFile, alone: Path, tmp_path: Path) -> None:
     wanted = targets(source, tmp_path)
     stop = threading.Event()

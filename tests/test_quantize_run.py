@@ -197,6 +197,7 @@ def test_requantizing_has_to_be_allowed(model: Path, tmp_path: Path) -> None:
     quantize(tmp_path / "q8.gguf", tmp_path / "q4.gguf", allow_requantize=True)
 
 
+@pytest.mark.usefixtures("frequent_looks")
 def test_cancel_then_resume_gives_the_same_bytes(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model.gguf", n_layer=12)
     whole, output = tmp_path / "whole.gguf", tmp_path / "out.gguf"
@@ -224,6 +225,7 @@ def test_cancel_then_resume_gives_the_same_bytes(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.usefixtures("frequent_looks")
 def test_a_second_run_at_the_same_output_is_refused_and_harms_nothing(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model.gguf", n_layer=12)
     whole, output = tmp_path / "whole.gguf", tmp_path / "out.gguf"
@@ -243,6 +245,7 @@ def test_a_second_run_at_the_same_output_is_refused_and_harms_nothing(tmp_path: 
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.usefixtures("frequent_looks")
 def test_cancel_is_heard(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model.gguf", n_layer=24)
     stop = threading.Event()

@@ -213,13 +213,13 @@ def test_a_cache_of_its_own_counts(demo: Path) -> None:
     assert found.kld_mean
 
 
+@pytest.mark.usefixtures("frequent_looks")
 def test_a_stopped_evaluation_keeps_finished_candidates(
     demo: Path, mini: Path, tmp_path: Path
 ) -> None:
     kept = tmp_path / "kept.npz"
     candidates = [ModelUnderTest(mini, label="first"), ModelUnderTest(mini, label="second")]
     cancel = threading.Event()
-    # Progress comes ten times a second: a candidate has to take longer.
     text = {"chunks": 24, "checkpoint": kept}
 
     def stop_in_the_second(progress: EvaluateProgress) -> None:

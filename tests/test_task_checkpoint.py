@@ -47,8 +47,9 @@ def stop_at(share: float) -> object:
     return progress
 
 
+@pytest.mark.usefixtures("frequent_looks")
 def test_stopped_tasks_go_on_to_the_same_numbers(model: Model, tmp_path: Path) -> None:
-    prepared = prepare_items(model, items(12000))  # seconds of work, looked at ten times a second
+    prepared = prepare_items(model, items(3000))
     whole = score_items(model, prepared, OPTIONS)
     path = tmp_path / "tasks.npz"
     with pytest.raises(StoppedError) as stop:

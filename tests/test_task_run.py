@@ -152,6 +152,7 @@ def test_what_is_not_finite_is_wrong_and_said(
     assert "logits of 5 of 5 hellaswag items are not finite" in caplog.text
 
 
+@pytest.mark.usefixtures("frequent_looks")
 def test_ctrl_c_is_heard_and_finished_models_are_kept(
     files: dict[TaskKind, Path], tiny: Path, request: pytest.FixtureRequest
 ) -> None:
