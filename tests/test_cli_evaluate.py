@@ -180,6 +180,18 @@ def test_questions_without_an_output_keep_unfinished_scores_apart(
     assert all(re.fullmatch(r"eval-text-[0-9a-f]{8}\.partial\.npz", name) for name in names)
 
 
+def test_a_base_file_is_written_where_results_hold_every_candidate(
+    models: list[Path], text: Path, tmp_path: Path
+) -> None:
+    arguments = ("-r", apex.demo_model(), models[0], "-f", text, *CHUNKS)
+    first, later, out = tmp_path / "first.kld", tmp_path / "later.kld", tmp_path / "eval.json"
+    found = document(*arguments, "-o", out, "--save-base", first)
+    again = document(*arguments, "-o", out, "--save-base", later)
+    assert later.read_bytes() == first.read_bytes()
+    assert again["candidates"] == found["candidates"]
+    assert again["noise_floor"] == found["noise_floor"]
+
+
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_numbers(models: list[Path], tmp_path: Path) -> None:
     text, out = tmp_path / "text.txt", tmp_path / "eval.json"

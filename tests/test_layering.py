@@ -26,7 +26,8 @@ ORDER = [
         "interrupt",
         "results",
     ),
-    *("_core", "cuda_libraries", "_native", "machine", "gguf_layout", "fingerprint", "gguf_encode"),
+    *("_core", "cuda_libraries", "_native"),
+    *("memory_limit", "machine", "gguf_layout", "fingerprint", "gguf_encode"),
     "hub",
     "requirements",
     # the stages

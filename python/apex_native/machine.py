@@ -7,6 +7,8 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
+from apex_native.memory_limit import memory_below_limits
+
 __all__ = [
     "MOST_THREADS",
     "cache_bytes",
@@ -67,9 +69,13 @@ def default_threads() -> int:
 
 
 def free_memory() -> int | None:
-    """Bytes that can be had without swapping; None where the system does not tell."""
+    """Bytes that can be had without swapping, within the limits of this process's control groups.
+
+    None where the system does not tell.
+    """
     kib = _fields(_read(Path("/proc/meminfo"))).get("MemAvailable", "").split()
-    return int(kib[0]) * 1024 if kib else None
+    found = [memory_below_limits(), int(kib[0]) * 1024 if kib else None]
+    return min((n_bytes for n_bytes in found if n_bytes is not None), default=None)
 
 
 def own_memory() -> int:

@@ -141,7 +141,7 @@ class _Run:
         known = self.job.known
         if known is not None:
             require_same_evaluation(known, self.chunks, self.settings, self.reference.row())
-            if not self.todo:
+            if not self.todo and self.job.save_base is None:
                 return TextScores(known)
         run = ScoreRun(
             reference=self.reference,
