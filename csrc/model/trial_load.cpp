@@ -215,11 +215,16 @@ ModelTraits trial_load(const std::string& path, const std::string& architecture,
                        const TrialOptions& options, const std::shared_ptr<const StopFlag>& stop) {
     static std::mutex mutex;
     static std::map<std::string, ModelTraits> known;
+    TrialOptions whole = options;
+    whole.vocab_only = false;
     const std::string key = key_of(path, options);
     {
         const std::lock_guard<std::mutex> lock(mutex);
-        const auto found = known.find(key);
-        if (found != known.end()) return found->second;
+        // A load of all but the weights has seen the vocabulary too.
+        for (const std::string& answered : {key, key_of(path, whole)}) {
+            const auto found = known.find(answered);
+            if (found != known.end()) return found->second;
+        }
     }
     const ModelTraits traits = run_trial(path, architecture, options, stop.get());
     const std::lock_guard<std::mutex> lock(mutex);

@@ -25,7 +25,8 @@ from apex_native.evaluation.speed import (
 from apex_native.evaluation.tasks import TaskProgress, evaluate_tasks, open_tasks
 from apex_native.evaluation.tasks.checkpoint import TaskCheckpoint
 from apex_native.gpu_layers import CONTEXT_BYTES, MARGIN_BYTES, free_gpu_bytes
-from apex_native.requirements import Work, require_able
+from apex_native.machine import usable_threads
+from apex_native.requirements import Work, look_at_together, require_able
 from apex_native.results import Results, TaskScore, merge_results, same_model
 
 __all__ = ["EvalResults", "Evaluation"]
@@ -123,6 +124,7 @@ class Evaluation:
             Work.TASKS: bool(self.tasks),
             Work.SPEED: bool(self.request.speed),
         }
+        look_at_together([model.source.path for model in self.models.values()], usable_threads())
         for model in self.models.values():
             for work in (work for work, wanted in asked.items() if wanted):
                 require_able(model.source.path, work)
