@@ -16,6 +16,7 @@ import yaml
 
 import apex_native as apex
 from apex_native.errors import DataError, OutputError
+from apex_native.evaluation import ModelFile
 from apex_native.publish import Repository, build_repository, upload_repository
 from apex_native.publish.chat import chat_format
 from apex_native.publish.readers import reader_notes
@@ -84,6 +85,50 @@ def test_the_card_says_what_is_there(folder: Path) -> None:
     assert set(re.findall(r"!\[.*?\]\((.*?)\)", body)) <= set(built.files)
     assert "plots/kld_vs_size.png" in built.files
     assert "None" not in body
+
+
+def test_numbers_are_of_the_very_file_or_refused(folder: Path) -> None:
+    results = results_of(folder)
+    real = {p.name: ModelFile.describe(p).fingerprint for p in folder.glob("Tiny-*.gguf")}
+    *others, last = [replace(c, fingerprint=real[c.name]) for c in results.candidates]
+    renamed = replace(last, name="measured elsewhere")  # the fingerprint knows it
+    with_cache = replace(others[0], kld_mean=7.77777, type_v="q4_0")
+    known = replace(results, candidates=(with_cache, *others, renamed))
+    built = build_repository(folder, REPO, results=known)
+    _, body = card(folder)
+    assert (built.unmeasured, "7.7777" in body) == ((), False)
+    (row,) = [line for line in body.splitlines() if f"]({last.name})" in line]
+    assert f"{last.kld_mean:.4f}" in row
+    fewer = replace(results, candidates=tuple(others))
+    assert build_repository(folder, REPO, results=fewer).unmeasured == (last.name,)
+    stale = replace(results, candidates=(*others, replace(last, fingerprint="0" * 64)))
+    with pytest.raises(DataError, match=rf"{last.name}: .*of another file.*evaluate it again"):
+        build_repository(folder, REPO, results=stale)
+
+
+def test_split_files_are_found_by_results_and_their_matrix_is_named(tmp_path: Path) -> None:
+    source = write_tiny_model(tmp_path / "Tiny-4x1M-F32.gguf", "qwen3moe")
+    folder = tmp_path / "split"
+    folder.mkdir()
+    text = tmp_path / "my_text.txt"
+    text.write_text("hello " * 40)
+    matrix = folder / "Tiny.imatrix.gguf"
+    done = invoke("imatrix", source, "-f", text, "--ctx", "8", "--chunks", "2", "-o", matrix)
+    assert done.exit_code == 0, done.stderr
+    split = ("--split-max-size", "300K", "--imatrix", matrix, "-o", folder)
+    done = invoke("quantize", source, "--type", "Q8_0,Q4_0", *split)
+    assert done.exit_code == 0, done.stderr
+    shards = sorted(folder.glob("*-of-*.gguf"))
+    assert len(shards) > 2
+    scored = ("--ctx", "8", "--chunks", "2", "-o", tmp_path / "eval.json")
+    done = invoke("eval", "-r", source, *shards, "-f", text, *scored)
+    assert done.exit_code == 0, done.stderr
+    results = apex.Results.load(tmp_path / "eval.json")
+    assert sorted(c.name for c in results.candidates) == ["Tiny-4x1M-Q4_0", "Tiny-4x1M-Q8_0"]
+    assert build_repository(folder, REPO, results=results).unmeasured == ()
+    _, body = card(folder)
+    assert "| my_text.txt, 16 tokens (`Tiny.imatrix.gguf`) |" in body
+    assert "of a split file the same tensors, in one file" in body
 
 
 def test_every_file_is_summed_and_named(folder: Path) -> None:

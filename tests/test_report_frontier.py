@@ -119,3 +119,17 @@ def test_names_lose_what_all_begin_with() -> None:
     assert [short[n] for n in ("Q-35B-Mini.gguf", "Q-35B-F16.gguf", "x")] == ["Mini", "F16", "x"]
     assert short.note == "Names without the common “Q-35B-”."
     assert ShortNames(["alone.gguf"]).note == ""
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["Demo-Q4_K_M", "Demo-Q4_K_S", "Demo-Q4_0"], ["Q4_K_M", "Q4_K_S", "Q4_0"]),
+        (["Demo-Q4_K_M", "Demo-Q4_K_M (2)"], ["Q4_K_M", "Q4_K_M (2)"]),
+        (["d_IQ2_XS", "d_IQ2_XXS"], ["IQ2_XS", "IQ2_XXS"]),
+        (["D-APEX-Q3_K_M_COMPACT", "D-APEX-Q3_K_M_MINI"], ["COMPACT", "MINI"]),
+    ],
+)
+def test_a_type_is_not_cut(names: list[str], short: list[str]) -> None:
+    found = ShortNames(names)
+    assert [found[name] for name in names] == short

@@ -8,6 +8,7 @@ padded to the alignment, the last one included.
 from __future__ import annotations
 
 import math
+import re
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ __all__ = [
     "SizedTensor",
     "layout_file",
     "layout_shards",
+    "model_stem",
     "ne_order",
     "padded",
     "shard_file_name",
@@ -42,6 +44,8 @@ FIXED_HEADER_BYTES = 4 + 4 + 8 + 8
 
 MAX_SHARDS = 0xFFFF
 """``split.count`` is a u16."""
+
+_SHARD_NUMBER = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 class GgufValueType(IntEnum):
@@ -281,6 +285,11 @@ def split_tensors(
 def shard_file_name(prefix: str, index: int, n_shards: int) -> str:
     """Name of shard ``index`` (from 0): llama_split_path's ``%s-%05d-of-%05d.gguf``."""
     return f"{prefix}-{index + 1:05d}-of-{n_shards:05d}.gguf"
+
+
+def model_stem(file_name: str) -> str:
+    """A file's name without .gguf and, of a shard, its number: what all shards of a model share."""
+    return _SHARD_NUMBER.sub("", file_name.removesuffix(".gguf"))
 
 
 def shard_metadata(index: int, n_shards: int, n_tensors: int) -> tuple[MetadataEntry, ...]:

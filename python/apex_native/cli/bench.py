@@ -14,7 +14,7 @@ from apex_native.cli.bench_options import number_list, pair_list, settings_error
 from apex_native.cli.bench_progress import Show, bench_progress
 from apex_native.cli.cache_option import warn_of_slow_caches
 from apex_native.cli.compute_options import DeviceChoices
-from apex_native.cli.model_file import loadable
+from apex_native.cli.model_file import loadable_models
 from apex_native.cli.options import RUN, ForceOption, JsonOption, QuietOption, examples, spread
 from apex_native.cli.output import Output
 from apex_native.cli.tables import Column, Table
@@ -178,7 +178,7 @@ def bench(
     from apex_native.evaluation.speed import speed_record
 
     out = Output(json_mode=json_mode, quiet=quiet)
-    files = [loadable(out, model) for model in models]
+    files = loadable_models(out, models)
     settings = tests.settings()
     n_threads = settings[0].n_threads
     placement = Placement(n_threads=n_threads, repack=not no_repack, **devices.settings())

@@ -16,7 +16,7 @@ from apex_native.cli.cache_option import warn_of_slow_caches
 from apex_native.cli.compute_options import StreamChoices
 from apex_native.cli.errors import EXIT_INVALID
 from apex_native.cli.eval_options import TextChoices
-from apex_native.cli.model_file import loadable
+from apex_native.cli.model_file import loadable, loadable_models
 from apex_native.cli.options import ForceOption, JsonOption, QuietOption, examples, spread
 from apex_native.cli.output import Output
 from apex_native.cli.progress import eta_text, show_share
@@ -101,7 +101,7 @@ def evaluate(
     _require_request(text, tasks, candidates, reference)
     warn_of_slow_caches(out, [(text.type_k, text.type_v)], on_gpu=compute.placement.on_gpu)
     reference = None if reference is None else loadable(out, reference)
-    candidates = [loadable(out, candidate) for candidate in candidates or []]
+    candidates = loadable_models(out, candidates or [])
     if text.save_base is not None:
         require_writable(text.save_base, force=force)
     with _progress(out) as progress, settings_errors():

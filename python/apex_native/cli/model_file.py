@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apex_native.cli.output import Output
+from apex_native.gguf_layout import model_stem
 
 if TYPE_CHECKING:
     from apex_native.conversion import ModelInput
 
-__all__ = ["loadable"]
+__all__ = ["loadable", "loadable_models"]
+
+
+def loadable_models(out: Output, models: Iterable[Path]) -> list[Path]:
+    """Of each model a file on this disk; shards of one model, however many are named, are one."""
+    found: dict[tuple[Path, str], Path] = {}
+    for number, model in enumerate(models):
+        path = loadable(out, model)
+        stem = model_stem(path.name)
+        is_shard = stem != path.name.removesuffix(".gguf")
+        found.setdefault((path.parent, stem if is_shard else f"{number} {path.name}"), path)
+    return list(found.values())
 
 
 def loadable(out: Output, model: Path | ModelInput) -> Path:

@@ -108,6 +108,8 @@ def publish(
         force=force,
         starting=out.note,
     )
+    for name in built.unmeasured:
+        out.warning(f"{name}: no numbers on the card, --results know nothing of this file")
     url = None
     if not upload.dry_run:
         url = upload_repository(built, private=upload.private, create_pr=upload.create_pr)

@@ -16,6 +16,7 @@ from apex_native.engine import Model, Placement
 from apex_native.errors import GgufError
 from apex_native.fingerprint import model_fingerprint
 from apex_native.gguf import open_gguf
+from apex_native.gguf_layout import model_stem
 
 __all__ = ["ModelFile", "ModelSource"]
 
@@ -72,15 +73,16 @@ class ModelFile:
 
     @classmethod
     def describe(cls, path: str | os.PathLike[str]) -> Self:
-        """Look at a file; GgufError where it is none or holds no weights."""
+        """Look at a file, or any shard of one; GgufError where it is none or holds no weights."""
         with open_gguf(path) as file:
             if file.missing_data is not None:
                 raise GgufError(f"{file.missing_data}; download the whole file")
+            first = file.shard_paths[0]
             n_weights = sum(tensor.n_elements for tensor in file.tensors)
             stored = sum(tensor.nbytes for tensor in file.tensors)
             return cls(
-                name=file.path.stem,
-                path=file.path,
+                name=model_stem(first.stem),
+                path=first,
                 nbytes=sum(shard.stat().st_size for shard in file.shard_paths),
                 bpw=8 * stored / n_weights,
                 fingerprint=model_fingerprint(file),

@@ -16,6 +16,7 @@ from apex_native.publish.eval_results import eval_results
 from apex_native.publish.files import ModelFiles, PublishedFolder, scan_folder
 from apex_native.publish.gallery import gallery_entries
 from apex_native.publish.making import stated_base
+from apex_native.publish.measured import measured_models
 from apex_native.publish.modelfile import modelfile_text
 from apex_native.publish.sums import SUMS_NAME, sums_text
 from apex_native.reports import ReportFormat, write_report
@@ -31,17 +32,19 @@ MEMORIES_GIB = (8, 12, 16, 24, 32, 48, 80)
 _PLOTS_ONLY: tuple[ReportFormat, ...] = ("png",)
 
 MARK = "<!-- written by apex-native publish; it is replaced when you publish again -->"
+_GALLERY = "localai-gallery.yaml"
 _ADVICE = "publish from a folder that can be written"
 
 
 @dataclass(frozen=True)
 class Repository:
-    """A folder that is ready: names of all files to upload, and the sums of their bytes."""
+    """A folder that is ready: files to upload, their sums, models that results do not know."""
 
     folder: Path
     repo: str
     files: tuple[str, ...]
     sums: Mapping[str, str]
+    unmeasured: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -63,9 +66,9 @@ def build_repository(
     """Verify every model of a folder against its manifest and write card, plots, sums and the rest.
 
     repo: OWNER/NAME. base_model (OWNER/NAME) and license come from the files' ``general.*`` where
-    they are not given. starting is told what is read or written next. A README.md that this did not
-    write stays unless force. Raises what `scan_folder` raises, DataError for a repo that is no
-    OWNER/NAME, OutputError.
+    they are not given. results are of these very files, by fingerprint, else DataError. starting is
+    told what is read or written next. A README.md that this did not write stays unless force.
+    Raises what `scan_folder` raises, DataError for a repo that is no OWNER/NAME, OutputError.
     """
     folder = Path(folder)
     if len(repo.split("/")) != 2 or not all(repo.split("/")):
@@ -74,6 +77,7 @@ def build_repository(
     say("models and manifests")
     found = scan_folder(folder)
     _require_our_card(folder / "README.md", force=force)
+    measured = measured_models(found.models, results)
     base_model = base_model or stated_base(found.models[0].facts)
     license = license or str(found.models[0].facts.metadata.get("general.license", ""))
     written: list[str] = []
@@ -83,6 +87,7 @@ def build_repository(
         title=title or repo.split("/")[1],
         folder=found,
         results=results,
+        measured=measured,
         plots=plots,
         suggestions=_suggestions(found),
         context=_context(found),
@@ -94,17 +99,12 @@ def build_repository(
         written.append(name)
     names = [*_data_names(found), *written]
     text, sums = sums_text(folder, names, lambda name: say(f"sum of {name}"))
-    visual = found.projectors[0].name if found.projectors else None
-    entries = gallery_entries(
-        found.models, repo, sums,
-        description=f"{facts.title}: a precision of its own for every role and layer.",
-        license=license, projector=visual,
-    )  # fmt: skip
-    gallery = "localai-gallery.yaml"
-    _write(folder / gallery, _yaml(entries))
-    more, gallery_sum = sums_text(folder, [gallery])
+    _write(folder / _GALLERY, _yaml(_gallery(facts, sums)))
+    more, gallery_sum = sums_text(folder, [_GALLERY])
     _write(folder / SUMS_NAME, text + more)
-    return Repository(folder, repo, (*names, gallery, SUMS_NAME), {**sums, **gallery_sum})
+    unmeasured = () if results is None else (m.name for m in found.models if m.name not in measured)
+    files = (*names, _GALLERY, SUMS_NAME)
+    return Repository(folder, repo, files, {**sums, **gallery_sum}, tuple(unmeasured))
 
 
 def _texts(facts: CardFacts) -> list[tuple[str, str]]:
@@ -113,9 +113,18 @@ def _texts(facts: CardFacts) -> list[tuple[str, str]]:
     for model in facts.folder.models:
         name = f"{model.name.removesuffix('.gguf')}.Modelfile"
         texts.append((name, modelfile_text(model)))
-    for task, entries in (eval_results(facts.results) if facts.results else {}).items():
+    for task, entries in eval_results(facts.measured.values()).items():
         texts.append((f".eval_results/{task}.yaml", _yaml(entries)))
     return texts
+
+
+def _gallery(facts: CardFacts, sums: Mapping[str, str]) -> list[dict[str, Any]]:
+    projectors = facts.folder.projectors
+    return gallery_entries(
+        facts.folder.models, facts.repo, sums,
+        description=f"{facts.title}: a precision of its own for every role and layer.",
+        license=facts.license, projector=projectors[0].name if projectors else None,
+    )  # fmt: skip
 
 
 def _data_names(found: PublishedFolder) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -30,26 +30,19 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What the card is made of. plots: (file, what it shows)."""
+    """What the card is made of. measured: by names of files. plots: (file, what it shows)."""
 
     repo: str
     title: str
     folder: PublishedFolder
     results: Results | None
+    measured: Mapping[str, Candidate]
     plots: Sequence[tuple[str, str]]
     suggestions: Sequence[Suggestion]
     context: int
     base_model: str
     license: str
     has_gallery: bool = True
-
-    def measured(self, model: ModelFiles) -> Candidate | None:
-        """What results know of a file: by its name, with or without .gguf."""
-        if self.results is None:
-            return None
-        stem = model.name.removesuffix(".gguf")
-        named = {c.name.removesuffix(".gguf"): c for c in self.results.candidates}
-        return named.get(stem)
 
 
 def front_matter(facts: CardFacts) -> dict[str, Any]:
@@ -108,7 +101,7 @@ def _introduction(facts: CardFacts) -> str:
 
 
 def _files(facts: CardFacts) -> str:
-    measured = [facts.measured(model) for model in facts.folder.models]
+    measured = [facts.measured.get(model.name) for model in facts.folder.models]
     tests = sorted({test.test for found in measured if found for test in found.speed})
     largest = max(model.nbytes for model in facts.folder.models)
     unit, per = ("GiB", _GIB) if largest >= _GIB else ("MiB", 1 << 20)
@@ -144,7 +137,7 @@ def _figures(found: Candidate | None) -> list[str]:
 
 def _conditions(facts: CardFacts) -> str:
     results = facts.results
-    if results is None:
+    if results is None or not facts.measured:
         return "Nothing was measured of these files; `apex-native eval` does."
     lines = []
     if results.reference is not None and results.data is not None:
@@ -230,7 +223,7 @@ def _making(facts: CardFacts) -> str:
     for model in facts.folder.models:
         base = f"over {model.manifest['ftype']}" if model.manifest.get("tier") else ""
         recipe = f"`{model.recipe}` {base}".strip()
-        rows.append([escape(model.name), recipe, escape(notes[model.name])])
+        rows.append([escape(model.name), recipe, notes[model.name]])
     commands = making_commands(facts.folder)
     parts = [
         _table([("file", False), ("recipe", False), ("importance matrix", False)], rows),
@@ -238,7 +231,9 @@ def _making(facts: CardFacts) -> str:
         "and error" + (", and the importance matrix is here." if facts.folder.matrices else "."),
     ]
     if commands:
-        parts += ["From the model in 16 bits, the same bytes:", _code(*commands)]
+        is_split = any(len(model.paths) > 1 for model in facts.folder.models)
+        note = " (of a split file the same tensors, in one file)" if is_split else ""
+        parts += [f"From the model in 16 bits, the same bytes{note}:", _code(*commands)]
     return "\n\n".join(parts)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from apex_native.results import Results
+from apex_native.results import Candidate
 
 __all__ = ["eval_results"]
 
@@ -18,7 +19,7 @@ _DATASETS = {
 """Dataset on the Hub and the task's name there."""
 
 
-def eval_results(results: Results) -> dict[str, list[dict[str, Any]]]:
+def eval_results(candidates: Iterable[Candidate]) -> dict[str, list[dict[str, Any]]]:
     """Entries by name of file; notes say which quantized file and which items.
 
     Tasks under another name, and scores that guessing could have given, are left out.
@@ -26,7 +27,7 @@ def eval_results(results: Results) -> dict[str, list[dict[str, Any]]]:
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
     found: dict[str, list[EvalResultEntry]] = {}
-    for candidate in results.candidates:
+    for candidate in candidates:
         for score in candidate.tasks:
             if score.task not in _DATASETS or not score.distinguishable_from_chance:
                 continue

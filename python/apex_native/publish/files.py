@@ -12,6 +12,7 @@ from typing import Any
 
 from apex_native.classification import FileKind, find_kind
 from apex_native.errors import DataError, GgufError
+from apex_native.fingerprint import model_fingerprint
 from apex_native.gguf import open_gguf
 from apex_native.reports import name_tag, recipe_in_name
 from apex_native.types import GgufFacts
@@ -24,12 +25,18 @@ _TYPES_NAMED = 3
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """One quantized model: its files (shards in order), header and manifest."""
+    """One quantized model: its files (shards in order), header, manifest, `model_fingerprint`."""
 
     name: str
     paths: tuple[Path, ...]
     facts: GgufFacts
     manifest: Mapping[str, Any]
+    fingerprint: str
+
+    @property
+    def stem(self) -> str:
+        """The name without .gguf."""
+        return self.name.removesuffix(".gguf")
 
     @property
     def nbytes(self) -> int:
@@ -92,14 +99,15 @@ def scan_folder(folder: Path) -> PublishedFolder:
             facts, paths = file.facts, file.shard_paths
             if file.missing_data is not None:
                 raise GgufError(f"{file.missing_data}; it cannot be published")
-        kind = find_kind(facts)
+            kind = find_kind(facts)
+            fingerprint = model_fingerprint(file) if kind is FileKind.MODEL else ""
         if kind is FileKind.PROJECTOR:
             projectors.append(path)
         elif kind is FileKind.IMATRIX:
             matrices.append(path)
         elif kind is FileKind.MODEL:
             name = path.name if match is None else f"{match['stem']}.gguf"
-            models.append(_verified(name, paths, facts))
+            models.append(_verified(name, paths, facts, fingerprint))
     if not models:
         raise DataError(
             f"{folder}: no model in it (*.gguf); give the folder that quantize wrote to"
@@ -109,7 +117,7 @@ def scan_folder(folder: Path) -> PublishedFolder:
     return PublishedFolder(folder, tuple(models), tuple(projectors), tuple(matrices))
 
 
-def _verified(name: str, paths: tuple[Path, ...], facts: GgufFacts) -> ModelFiles:
+def _verified(name: str, paths: tuple[Path, ...], facts: GgufFacts, fingerprint: str) -> ModelFiles:
     path = paths[0].with_name(f"{name}.manifest.json")
     try:
         manifest = json.loads(path.read_text("utf-8"))
@@ -120,7 +128,7 @@ def _verified(name: str, paths: tuple[Path, ...], facts: GgufFacts) -> ModelFile
             f"{path}: missing; quantize writes it, and nothing is published without"
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: no manifest of quantize ({error})") from error
+        raise DataError(f"{path}: no manifest of quantize ({error}); quantize again") from error
     found = {t.name: (t.type.name, t.nbytes) for t in facts.tensors}
     differing = sorted(n for n in {*found, *promised} if found.get(n) != promised.get(n))
     if differing:
@@ -131,7 +139,7 @@ def _verified(name: str, paths: tuple[Path, ...], facts: GgufFacts) -> ModelFile
     size = sum(p.stat().st_size for p in paths)
     if size != total:
         raise DataError(f"{paths[0]}: {size:,} bytes, its manifest says {total:,}")
-    return ModelFiles(name, paths, facts, {**manifest, "bpw": bpw})
+    return ModelFiles(name, paths, facts, {**manifest, "bpw": bpw}, fingerprint)
 
 
 def _require_own_tags(models: list[ModelFiles]) -> None:

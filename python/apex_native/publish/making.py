@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 from apex_native.errors import ApexError
 from apex_native.imatrix import DEFAULT_PRIOR, Imatrix, Importance, load_imatrix
 from apex_native.plan import is_tier_name
 from apex_native.publish.files import ModelFiles, PublishedFolder
+from apex_native.reports.markdown_table import escape
 from apex_native.types import GgufFacts
 
 __all__ = ["made_by", "making_commands", "matrix_notes", "stated_base"]
+
+_FOLDERS = re.compile(r"(?<!\S)/\S*/")
+"""Where a text lay on the machine that read it: nobody else's business."""
 
 
 def stated_base(facts: GgufFacts) -> str:
@@ -21,7 +26,7 @@ def stated_base(facts: GgufFacts) -> str:
 
 
 def matrix_notes(folder: PublishedFolder) -> dict[str, str]:
-    """Of each model by name: its matrix's text and length; "none" without one.
+    """Of each model by name, as Markdown: its matrix's text and length; "none" without one.
 
     Tokens are known where the matrix itself lies in the folder.
     """
@@ -45,7 +50,8 @@ def _matrix_note(model: ModelFiles, known: dict[str, Imatrix]) -> str:
     if not digest:
         return "none"
     metadata = model.facts.metadata
-    text = str(metadata.get("quantize.imatrix.dataset", "")) or "a text it does not name"
+    dataset = _FOLDERS.sub("", str(metadata.get("quantize.imatrix.dataset", "")))
+    text = escape(dataset) or "a text it does not name"
     matrix, chunks = known.get(digest), metadata.get("quantize.imatrix.chunks_count")
     if matrix is not None and matrix.chunk_count and matrix.chunk_size:
         return f"{text}, {matrix.chunk_count * matrix.chunk_size:,} tokens (`{matrix.path.name}`)"

@@ -9,6 +9,8 @@ from apex_native.results import Results
 
 __all__ = ["ShortNames", "short_names"]
 
+_PART_OF_A_TYPE = re.compile(r"(?:[01KML]|X{0,2}S|XL|NL)(?![A-Za-z0-9])")
+
 
 class ShortNames:
     """Names without .gguf and without what all of them begin with; every one stays unique."""
@@ -53,5 +55,12 @@ def _common_beginning(stems: Sequence[str]) -> str:
     first, last = min(stems), max(stems)  # what these share, all between them share
     pairs = enumerate(zip(first, last, strict=False))
     n = next((i for i, (a, b) in pairs if a != b), min(len(first), len(last)))
-    end = max((match.end() for match in re.finditer(r"[-_. /]", first[:n])), default=0)
+    ends = (match.end() for match in re.finditer(r"[-_. /]", first[:n]))
+    whole = [end for end in ends if not any(_cuts_a_type(stem, end) for stem in stems)]
+    end = max(whole, default=0)
     return first[:end] if end < len(first) else ""
+
+
+def _cuts_a_type(stem: str, end: int) -> bool:
+    """True between Q4_K_ and M: the rest alone would not be read as a type."""
+    return stem[end - 1] == "_" and _PART_OF_A_TYPE.match(stem, end) is not None

@@ -11,12 +11,12 @@ import re
 from enum import StrEnum
 
 from apex_native.errors import PlanError
+from apex_native.gguf_layout import model_stem
 from apex_native.plan import Plan, has_other_types
 from apex_native.plan.ftypes import file_type_name
 
 __all__ = ["NameStyle", "default_output_name", "name_tag", "tier_word"]
 
-_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _SOURCE_TYPE = re.compile(r"[-._](bf16|f16|fp16|f32|fp32)$", re.IGNORECASE)
 _DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
 _TAG = re.compile(r"[-.]([A-Z0-9_]+)$", re.IGNORECASE)
@@ -39,8 +39,7 @@ def default_output_name(
     recipe with overrides is not the one its name promises and says ``custom``. Raises PlanError for
     a plan of given types, ValueError for an unknown style.
     """
-    stem = source_name.removesuffix(".gguf")
-    stem = _SOURCE_TYPE.sub("", _SHARD.sub("", stem))
+    stem = _SOURCE_TYPE.sub("", model_stem(source_name))
     if plan.tier is None and not plan.ftype:
         raise PlanError("a plan of given types has no name of its own; name the output with -o")
     is_custom = has_other_types(plan)
@@ -73,5 +72,5 @@ def name_tag(file_name: str) -> str | None:
 
     ``get_gguf_split_info`` of llama.cpp: the last word of the name without its shard number.
     """
-    found = _TAG.search(_SHARD.sub("", file_name.removesuffix(".gguf")))
+    found = _TAG.search(model_stem(file_name))
     return found.group(1).upper() if found else None
