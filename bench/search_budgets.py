@@ -143,8 +143,9 @@ def compare(arguments: argparse.Namespace, found: dict[str, Any]) -> list[dict[s
     behind_line_end = line_ends(arguments)
     rows = []
     for row, mine in zip(found["budgets"], ours, strict=True):
-        # Whatever was measured for any size and is not larger.
-        some = {name: theirs[name] for name in names if recipes[name].nbytes <= row["budget"]}
+        # Whatever was measured for any size and is not larger, as `quantize` would write it.
+        fitting = {recipe["name"] for recipe in row["baselines"]}
+        some = {name: theirs[name] for name in names if name in fitting}
         best = min(some, key=lambda name: some[name].mean)
         apart = without(mine, some[best], behind_line_end)
         rows.append({**as_row(row, mine, some), "without_line_ends": apart})

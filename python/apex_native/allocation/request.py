@@ -16,28 +16,35 @@ __all__ = ["EFFORTS", "Effort", "SearchRequest"]
 class Effort:
     """How much is measured: chunks of the parts, and candidates for each budget.
 
-    candidates: solutions of the surrogate that are measured. moves: rounds of local moves. look:
-    chunks of the choose part that all of them are measured on. finalists: those best there, which
-    the whole part decides between. baselines: fixed recipes that are measured beside the result,
-    the best predicted first.
+    candidates: solutions of the surrogate that are measured. recipes: fixed recipes, made to fit,
+    that are measured with them. moves: rounds of local moves. look: chunks of the choose part that
+    all of them are measured on. finalists: those best there, which the whole part decides between.
+    baselines: fixed recipes that are measured beside the result, the best predicted first.
     """
 
     sizes: TextSizes = field(default_factory=TextSizes)
-    candidates: int = 5
+    candidates: int = 3
+    recipes: int = 2
     moves: int = 1
     look: int = 12
-    finalists: int = 2
+    finalists: int = 3
     baselines: int = 3
 
 
 EFFORTS: Mapping[str, Effort] = {
     "quick": Effort(
-        TextSizes(fit=6, choose=16, verify=16), candidates=2, moves=1, look=8, baselines=2
+        TextSizes(fit=6, choose=16, verify=16),
+        candidates=2,
+        recipes=1,
+        moves=1,
+        look=8,
+        baselines=2,
     ),
     "normal": Effort(),
     "thorough": Effort(
         TextSizes(fit=32, choose=80, verify=80),
         candidates=6,
+        recipes=4,
         moves=4,
         look=40,
         finalists=3,

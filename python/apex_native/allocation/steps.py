@@ -12,6 +12,7 @@ from apex_native.allocation.differences import differences
 from apex_native.allocation.fitted import learn_fitted_shares
 from apex_native.allocation.fixed import FixedRecipe, fixed_recipes
 from apex_native.allocation.joint import Form, Joint, JointModel, fit_joint, prediction_error
+from apex_native.allocation.neighbours import adapted, exchanged
 from apex_native.allocation.outcome import BudgetOutcome, SearchOutcome
 from apex_native.allocation.probing import ProbedUnits, probe_units
 from apex_native.allocation.report import search_report
@@ -33,6 +34,9 @@ SearchProgress = Callable[[str, float], None]
 Types = Mapping[str, GgmlType]
 _FORMS: tuple[Form, Form] = ("sum", "root")
 _Key = tuple[tuple[str, str], ...]
+
+NEARLY_FITS = 1.02
+"""Times the budget: the largest fixed recipe that is worth making smaller."""
 
 
 @dataclass(slots=True)
@@ -74,6 +78,7 @@ class Search:
         self._goal = goal
         self._budgets = [_Budget(budget, self._problem(budget)) for budget in self.request.budgets]
         self._joints: list[Joint] = []
+        self._recipes = fixed_recipes(space)
 
     def run(self) -> SearchOutcome:
         """Everything; resumable through the session's store."""
@@ -82,12 +87,12 @@ class Search:
         self.surrogate = fit_surrogate(self.probed.data(), self.session.values.weight_error)
         self._first_joints()
         n_fitted = len(self._joints)
-        self._choose(self._first_candidates())
+        self._choose([*self._first_candidates(), *self._recipe_candidates()])
         held_out = self._held_out(n_fitted)
         for _ in range(self.request.effort.moves):
             self._choose(self._refined_candidates())
         self._decide()
-        outcomes = self._verify(fixed_recipes(self.space))
+        outcomes = self._verify(self._recipes)
         report = search_report(self.probed, self.surrogate, self._model(), held_out, self.session)
         seconds = time.monotonic() - self._started
         return SearchOutcome(outcomes, {**report, "surface": self._surface()}, seconds)
@@ -170,14 +175,38 @@ class Search:
             for i, (model, costs) in enumerate(ways[: max(n, 1)])
         ]
 
-    def _refined_candidates(self) -> list[tuple[_Budget, Solution]]:
-        """Solved again under the model that measurements near the budget's own KLD give."""
+    def _recipe_candidates(self) -> list[tuple[_Budget, Solution]]:
+        """For each budget the fixed recipes that promise most, made to fit it."""
+        costs = self._costs(JointModel({}, SUM))
+        wanted = [pair for recipe in self._recipes for pair in recipe.types.items()]
+        self.session.values.prepare_errors(wanted)
+        ranked = sorted(self._recipes, key=lambda recipe: SUM(*costs.totals(recipe.types)))
         candidates = []
         for budget in self._budgets:
+            most = NEARLY_FITS * budget.budget
+            close = [recipe.plan.types for recipe in ranked if recipe.nbytes <= most]
+            for types in close[: self.request.effort.recipes]:
+                solution = adapted(budget.problem, costs, SUM, types)
+                if solution is not None:
+                    candidates.append((budget, solution))
+        return candidates
+
+    def _refined_candidates(self) -> list[tuple[_Budget, Solution]]:
+        """Solved again under the models that measurements near the budget's own KLD give.
+
+        Bytes are exchanged between tensors of the best that was measured, at most one type each,
+        under both forms; under the root's everything is open, too.
+        """
+        candidates = []
+        for budget in self._budgets:
+            best, kld = budget.best()
             for form in _FORMS:
-                model = self._model(budget.best()[1], form)
-                solution = solve(budget.problem, self._costs(model), model.link)
-                candidates.append((budget, solution))
+                model = self._model(kld, form)
+                costs = self._costs(model)
+                found = [exchanged(budget.problem, costs, model.link, best.types)]
+                if form == "root":
+                    found.append(solve(budget.problem, costs, model.link))
+                candidates += [(budget, one) for one in found if one is not None]
         return candidates
 
     def _choose(self, candidates: Sequence[tuple[_Budget, Solution]]) -> None:
@@ -196,13 +225,21 @@ class Search:
 
     def _decide(self) -> None:
         """Between the best few of each budget, on all of the choose part."""
-        n = self.request.effort.finalists
-        finals = [(budget, one) for budget in self._budgets for one, _ in budget.leading(n)]
-        types = _distinct([solution.types for _, solution in finals])
-        kld = self._klds("deciding", types, self.text.choose)
-        for budget, solution in finals:
+        effort, n_all = self.request.effort, self.text.choose.n_chunks
+        finals = [
+            (budget, one, seen)
+            for budget in self._budgets
+            for one, seen in budget.leading(effort.finalists)
+        ]
+        rest = self.text.choose.after(effort.look)
+        if not rest.n_chunks:
+            return
+        types = _distinct([solution.types for _, solution, _ in finals])
+        kld = self._klds("deciding", types, rest)
+        for budget, solution, seen in finals:
             key = _key(solution.types)
-            budget.finals[key] = (solution, kld[key])
+            total = seen * (n_all - rest.n_chunks) + kld[key] * rest.n_chunks
+            budget.finals[key] = (solution, total / n_all)
 
     def _klds(self, what: str, types: Sequence[Types], part: Part) -> dict[_Key, float]:
         measured = self._measure(what, types, part)

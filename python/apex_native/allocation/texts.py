@@ -50,6 +50,10 @@ class Part:
         """The first chunks; domains take turns, so they stay balanced."""
         return Part(self.tokens[:n], self.domains[:n])
 
+    def after(self, n: int) -> Part:
+        """The others."""
+        return Part(self.tokens[n:], self.domains[n:])
+
 
 @dataclass(frozen=True, slots=True)
 class SearchText:
