@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from apex_native.cli.errors import CtrlCError, report
 from apex_native.demo import demo_model
 from apex_native.plan import load_tier, tier_names
 from cli_tools import invoke, run, write_experts, write_header, write_imatrix
@@ -71,11 +72,12 @@ FAILURES = [
     ("quantize T/cut.gguf --type Q8_0 -o T/o.gguf", "cut.gguf: the file is truncated"),
     ("inspect T/header.gguf --stats", "header"),
     ("plan DEMO --tier quality --imatrix DEMO", "not an importance matrix"),
-    ("plan DEMO --tier quality --imatrix T/nope", "cannot read importance matrix"),
+    ("plan DEMO --tier quality --imatrix T/nope", "such file or directory; check the path"),
     ("plan DEMO --tier quality --tensor-type-file T/nope", "No such file or directory"),
     ("plan DEMO --tier quality -o T/taken.json", "pass --force"),
     ("plan DEMO --tier quality -o T/no/plan.json", "create it first"),
     ("plan DEMO --type Q8_0 --tensor-type nothing=q4_0 --strict", "matches no tensor"),
+    ("plan DEMO --tier mini --strict", "has 1 finding; settle what follows or leave out --strict:"),
     ("plan DEMO --like T/text.gguf", "expected a GGUF file"),
     ("quantize DEMO --tier mini -o T/o.gguf", "pass one with --imatrix"),
     ("quantize T/model.gguf --type IQ2_XS --imatrix T/i.gguf -o T/o.gguf", "has no entry"),
@@ -160,6 +162,15 @@ def test_llama_cpps_own_lines_are_for_the_log(tmp_path: Path) -> None:
     assert said.count("\n") == 1, said
     assert said.startswith("error: ")
     assert "Traceback" in run(*command, APEX_DEBUG="1").stderr
+
+
+def test_what_several_runs_left_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    stop = KeyboardInterrupt()
+    for left in ("2 of 9 tensors are done", "2 of 9 tensors are done", "3 of 9 tensors are done"):
+        stop.add_note(left)
+    report(CtrlCError(stop))
+    said = capsys.readouterr().err
+    assert said == "error: interrupted: 2 of 9 tensors are done; 3 of 9 tensors are done\n"
 
 
 def test_built_in_tiers_and_recipes_can_be_listed_and_printed(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from rich.markup import render
 
 from apex_native.cli.app import app
 from apex_native.demo import demo_model
+from apex_native.plan import load_tier
+from apex_native.plan.tier import parse_tier
 from cli_tools import (
     command,
     default_interrupt,
@@ -138,6 +140,12 @@ def in_terminal(*args: str | Path, **env: str) -> str:
     os.close(ours)
     assert process.wait() == 0
     return shown.decode()
+
+
+def test_a_tier_can_be_copied_from_a_terminal() -> None:
+    shown = in_terminal("tiers", "compact").replace("\r\n", "\n")
+    assert max(len(line) for line in shown.splitlines()) > 80
+    assert parse_tier(shown, source="terminal") == load_tier("compact")
 
 
 def test_a_terminal_gets_colour_unless_it_is_unwanted() -> None:

@@ -130,6 +130,14 @@ def test_columns_go_by_their_priority_and_are_named() -> None:
     assert " ".join(texts[22][-3:]) == "In every row: c same. Not shown at this width: b."
 
 
+def test_a_column_without_anything_in_it_is_not_missed() -> None:
+    columns = (Column("a"), Column("b", drop=1), Column("c", drop=1))
+    table = Table(columns, [("x" * 9, "", "y" * 9), ("z", "", "w")])
+    lines = [line.text for line in terminal_lines(table, 12)]
+    assert " ".join(lines).endswith("Not shown at this width: c.")
+    assert not any("In every row" in line for line in lines)
+
+
 def test_rows_become_blocks_where_no_column_may_go() -> None:
     columns = (Column("model"), Column("size"), Column("KLD mean"))
     table = Table(columns, [("a" * 18, "1" * 15, "0.25")])

@@ -71,7 +71,7 @@ def test_few_chunks_say_how_many_are_needed(files: dict[str, Path]) -> None:
         *("--ctx", CTX, "--chunks", "4"),
     )
     assert result.exit_code == 0, result.stderr
-    assert "at least 5 are needed" in " ".join(result.stdout.split())
+    assert "needs at least 5 chunks, found 4" in " ".join(result.stdout.split())
     assert "— to —" not in result.stdout
 
 

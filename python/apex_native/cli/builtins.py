@@ -76,4 +76,4 @@ def recipes(name: RecipeArgument = None, json_mode: JsonOption = False) -> None:
 def _print(text: str) -> None:
     out = Output()
     for line in text.splitlines():
-        out.text(line)
+        out.verbatim(line)

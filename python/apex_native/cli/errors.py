@@ -51,7 +51,7 @@ class CtrlCError(Exception):
 
     def __init__(self, stop: KeyboardInterrupt) -> None:
         """Take over the notes that were added while the interrupt travelled up."""
-        super().__init__("; ".join(getattr(stop, "__notes__", ())))
+        super().__init__("; ".join(dict.fromkeys(getattr(stop, "__notes__", ()))))
         self.was_terminated = isinstance(stop, Terminated)
 
 

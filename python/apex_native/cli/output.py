@@ -55,6 +55,11 @@ class Output:
         if not self.json_mode:
             _write_line(sys.stdout, line)
 
+    def verbatim(self, line: str) -> None:
+        """A line of a file that a terminal may break but not change, so that it can be copied."""
+        if not self.json_mode:
+            _write(sys.stdout, printable(line) + "\n")
+
     def table(self, table: Table) -> None:
         """A table of data for people, as wide as the terminal; nothing in json mode."""
         if self.json_mode:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from apex_native.cli.output import Output
+from apex_native.cli.output import Output, counted
 from apex_native.cli.tables import Column, Table
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ def _comparison_table(
     ]
     first = shown[0]
     notes = [
-        f"Paired bootstrap over {first.n_chunks} chunks, {first.n_resamples:,} resamples."
+        f"Paired bootstrap over {counted(first.n_chunks or 0, 'chunk')}, "
+        f"{first.n_resamples:,} resamples."
         if first.n_resamples is not None
         else "Paired differences."
     ]

@@ -114,6 +114,8 @@ def _left_out(table: Table, layout: Layout) -> list[str]:
     for i in sorted(layout.dropped):
         cells = {row[i] for row in table.rows}
         heading = table.columns[i].heading
+        if cells == {""}:
+            continue
         if len(cells) == 1:
             values.append(f"{heading} {printable(cells.pop())}")
         else:

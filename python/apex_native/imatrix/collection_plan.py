@@ -55,8 +55,8 @@ class CollectionPlan:
         return {
             "vocabulary": model.fingerprint,
             "parameters": model.n_parameters,
-            "tokens_sha256": hashlib.sha256(self.tokens.tobytes()).hexdigest(),
             "n_tokens": len(self.tokens),
+            "tokens_sha256": hashlib.sha256(self.tokens.tobytes()).hexdigest(),
             "ctx": self.ctx,
             "batch": self.batch,
             "ubatch": self.ubatch,

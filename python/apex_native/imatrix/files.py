@@ -35,7 +35,9 @@ def load_imatrix(path: str | os.PathLike[str]) -> Imatrix:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ImatrixError(f"cannot read importance matrix {path}: {error.strerror}") from error
+        raise ImatrixError(
+            f"cannot read importance matrix {path}: {error.strerror}; check the path"
+        ) from error
     sha256 = hashlib.sha256(content).hexdigest()
     if content[:4] == b"GGUF":
         with open_gguf(path) as file:

@@ -122,7 +122,8 @@ class Plan:
         more = len(lines) - _FINDINGS_SHOWN
         rest = f"\n  and {more} more" if more > 0 else ""
         count = f"{len(lines)} finding{'s' if len(lines) > 1 else ''}"
-        raise PlanError(f"the plan has {count}:\n  {shown}{rest}")
+        advice = "settle what follows or leave out `strict=True`"
+        raise PlanError(f"the plan has {count}; {advice}:\n  {shown}{rest}")
 
     def summary_by_role(self) -> tuple[RoleSummary, ...]:
         """One row for each role that has tensors, in the order of ``Role``."""

@@ -102,7 +102,7 @@ def _alike(results: Results) -> list[str]:
 def too_few(comparison: Comparison) -> str:
     """Why there is no verdict, and how many chunks give one."""
     n = comparison.n_chunks
-    return f"No verdict: {n} chunks give no interval, at least {MIN_CHUNKS} are needed."
+    return f"No verdict: an interval needs at least {MIN_CHUNKS} chunks, found {n}."
 
 
 def _folded(text: str, n_rows: int, beside: int = 0) -> list[str]:

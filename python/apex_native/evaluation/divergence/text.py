@@ -89,7 +89,7 @@ def chunk_text(
     available = len(tokens) // ctx
     if available < 1:
         raise DataError(
-            f"the text {text.name} has {len(tokens)} tokens, less than one chunk of {ctx}; "
+            f"the text {text.name} is shorter than one chunk (tokens: {len(tokens)} of {ctx}); "
             "give a longer text or a smaller `ctx`"
         )
     if n_chunks is not None and n_chunks > available:
