@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,7 @@ def _without_an_expert(folder: Path) -> None:
     [
         ("llama", lambda f: _without("tokenizer.json", f), "tokenizer"),
         ("ernie4_5_moe", lambda f: _without("tokenizer.model", f), "tokenizer.model; download"),
+        ("llama", lambda f: _without("tokenizer.json", f), "one of; download .*tokenizer files"),
         ("llama", lambda f: _with_architecture("WombatForCausalLM", f), "Wombat.* not supported"),
         ("qwen3_5_moe", _with_mtp_layers_that_are_not_there, "--no-mtp|model-without-mtp"),
         ("qwen3_moe", _without_an_expert, "experts"),
@@ -132,6 +134,12 @@ def test_what_upstream_cannot_convert_is_one_sentence(
         open_checkpoint(folder, UPSTREAM).close()
     assert "\n" not in str(caught.value)
     assert str(folder) in str(caught.value)
+
+
+def test_a_model_of_text_alone_has_no_projector(folders: dict[str, Path]) -> None:
+    options = replace(UPSTREAM, part=Part.MMPROJ)
+    with pytest.raises(apex.CheckpointError, match="LlamaForCausalLM has none; leave"):
+        open_checkpoint(folders["llama"], options).close()
 
 
 def test_the_users_modules_stay_theirs(folders: dict[str, Path]) -> None:

@@ -16,7 +16,8 @@ _ADVICE = (
         "pre-tokenizer was not recognized",
         (
             "upstream does not know this tokenizer's rules for cutting text; name a known one with "
-            "`pre_tokenizer`, if you know it to cut alike"
+            "`pre_tokenizer`, if you know it to cut alike (`apex-native convert` takes it and writes "
+            "a file for every command)"
         ),
     ),
     (
@@ -25,6 +26,10 @@ _ADVICE = (
             "the checkpoint comes with Python code of its own; read it, then allow it with "
             "`trust_remote_code=True`"
         ),
+    ),
+    (
+        "instantiate the backend tokenizer",
+        "download the checkpoint's tokenizer files too (tokenizer.json or tokenizer.model)",
     ),
     ("Can not map tensor", "upstream's converter does not know this tensor of the architecture"),
     ("not supported", "a newer version of this package may know it"),
@@ -53,7 +58,7 @@ def _sentence(error: Exception) -> str:
         return _assertion(error)
     if isinstance(error, KeyError):
         return f"upstream's converter looks for {error}, which is not there; download it again"
-    text = _first_line(error)
+    text = _first_line(error).rstrip(": ")
     advice = next((advice for words, advice in _ADVICE if words in str(error)), None)
     return f"{text}; {advice or 'the checkpoint is not what its config.json says'}"
 

@@ -194,7 +194,9 @@ def _json_file(path: Path, what: str) -> Mapping[str, Any]:
             f"{path.parent}: no {path.name}, which says {what}; give a checkpoint's folder"
         ) from None
     except NotADirectoryError:
-        raise CheckpointError(f"{path.parent}: is a file, expected a checkpoint's folder") from None
+        raise CheckpointError(
+            f"{path.parent}: is a file, expected a checkpoint's folder, the one with {path.name}"
+        ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); download it again") from error
     if not isinstance(found, dict):

@@ -162,6 +162,11 @@ def _make_model(
     kind = base.ModelType.MMPROJ if is_mmproj else base.ModelType.TEXT
     hparams = base.ModelBase.load_hparams(folder, False)
     architecture = base.get_model_architecture(hparams, kind)
+    if is_mmproj and architecture not in upstream.conversion.MMPROJ_MODEL_MAP:
+        raise CheckpointError(
+            f"{folder}: a projector is made of a part for images or sound, and {architecture} has "
+            "none; leave `part='mmproj'` out"
+        )
     found = upstream.conversion.get_model_class(architecture, mmproj=is_mmproj)
     file_types = upstream.gguf.LlamaFileType
     out_type = {
