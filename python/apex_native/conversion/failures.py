@@ -16,8 +16,8 @@ _ADVICE = (
         "pre-tokenizer was not recognized",
         (
             "upstream does not know this tokenizer's rules for cutting text; name a known one with "
-            "`pre_tokenizer`, if you know it to cut alike (`apex-native convert` takes it and writes "
-            "a file for every command)"
+            "`pre_tokenizer`, if you know it to cut alike (`apex-native convert` takes it and "
+            "writes a file for every command)"
         ),
     ),
     (
