@@ -61,6 +61,11 @@ def test_the_frontier_is_what_nothing_beats(sizes: list[tuple[int, float | None]
         ("model-UD-IQ2_M.gguf", FileKind.OTHER),
         ("my-mini.gguf", FileKind.OTHER),
         ("model-12.5GiB.gguf", FileKind.OTHER),
+        ("i-quality prior none", FileKind.TIER),
+        ("i-compact mine prior auto (cache q8_0/q4_0)", FileKind.TIER),
+        ("Model-Q4_K_M (cache q8_0/q4_0)", FileKind.MIX),
+        ("My own model-Q4_K_M.gguf", FileKind.MIX),
+        ("model-UD-Q4_K_XL (cache q8_0/q4_0)", FileKind.OTHER),
         ("", FileKind.OTHER),
     ],
 )

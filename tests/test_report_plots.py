@@ -266,6 +266,13 @@ def test_a_divergence_without_a_logarithm_is_named_not_drawn(change: dict[str, A
 def test_labels_are_short_unique_and_drawable() -> None:
     labels = model_labels(evaluation(3))
     assert list(labels.values()) == ["F16", "Q8_0", "APEX-Quality", "APEX-I-Quality"]
+    swept = ["Q4_K_M", *(f"i-quality prior {p} (cache q8_0/q4_0)" for p in ("auto", "none"))]
+    found = evaluation(3)
+    renamed = tuple(replace(c, name=n) for c, n in zip(found.candidates, swept, strict=True))
+    labels = model_labels(replace(found, candidates=renamed, comparisons=()))
+    assert [labels[name] for name in swept] == [
+        *("Q4_K_M", "i-quality prior auto q8_0/q4_0", "i-quality prior none q8_0/q4_0"),
+    ]
     labels = model_labels(long_names(13))
     assert len(set(labels.values())) == 14
     assert all(len(label) <= 35 for label in labels.values())

@@ -32,8 +32,14 @@ def file_kind(name: str) -> FileKind:
 
     A mix is a name that ends with a file type of llama-quantize, or is one; UD- before it
     (Unsloth's dynamic types) or custom behind it (see `naming`) make it another recipe. Tiers are
-    known by both styles of names.
+    known by both styles of names. What a sweep or an evaluation adds to a name (``i-quality prior
+    none``, ``Model-Q4_K_M (cache q8_0/q4_0)``) leaves it the recipe it was.
     """
+    kind = _kind_of(name)
+    return kind if kind is not FileKind.OTHER else _kind_of(name.partition(" ")[0])
+
+
+def _kind_of(name: str) -> FileKind:
     stem = name.removesuffix(".gguf")
     words = [word for word in re.split(r"[-. /]", stem) if word]
     lower = [word.lower() for word in words]
@@ -49,7 +55,7 @@ def file_kind(name: str) -> FileKind:
 def recipe_in_name(name: str) -> str | None:
     """``i-quality`` or ``Q4_K_M`` for a file named by `naming`, in either style; else None."""
     stem = name.removesuffix(".gguf")
-    kind = file_kind(name)
+    kind = _kind_of(name)
     if kind is FileKind.MIX:
         return re.split(r"[-. /]", stem)[-1].upper()
     if kind is not FileKind.TIER:

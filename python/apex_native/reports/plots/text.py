@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ __all__ = ["FONT", "clipped", "drawable", "model_labels", "text_width", "wrapped
 
 FONT = "DejaVu Sans"
 """Comes with matplotlib, so that a plot looks the same everywhere."""
+
+_CACHE = re.compile(r"\(cache (\S+)\)$")
 
 _MAX_LABEL = 30
 """Characters of a label; a longer one loses its middle, since names differ at their ends."""
@@ -82,7 +85,7 @@ def model_labels(results: Results) -> dict[str, str]:
     """
     short = short_names(results)
     names = [model.name for model in all_models(results)]
-    labels = [_shortened(drawable(short[name].removesuffix(".gguf")) or "?") for name in names]
+    labels = [_shortened(drawable(_plain(short[name])) or "?") for name in names]
     counts = Counter(labels)
     seen: Counter[str] = Counter()
     unique = {}
@@ -90,6 +93,11 @@ def model_labels(results: Results) -> dict[str, str]:
         seen[label] += 1
         unique[name] = f"{label} #{seen[label]}" if counts[label] > 1 else label
     return unique
+
+
+def _plain(name: str) -> str:
+    """Without .gguf, and with a cache's types alone for ``(cache q8_0/q4_0)``."""
+    return _CACHE.sub(r"\1", name.removesuffix(".gguf"))
 
 
 def _shortened(label: str) -> str:
