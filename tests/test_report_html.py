@@ -68,6 +68,8 @@ def test_figures_hold_the_results_numbers() -> None:
     markers = [t for t in figures["size"]["data"] if t["mode"] == "markers"]
     points = {(x, y) for trace in markers for x, y in zip(trace["x"], trace["y"], strict=True)}
     assert points == {((c.bytes or 0) / 2**30, c.kld_mean) for c in results.candidates}
+    axis = figures["size"]["layout"]["yaxis"]
+    assert [float(text) for text in axis["ticktext"]] == pytest.approx(axis["tickvals"])
     (matrix,) = figures["verdicts"]["data"]
     names = matrix["y"]
     assert len(names) == 13

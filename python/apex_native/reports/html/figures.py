@@ -39,6 +39,11 @@ class Figure:
     height: int = 460
 
 
+_TICKS = [digit * 10.0**power for power in range(-9, 4) for digit in (1, 2, 5)]
+_LOGARITHMIC = {"type": "log", "tickvals": _TICKS, "ticktext": [f"{tick:g}" for tick in _TICKS]}
+"""Plotly's own ticks between powers of ten say 5 where 0.05 is meant."""
+
+
 def result_figures(
     results: Results, manifests: Mapping[str, Mapping[str, Any]] | None = None
 ) -> list[Figure]:
@@ -100,7 +105,7 @@ def size_figure(results: Results, made: Mapping[str, str]) -> Figure | None:
     traces.append(_labels(known, labels, per))
     layout = {
         "xaxis": {"title": {"text": f"size, {unit}"}},
-        "yaxis": {"title": {"text": "mean KLD, nats"}, "type": "log", "dtick": "D2"},
+        "yaxis": {"title": {"text": "mean KLD, nats"}, **_LOGARITHMIC},
     }
     return Figure(
         "size", "KLD against size",
@@ -147,7 +152,7 @@ def confidence_figure(results: Results) -> Figure | None:
     ]
     layout = {
         "xaxis": {"title": {"text": "probability of the reference's most probable token"}},
-        "yaxis": {"title": {"text": "mean KLD, nats"}, "type": "log", "dtick": "D2"},
+        "yaxis": {"title": {"text": "mean KLD, nats"}, **_LOGARITHMIC},
     }
     return Figure(
         "confidence", "KLD by reference confidence",
