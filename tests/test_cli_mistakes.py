@@ -55,6 +55,8 @@ def test_numbers_beyond_reason_are_usage_errors(command: str, folder: Path) -> N
         ("plan m.gguf --tier quality,mini", "is more than one recipe"),
         ("plan m.gguf --tier all", "is more than one recipe"),
         ("quantize m.gguf --tier ,", "names no recipe"),
+        ("sweep .", "is a folder, expected a sweep's .toml file"),
+        ("sweep t.txt --resume --force", "--force starts again; leave one out"),
         ("plan m.gguf --recipe t.txt", "neither a tier file (.toml) nor a saved plan (.json)"),
         ("plan m.gguf --tier nofile.toml", "tier file nofile.toml: No such file or directory"),
         ("plan m.gguf --type Q8_0 --tensor-type-file i.gguf", "i.gguf: no text"),

@@ -115,6 +115,14 @@ def sweep(
 
     if workers.workers is not None and not (workers.ray or workers.address):
         raise typer.BadParameter("needs --ray or --address", param_hint="--workers")
+    if resume and force:
+        raise typer.BadParameter(
+            "goes on with a sweep, --force starts again; leave one out", param_hint="--resume"
+        )
+    if definition.is_dir():
+        raise typer.BadParameter(
+            f"{definition} is a folder, expected a sweep's .toml file", param_hint="SWEEP.toml"
+        )
     out = Output(json_mode=json_mode, quiet=quiet)
     folder = output.output or definition.with_suffix("")
     with sweep_progress(out) as progress:
