@@ -7,6 +7,7 @@
 #include "core/log.h"
 #include "model/bf16_matmul.h"
 #include "model/model.h"
+#include "model/panel_matmul.h"
 
 namespace apex::bind {
 namespace {
@@ -115,5 +116,12 @@ PYBIND11_MODULE(_core, module) {
     module.def("has_bf16_matmul", &apex::has_bf16_matmul,
                "Whether BF16 weights are multiplied by our kernel.");
     module.def("has_f16_matmul", &apex::has_f16_matmul, "The same of F16 weights.");
+    module.def(
+        "has_panel_matmul",
+        [](int type) {
+            return type >= 0 && type < GGML_TYPE_COUNT &&
+                   apex::has_panel_matmul(static_cast<ggml_type>(type));
+        },
+        "type"_a, "The same of weights of a quantized type.");
     apex::initialize_llama();
 }

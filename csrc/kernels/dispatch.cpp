@@ -8,6 +8,7 @@
 #include "bf16_products.h"
 #include "kernels.h"
 #include "lookup.h"
+#include "panel_products.h"
 
 #if defined(__x86_64__)
 namespace apex::kernels::bf16_avx2 {
@@ -18,6 +19,9 @@ namespace apex::kernels::bf16_avx512 {
 Bf16Products lookup_products();
 Bf16Products lookup_f16_products();
 }  // namespace apex::kernels::bf16_avx512
+namespace apex::kernels::panel_avx512_vnni {
+const PanelType* lookup(ggml_type type);
+}
 #elif defined(__aarch64__)
 namespace apex::kernels::bf16_neon {
 Bf16Products lookup_products();
@@ -108,6 +112,18 @@ Bf16Products f16_products(Isa isa) {
     if (isa == Isa::avx512) return bf16_avx512::lookup_f16_products();
     if (isa == Isa::avx2) return bf16_avx2::lookup_f16_products();
 #endif
+    (void)isa;
+    return nullptr;
+}
+
+const PanelType* panel_type(ggml_type type, Isa isa) {
+#if defined(__x86_64__)
+    const bool vnni = __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma");
+    if (isa == Isa::avx512 && cpu_isa() == Isa::avx512 && vnni) {
+        return panel_avx512_vnni::lookup(type);
+    }
+#endif
+    (void)type;
     (void)isa;
     return nullptr;
 }

@@ -2,16 +2,21 @@
 // less time, on 64-bit ARM the bits of x86 (BF16 only).
 #pragma once
 
+#include <memory>
+
+#include "ggml.h"
+#include "kernels/kernels.h"
+
+namespace ggml::cpu {
+class tensor_traits;
+}
+
 namespace apex {
 
-// To be called once, before anything computes; does nothing where there is no kernel, where ggml
-// offers no place for it, or where, on x86, a self-test finds a bit that differs from ggml's own
-// product.
-//
-// llama.cpp's CPU backend asks its "extra buffer types" about every operation before it computes it
-// itself (ggml/src/ggml-cpu/traits.cpp). The pinned source is not patched: the first of those types
-// is given a context that asks the original first and then looks for products with these weights.
-void install_bf16_matmul();
+// What computes operations for which is_bf16_product holds; nullptr where there is no kernel or, on
+// x86, where a self-test finds a bit that differs from ggml's own product.
+std::unique_ptr<ggml::cpu::tensor_traits> make_bf16_traits(kernels::Isa isa);
+bool is_bf16_product(const ggml_tensor* op);
 
 // Whether it took effect, for each type.
 bool has_bf16_matmul();

@@ -9,11 +9,11 @@
 #include "core/log.h"
 #include "ggml-backend.h"
 #include "llama-ext.h"
-#include "model/bf16_matmul.h"
 #include "model/model_check.h"
 #include "model/model_params.h"
 #include "model/model_weights.h"
 #include "model/narrow_head.h"
+#include "model/own_products.h"
 #include "model/read_ahead.h"
 #include "model/weight_stream.h"
 
@@ -151,7 +151,7 @@ void initialize_llama() {
         install_abort_hook();
         llama_log_set(log_sink, nullptr);
         llama_backend_init();
-        install_bf16_matmul();
+        install_own_products();
     });
 }
 
