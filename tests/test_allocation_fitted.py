@@ -100,7 +100,14 @@ def test_errors_are_those_of_fitting(fitted: Fitted) -> None:
 @pytest.fixture(scope="module")
 def found(fitted: Fitted) -> SearchOutcome:
     texts = tuple(DomainText(f"part {seed}", demo_text(9_000, seed=seed)) for seed in (11, 12))
-    effort = Effort(TextSizes(fit=2, choose=2, verify=4), candidates=1, moves=0, baselines=1)
+    effort = Effort(
+        TextSizes(fit=2, choose=2, verify=4),
+        candidates=1,
+        recipes=0,
+        moves=0,
+        finalists=1,
+        baselines=1,
+    )
     request = SearchRequest((BUDGET,), texts, ctx=64, effort=effort, placement=PLACEMENT)
     return search_types(fitted.source, request, fitted.imatrix, hessian=fitted.hessian)
 

@@ -33,7 +33,7 @@ from apex_native.types import GgmlType
 
 CTX = 64
 BUDGETS = (12_000_000, 8_000_000)
-SIZES = TextSizes(fit=3, choose=3, verify=6)
+SIZES = TextSizes(fit=3, choose=3, verify=6, more=6)
 EFFORT = Effort(SIZES, candidates=2, recipes=1, moves=1, look=2, baselines=2)
 
 

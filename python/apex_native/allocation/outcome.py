@@ -13,7 +13,7 @@ from apex_native.allocation.verdict import Ratio
 from apex_native.plan import Plan
 from apex_native.types import GgmlType
 
-__all__ = ["Baseline", "BudgetOutcome", "SearchOutcome"]
+__all__ = ["Baseline", "BudgetOutcome", "SearchOutcome", "best_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,13 @@ class BudgetOutcome:
     @property
     def best_baseline(self) -> Baseline | None:
         """The measured fixed recipe of the least KLD."""
-        measured = [b for b in self.baselines if b.kld_mean is not None]
-        return min(measured, key=lambda b: b.kld_mean or 0.0, default=None)
+        return best_of(self.baselines)
+
+
+def best_of(baselines: Sequence[Baseline]) -> Baseline | None:
+    """The one of the least KLD, on the chunks it shares with the result; None without measured."""
+    measured = [(b.ratio.value, b) for b in baselines if b.ratio is not None]
+    return max(measured, key=lambda pair: pair[0])[1] if measured else None
 
 
 @dataclass(frozen=True, slots=True)

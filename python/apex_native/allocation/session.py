@@ -71,6 +71,13 @@ class Measurement:
         """Mean NLL of each chunk, nats."""
         return np.array([s.nll / s.n for s in self.scores])
 
+    def and_then(self, other: Measurement) -> Measurement:
+        """The same candidate on these chunks and on others; both with positions, or neither."""
+        both = None
+        if self.positions is not None and other.positions is not None:
+            both = np.concatenate([self.positions, other.positions])
+        return Measurement((*self.scores, *other.scores), both)
+
     @property
     def mean(self) -> float:
         """KLD over all scored positions."""

@@ -27,11 +27,15 @@ class DomainText:
 
 @dataclass(frozen=True, slots=True)
 class TextSizes:
-    """Chunks each part has at most, all domains together."""
+    """Chunks each part has at most, all domains together.
+
+    more: of the verify part's text, read where a verdict is open without them.
+    """
 
     fit: int = 12
     choose: int = 32
     verify: int = 32
+    more: int = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +61,13 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class SearchText:
-    """Names of the domains, and the parts."""
+    """Names of the domains, and the parts; reserve is what more there is to verify on."""
 
     names: tuple[str, ...]
     fit: Part
     choose: Part
     verify: Part
+    reserve: Part
     sha256: str
 
 
@@ -89,15 +94,17 @@ def split_texts(
     wanted = (sizes.fit, sizes.choose, sizes.verify)
     rng = np.random.default_rng(seed)
     blocks = [_blocks(some, wanted) for some in chunks]
-    fit, choose, verify = (
-        _deal([block[i] for block in blocks], wanted[i], int(rng.integers(2**31)), ctx)
+    taken = (sizes.fit, sizes.choose, sizes.verify + sizes.more)
+    fit, choose, verified = (
+        _deal([block[i] for block in blocks], taken[i], int(rng.integers(2**31)), ctx)
         for i in range(3)
     )
     digest = hashlib.sha256()
-    for part in (fit, choose, verify):
+    for part in (fit, choose, verified):
         digest.update(np.ascontiguousarray(part.tokens).tobytes())
+    verify, reserve = verified.first(sizes.verify), verified.after(sizes.verify)
     names = tuple(text.name for text in texts)
-    return SearchText(names, fit, choose, verify, digest.hexdigest())
+    return SearchText(names, fit, choose, verify, reserve, digest.hexdigest())
 
 
 def _chunks(text: DomainText, model: Model, ctx: int) -> Tokens:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from apex_native.allocation.fixed import FixedRecipe
-from apex_native.allocation.outcome import Baseline, BudgetOutcome
+from apex_native.allocation.outcome import Baseline, BudgetOutcome, best_of
 from apex_native.allocation.provenance import search_facts
 from apex_native.allocation.session import Measurement, ProbeSession
 from apex_native.allocation.solve import Solution
@@ -19,6 +20,29 @@ from apex_native.types import GgmlType
 __all__ = ["Verifier"]
 
 Types = Mapping[str, GgmlType]
+
+IN_THE_CONTEST = 1.5
+"""Recipes of up to so many times the best one's KLD are looked at again where a verdict is open."""
+
+
+@dataclass(slots=True)
+class _Contest:
+    """A solution beside the fixed recipes that fit its budget: by name, both on the same chunks."""
+
+    types: Types
+    ours: Measurement
+    pairs: dict[str, tuple[Measurement, Measurement]]
+
+    def close(self) -> list[str]:
+        """Recipes to look at again: none where the best one's interval leaves out 1."""
+        if not self.pairs:
+            return []
+        means = {name: theirs.mean for name, (_, theirs) in self.pairs.items()}
+        best = min(means, key=lambda name: means[name])
+        ratio = kld_ratio(*self.pairs[best])
+        if not ratio.low < 1 <= ratio.high:
+            return []
+        return [name for name, mean in means.items() if mean <= IN_THE_CONTEST * means[best]]
 
 
 class Verifier:
@@ -32,8 +56,9 @@ class Verifier:
         recipes: Sequence[FixedRecipe],
         step: Callable[[str], Callable[[float], None]],
     ) -> None:
-        """Take the text, of which the verify part is used, and all recipes."""
+        """Take the text, of which verify part and reserve are used, and all recipes."""
         self._space, self._session, self._part = space, session, text.verify
+        self._reserve = text.reserve
         self._text_sha256 = text.sha256
         self._recipes = recipes
         self._step = step
@@ -46,7 +71,8 @@ class Verifier:
     ) -> list[BudgetOutcome]:
         """For each (budget, solution, KLD when chosen, solutions tried): outcome and verdict.
 
-        Of the recipes that fit, the n_baselines best predicted are measured.
+        Of the recipes that fit, the n_baselines best predicted are measured. Where the interval of
+        the ratio to the best one includes 1, both are measured on the reserve as well.
         """
         self._session.values.prepare_errors(
             [pair for recipe in self._recipes for pair in recipe.types.items()]
@@ -65,39 +91,61 @@ class Verifier:
         found = self._session.measure(
             candidates, self._part, positions=True, progress=self._step("verifying")
         )
-        ours = found[: len(chosen)]
         theirs = dict(zip(needed, found[len(chosen) :], strict=True))
+        contests = [
+            _Contest(
+                types,
+                ours,
+                {r.name: (ours, theirs[r.name]) for r in rivals[budget] if r.name in theirs},
+            )
+            for (budget, *_), types, ours in zip(chosen, candidates, found, strict=False)
+        ]
+        self._look_again(contests)
         outcomes = []
-        for (budget, solution, _, tried), measured in zip(chosen, ours, strict=True):
+        for (budget, solution, _, tried), contest in zip(chosen, contests, strict=True):
             baselines = [
-                self._baseline(recipe, expected[recipe.name], measured, theirs.get(recipe.name))
+                self._baseline(recipe, expected[recipe.name], contest.pairs.get(recipe.name))
                 for recipe in rivals[budget]
             ]
-            outcomes.append(
-                self._outcome(budget, solution, predict, tried, measured, baselines, theirs)
-            )
+            outcomes.append(self._outcome(budget, solution, predict, tried, contest, baselines))
         return outcomes
+
+    def _look_again(self, contests: Sequence[_Contest]) -> None:
+        """Where an interval includes 1, both are measured on the reserve, too."""
+        closes = [(contest, contest.close()) for contest in contests]
+        names = list(dict.fromkeys(name for _, close in closes for name in close))
+        if not names or not self._reserve.n_chunks:
+            return
+        open_ones = [(contest, close) for contest, close in closes if close]
+        types = {recipe.name: recipe.types for recipe in self._recipes}
+        found = self._session.measure(
+            [*(contest.types for contest, _ in open_ones), *(types[name] for name in names)],
+            self._reserve, positions=True, progress=self._step("verifying what is open"),
+        )  # fmt: skip
+        more = dict(zip(names, found[len(open_ones) :], strict=True))
+        for (contest, close), ours in zip(open_ones, found, strict=False):
+            contest.ours = contest.ours.and_then(ours)
+            for name in close:
+                theirs = contest.pairs[name][1].and_then(more[name])
+                contest.pairs[name] = (contest.ours, theirs)
 
     def _changed(self, types: Types) -> dict[str, GgmlType]:
         return {n: t for n, t in types.items() if t is not self._space.infos[n].type}
 
+    @staticmethod
     def _baseline(
-        self,
-        recipe: FixedRecipe,
-        predicted: float,
-        ours: Measurement,
-        theirs: Measurement | None,
+        recipe: FixedRecipe, predicted: float, pair: tuple[Measurement, Measurement] | None
     ) -> Baseline:
-        if theirs is None:
+        if pair is None:
             return Baseline(recipe.name, recipe.nbytes, predicted)
         return Baseline(
             recipe.name,
             recipe.nbytes,
             predicted,
-            theirs.mean,
-            kld_ratio(ours, theirs),
-            log_ppl_difference(ours, theirs),
-            _p999(theirs),
+            pair[1].mean,
+            kld_ratio(*pair),
+            log_ppl_difference(*pair),
+            _p999(pair[1]),
         )
 
     def _outcome(
@@ -106,16 +154,12 @@ class Verifier:
         solution: Solution,
         predict: Callable[[Types], float],
         tried: int,
-        measured: Measurement,
+        contest: _Contest,
         baselines: list[Baseline],
-        theirs: Mapping[str, Measurement],
     ) -> BudgetOutcome:
         """The search's result, or the fixed recipe where it is not clearly better than that."""
-        best = min(
-            (b for b in baselines if b.kld_mean is not None),
-            key=lambda b: b.kld_mean or 0.0,
-            default=None,
-        )
+        measured = contest.ours
+        best = best_of(baselines)
         ratio = None if best is None else best.ratio
         facts = search_facts(
             kld=measured.mean,
@@ -128,7 +172,7 @@ class Verifier:
         if best is not None and ratio is not None and ratio.high >= 1:
             recipe = next(recipe for recipe in self._recipes if recipe.name == best.name)
             plan, types, name = recipe.plan, recipe.types, recipe.name
-            measured = theirs[best.name]
+            measured = contest.pairs[best.name][1]
         return BudgetOutcome(
             budget=budget,
             name=name,
