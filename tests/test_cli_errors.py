@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import tomllib
 from pathlib import Path
 
@@ -182,6 +183,8 @@ def test_built_in_tiers_and_recipes_can_be_listed_and_printed(tmp_path: Path) ->
         assert tomllib.loads(printed)["name"] == name
     own = tmp_path / "own.toml"
     own.write_text(invoke("tiers", "mini-q3").stdout, encoding="utf-8")
+    as_json = json.loads(invoke("tiers", "mini-q3", "--json").stdout)
+    assert as_json == tomllib.loads(own.read_text("utf-8"))
     assert load_tier(str(own)).rules == load_tier("mini").rules
     assert "known: balanced, i-balanced, compact" in invoke("tiers", "zzz").stderr
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from typing import Annotated
 
 import typer
@@ -43,7 +44,7 @@ def tiers(name: TierArgument = None, json_mode: JsonOption = False) -> None:
     from apex_native.plan import load_tier, tier_names, tier_text
 
     if name is not None:
-        _print(tier_text(name))
+        _print(tier_text(name), json_mode=json_mode)
         return
     out = Output(json_mode=json_mode)
     found = [load_tier(n) for n in tier_names() if not n.startswith("i-")]
@@ -64,7 +65,7 @@ def recipes(name: RecipeArgument = None, json_mode: JsonOption = False) -> None:
     from apex_native.corpus import load_recipe, recipe_names, recipe_text
 
     if name is not None:
-        _print(recipe_text(name))
+        _print(recipe_text(name), json_mode=json_mode)
         return
     out = Output(json_mode=json_mode)
     found = [load_recipe(n) for n in recipe_names()]
@@ -73,7 +74,9 @@ def recipes(name: RecipeArgument = None, json_mode: JsonOption = False) -> None:
     out.table(Table((Column("recipe"), Column("what for", wraps=True)), rows))
 
 
-def _print(text: str) -> None:
-    out = Output()
+def _print(text: str, *, json_mode: bool) -> None:
+    """A TOML file as it is; what it holds in json mode."""
+    out = Output(json_mode=json_mode)
+    out.document(tomllib.loads(text))
     for line in text.splitlines():
         out.verbatim(line)

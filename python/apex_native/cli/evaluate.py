@@ -69,7 +69,7 @@ def register(app: typer.Typer) -> None:
         short_help="Perplexity, KL divergence, router agreement and tasks.",
         epilog=examples(
             "apex-native eval --reference model-bf16.gguf quality.gguf mini.gguf --text wiki.txt",
-            "apex-native eval -r model-bf16.gguf *.gguf -f wiki.txt --chunks 100 -o eval.json",
+            "apex-native eval -r model-bf16.gguf *-Q*.gguf -f wiki.txt --chunks 100 -o eval.json",
             "apex-native eval model.gguf -f wiki.txt --ctx 2048",
             "apex-native eval -r model-bf16.gguf mini.gguf --hellaswag hellaswag_val_full.txt",
             "apex-native eval -r model-bf16.gguf model-bf16.gguf -f wiki.txt --type-k q8_0",
