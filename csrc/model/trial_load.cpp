@@ -180,11 +180,19 @@ ModelTraits parse_answer(const std::string& path, const std::string& text, int s
                      "or download it again");
 }
 
+// Handlers of other libraries run before a fork (OpenBLAS joins its threads there) and do not expect
+// two forks at once: the second would wait for threads that are gone.
+pid_t fork_alone() {
+    static std::mutex mutex;
+    const std::lock_guard<std::mutex> lock(mutex);
+    return ::fork();
+}
+
 ModelTraits run_trial(const std::string& path, const std::string& architecture,
                       const TrialOptions& options, const StopFlag* stop) {
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0) fail<ModelError>("no pipe: ", std::strerror(errno));
-    const pid_t child = ::fork();
+    const pid_t child = fork_alone();
     if (child == 0) run_child(ends[1], path, architecture, options);
     ::close(ends[1]);
     if (child < 0) {
