@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -50,3 +52,26 @@ def test_a_whole_look_answers_for_the_vocabulary() -> None:
         traits = whole.traits
     with apex.load_model(apex.demo_model(), vocab_only=True) as tokenizer:
         assert tokenizer.traits == traits
+
+
+MATRICES_BETWEEN = """
+import sys
+import numpy as np
+from scipy.linalg.blas import dgemm
+from apex_native.requirements import look_at_together
+
+for i in range(1, len(sys.argv), 6):
+    a = np.ones((600, 600))
+    dgemm(1.0, a, a)  # starts OpenBLAS' threads, which it joins before a fork
+    look_at_together(sys.argv[i : i + 6], 6)
+"""
+
+
+def test_threads_of_blas_do_not_stop_them(tmp_path: Path) -> None:
+    source = shutil.copy(apex.demo_model(), tmp_path / "model.gguf")
+    names = [tmp_path / f"{number}.gguf" for number in range(60)]
+    for name in names:
+        name.symlink_to(source)  # another path, so that nobody has looked at it
+    code = [sys.executable, "-c", MATRICES_BETWEEN, *map(str, names)]
+    # Two forks at once would wait for each other for ever.
+    assert subprocess.run(code, timeout=300, check=False).returncode == 0
