@@ -180,8 +180,8 @@ ModelTraits parse_answer(const std::string& path, const std::string& text, int s
                      "or download it again");
 }
 
-// Handlers of other libraries run before a fork (OpenBLAS joins its threads there) and do not expect
-// two forks at once: the second would wait for threads that are gone.
+// Handlers of other libraries run before a fork (OpenBLAS joins its threads there) and do not
+// expect two forks at once: the second would wait for threads that are gone.
 pid_t fork_alone() {
     static std::mutex mutex;
     const std::lock_guard<std::mutex> lock(mutex);
