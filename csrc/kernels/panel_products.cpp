@@ -1,7 +1,9 @@
 // No std templates and everything in a namespace of its own: see simd.h.
 #include "panel_products.h"
 
+#if defined(__x86_64__)
 #include <immintrin.h>
+#endif
 
 #include "panel_unpack.h"
 

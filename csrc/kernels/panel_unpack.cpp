@@ -1,8 +1,10 @@
-// Compiled for AVX-512 like the products: loops over bytes become vectors. No std templates:
+// Compiled for AVX-512 like the products: loops over bytes become vectors. No std templates: see
 // simd.h.
 #include "panel_unpack.h"
 
+#if defined(__x86_64__)
 #include <immintrin.h>
+#endif
 
 #define GGML_COMMON_DECL_CPP
 #define GGML_COMMON_IMPL_CPP
