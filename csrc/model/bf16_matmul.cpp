@@ -13,6 +13,7 @@
 #include "kernels/bf16_products.h"
 #include "model/bf16_self_test.h"
 #include "model/matmul_columns.h"
+#include "model/work_buffer.h"
 #include "traits.h"
 
 namespace apex {
@@ -29,7 +30,6 @@ constexpr int64_t kMinColumns = 1;
 #endif
 constexpr int64_t kUnitRows = 16;       // of weights, widened together
 constexpr int64_t kPanelBytes = 16384;  // of columns that stay in the cache beside them
-constexpr size_t kLine = 64;
 
 using Widen = void (*)(const uint16_t* values, float* floats, int64_t n);
 
@@ -39,10 +39,6 @@ struct HalfType {
     Widen widen;
     kernels::Bf16Products products;
 };
-
-size_t padded(size_t n_bytes) {
-    return (n_bytes + kLine - 1) / kLine * kLine;
-}
 
 APEX_SIMD_CLONES
 void widen_bf16(const uint16_t* values, float* floats, int64_t n) {
@@ -76,26 +72,15 @@ struct Workspace {
     size_t n_bytes;
 
     Workspace(const MatmulShape& shape, int n_threads, uintptr_t begin) {
-        uintptr_t end = begin;
-        const auto take = [&end](size_t n_bytes) {
-            const uintptr_t part = end;
-            end += padded(n_bytes);
-            return part;
-        };
-        const auto n_columns = static_cast<size_t>(shape.n_columns());
+        WorkBuffer buffer(begin);
         const auto n_per_row = static_cast<size_t>(shape.n_per_row());
-        next_unit = reinterpret_cast<std::atomic<int64_t>*>(take(sizeof(std::atomic<int64_t>)));
-        columns.first = reinterpret_cast<int64_t*>(
-            take((static_cast<size_t>(shape.n_matrices()) + 1) * sizeof(int64_t)));
-        columns.inputs = reinterpret_cast<const void**>(take(n_columns * sizeof(void*)));
-        columns.outputs = reinterpret_cast<float**>(take(n_columns * sizeof(float*)));
-        inputs = reinterpret_cast<float*>(
-            take(static_cast<size_t>(shape.n_inputs()) * n_per_row * sizeof(float)));
-        bytes_of_thread =
-            padded(n_per_row * sizeof(uint16_t)) + padded(kUnitRows * n_per_row * sizeof(float));
-        of_threads =
-            reinterpret_cast<char*>(take(static_cast<size_t>(n_threads) * bytes_of_thread));
-        n_bytes = end - begin;
+        next_unit = buffer.take<std::atomic<int64_t>>(1);
+        columns = buffer.take_columns(shape);
+        inputs = buffer.take<float>(static_cast<size_t>(shape.n_inputs()) * n_per_row);
+        bytes_of_thread = padded_to_line(n_per_row * sizeof(uint16_t)) +
+                          padded_to_line(kUnitRows * n_per_row * sizeof(float));
+        of_threads = buffer.take<char>(static_cast<size_t>(n_threads) * bytes_of_thread);
+        n_bytes = buffer.n_bytes();
     }
 };
 
@@ -109,7 +94,7 @@ class Product {
         char* own = work_.of_threads + static_cast<size_t>(params->ith) * work_.bytes_of_thread;
         rounded_ = reinterpret_cast<uint16_t*>(own);
         const auto n_per_row = static_cast<size_t>(shape_.n_per_row());
-        rows_ = reinterpret_cast<float*>(own + padded(n_per_row * sizeof(uint16_t)));
+        rows_ = reinterpret_cast<float*>(own + padded_to_line(n_per_row * sizeof(uint16_t)));
     }
 
     void compute() {
@@ -130,7 +115,9 @@ class Product {
         }
     }
 
-    static uintptr_t aligned(const void* data) { return padded(reinterpret_cast<uintptr_t>(data)); }
+    static uintptr_t aligned(const void* data) {
+        return padded_to_line(reinterpret_cast<uintptr_t>(data));
+    }
 
   private:
     // ggml rounds the input to the type of the weights, and so do we: with its own function.
@@ -176,7 +163,7 @@ class Product {
 class Bf16Traits : public ggml::cpu::tensor_traits {
   public:
     bool work_size(int n_threads, const ggml_tensor* op, size_t& size) override {
-        size = Workspace(MatmulShape(op), n_threads, 0).n_bytes + kLine;
+        size = Workspace(MatmulShape(op), n_threads, 0).n_bytes + kWorkLine;
         return true;
     }
     bool compute_forward(ggml_compute_params* params, ggml_tensor* op) override {

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "ggml-cpu.h"
+#include "model/random_bits.h"
 
 namespace apex {
 namespace {
@@ -11,18 +12,12 @@ namespace {
 constexpr int64_t kPerRow = 224;  // seven steps: no power of two hides a wrong order
 constexpr int kColumns = 4;       // one more than a kernel takes at once
 
-// xorshift64* (Vigna 2016): any bits will do, the same every time.
 class Bits {
   public:
-    uint16_t next() {
-        state_ ^= state_ >> 12;
-        state_ ^= state_ << 25;
-        state_ ^= state_ >> 27;
-        return static_cast<uint16_t>(state_ * UINT64_C(2685821657736338717) >> 48);
-    }
+    uint16_t next() { return static_cast<uint16_t>(random_.next() >> 48); }
 
   private:
-    uint64_t state_ = 42;
+    RandomBits random_;
 };
 
 // A sign, a mantissa of any bits, an exponent from lowest on.

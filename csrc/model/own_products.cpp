@@ -53,6 +53,7 @@ void install_own_products() {
     if (types.empty() || types.front()->context == nullptr) return;
     const kernels::Isa isa = kernels::best_isa();
     Traits of_halves = make_bf16_traits(isa), of_panels = make_panel_traits(isa);
+    if (of_halves == nullptr && of_panels == nullptr) return;
     const std::vector<ggml_type> types_of_panels = list_panel_types();
     std::vector<Samples> expected;
     for (const ggml_type type : types_of_panels) expected.push_back(sample_products(type));

@@ -8,6 +8,7 @@
 #include "ggml-cpu.h"
 #include "kernels/panel_products.h"
 #include "model/matmul_columns.h"
+#include "model/work_buffer.h"
 #include "traits.h"
 
 namespace apex {
@@ -20,14 +21,9 @@ using kernels::PanelRow;
 constexpr int64_t kBlock = 256;
 constexpr int64_t kMinColumns = 8;  // ggml_tiled_min_batch: of fewer ggml computes one at a time
 constexpr int64_t kUnitRows = 32;   // of weights, unpacked together
-constexpr size_t kLine = 64;
 
 // By ggml's number, set once before anything computes; nullptr where products are ggml's.
 std::array<const kernels::PanelType*, GGML_TYPE_COUNT> g_types{};
-
-size_t padded(size_t n_bytes) {
-    return (n_bytes + kLine - 1) / kLine * kLine;
-}
 
 int64_t n_blocks_of(const MatmulShape& shape) {
     return shape.n_per_row() / kBlock;
@@ -49,29 +45,17 @@ struct Workspace {
     size_t bytes_of_input, bytes_of_thread, n_bytes;
 
     Workspace(const MatmulShape& shape, int n_threads, uintptr_t begin) {
-        uintptr_t end = begin;
-        const auto take = [&end](size_t n_bytes) {
-            const uintptr_t part = end;
-            end += padded(n_bytes);
-            return part;
-        };
-        const auto n_columns = static_cast<size_t>(shape.n_columns());
+        WorkBuffer buffer(begin);
         const auto n_blocks = static_cast<size_t>(n_blocks_of(shape));
-        const size_t matrix_bytes = (static_cast<size_t>(shape.n_matrices()) + 1) * sizeof(int64_t);
         bytes_of_input = ggml_row_size(GGML_TYPE_Q8_K, shape.n_per_row());
         bytes_of_thread = static_cast<size_t>(kUnitRows) * n_blocks * sizeof(PanelRow);
-        next_unit = reinterpret_cast<std::atomic<int64_t>*>(take(2 * sizeof(std::atomic<int64_t>)));
-        columns.first = reinterpret_cast<int64_t*>(take(matrix_bytes));
-        first_panel = reinterpret_cast<int64_t*>(take(matrix_bytes));
-        columns.inputs = reinterpret_cast<const void**>(take(n_columns * sizeof(void*)));
-        columns.outputs = reinterpret_cast<float**>(take(n_columns * sizeof(float*)));
-        inputs =
-            reinterpret_cast<char*>(take(static_cast<size_t>(shape.n_inputs()) * bytes_of_input));
-        panels = reinterpret_cast<PanelColumns*>(
-            take(static_cast<size_t>(most_panels(shape)) * n_blocks * sizeof(PanelColumns)));
-        of_threads =
-            reinterpret_cast<char*>(take(static_cast<size_t>(n_threads) * bytes_of_thread));
-        n_bytes = end - begin;
+        next_unit = buffer.take<std::atomic<int64_t>>(2);
+        columns = buffer.take_columns(shape);
+        first_panel = buffer.take<int64_t>(static_cast<size_t>(shape.n_matrices()) + 1);
+        inputs = buffer.take<char>(static_cast<size_t>(shape.n_inputs()) * bytes_of_input);
+        panels = buffer.take<PanelColumns>(static_cast<size_t>(most_panels(shape)) * n_blocks);
+        of_threads = buffer.take<char>(static_cast<size_t>(n_threads) * bytes_of_thread);
+        n_bytes = buffer.n_bytes();
     }
 };
 
@@ -81,7 +65,7 @@ class Product {
         : params_(params),
           type_(*g_types[op->src[0]->type]),
           shape_(op),
-          work_(shape_, params->nth, padded(reinterpret_cast<uintptr_t>(params->wdata))),
+          work_(shape_, params->nth, padded_to_line(reinterpret_cast<uintptr_t>(params->wdata))),
           rows_(reinterpret_cast<PanelRow*>(work_.of_threads + static_cast<size_t>(params->ith) *
                                                                    work_.bytes_of_thread)) {}
 
@@ -189,7 +173,7 @@ class Product {
 class PanelTraits : public ggml::cpu::tensor_traits {
   public:
     bool work_size(int n_threads, const ggml_tensor* op, size_t& size) override {
-        size = Workspace(MatmulShape(op), n_threads, 0).n_bytes + kLine;
+        size = Workspace(MatmulShape(op), n_threads, 0).n_bytes + kWorkLine;
         return true;
     }
     bool compute_forward(ggml_compute_params* params, ggml_tensor* op) override {

@@ -7,6 +7,7 @@
 
 #include "ggml-cpu.h"
 #include "ggml.h"
+#include "model/random_bits.h"
 
 namespace apex {
 namespace {
@@ -18,18 +19,12 @@ constexpr int64_t kColumns = 19;  // a panel, and one that is not full
 constexpr int64_t kSlots = 2;
 constexpr size_t kMemory = 2 << 20;
 
-// xorshift64* (Vigna 2016): any bits will do, the same every time.
 class Bits {
   public:
-    uint8_t next() {
-        state_ ^= state_ >> 12;
-        state_ ^= state_ << 25;
-        state_ ^= state_ >> 27;
-        return static_cast<uint8_t>(state_ * UINT64_C(2685821657736338717) >> 56);
-    }
+    uint8_t next() { return static_cast<uint8_t>(random_.next() >> 56); }
 
   private:
-    uint64_t state_ = 42;
+    RandomBits random_;
 };
 
 // Any codes and scales; the factors, F16 values at the begin or the end of a block, of any finite
