@@ -7,6 +7,7 @@
 #include "core/log.h"
 #include "model/bf16_matmul.h"
 #include "model/model.h"
+#include "model/own_products.h"
 #include "model/panel_matmul.h"
 
 namespace apex::bind {
@@ -113,12 +114,16 @@ PYBIND11_MODULE(_core, module) {
     module.def("build_info", &build_info, "Versions and compiler of this build.");
     module.def("drain_log", &drain_log_lines,
                "llama.cpp's and ggml's messages since the last call.");
-    module.def("has_bf16_matmul", &apex::has_bf16_matmul,
-               "Whether BF16 weights are multiplied by our kernel.");
-    module.def("has_f16_matmul", &apex::has_f16_matmul, "The same of F16 weights.");
+    module.def(
+        "has_bf16_matmul", [] { return apex::install_own_products(), apex::has_bf16_matmul(); },
+        "Whether BF16 weights are multiplied by our kernel.");
+    module.def(
+        "has_f16_matmul", [] { return apex::install_own_products(), apex::has_f16_matmul(); },
+        "The same of F16 weights.");
     module.def(
         "has_panel_matmul",
         [](int type) {
+            apex::install_own_products();
             return type >= 0 && type < GGML_TYPE_COUNT &&
                    apex::has_panel_matmul(static_cast<ggml_type>(type));
         },

@@ -151,7 +151,6 @@ void initialize_llama() {
         install_abort_hook();
         llama_log_set(log_sink, nullptr);
         llama_backend_init();
-        install_own_products();
     });
 }
 
@@ -195,6 +194,7 @@ Model::Model(std::string path, ModelOptions options, ModelTraits traits, llama_m
 std::shared_ptr<Model> Model::load(const std::string& path, const ModelOptions& options,
                                    std::shared_ptr<const StopFlag> stop) {
     initialize_llama();
+    install_own_products();
     const ModelFile file = check_model_file(path, options.expert_used_count);
     check_gpu_options(options);
     std::vector<ggml_backend_dev_t> devices = find_devices(options.devices);

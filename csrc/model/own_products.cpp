@@ -1,6 +1,7 @@
 #include "model/own_products.h"
 
 #include <memory>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -46,9 +47,7 @@ std::vector<ggml_type> list_panel_types() {
     return found;
 }
 
-}  // namespace
-
-void install_own_products() {
+void install() {
     const auto& types = ggml_backend_cpu_get_extra_buffer_types();
     if (types.empty() || types.front()->context == nullptr) return;
     const kernels::Isa isa = kernels::best_isa();
@@ -65,6 +64,13 @@ void install_own_products() {
         const ggml_type type = types_of_panels[i];
         if (!same_bits(sample_products(type), expected[i])) leave_panels_to_ggml(type);
     }
+}
+
+}  // namespace
+
+void install_own_products() {
+    static std::once_flag once;
+    std::call_once(once, install);
 }
 
 }  // namespace apex
