@@ -7,7 +7,7 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-from apex_native.memory_limit import memory_below_limits
+from apex_native.memory_limit import memory_below_limits, text_of
 
 __all__ = [
     "MOST_THREADS",
@@ -46,7 +46,7 @@ def gpu_names() -> tuple[str, ...]:
     """NVIDIA's names of the GPUs in this machine, whether or not this build can use them."""
     names = []
     for file in sorted(_GPU_FOLDER.glob("*/information")):
-        fields = _fields(_read(file))
+        fields = _fields(text_of(file))
         if "Model" in fields:
             names.append(fields["Model"])
     return tuple(names)
@@ -73,14 +73,14 @@ def free_memory() -> int | None:
 
     None where the system does not tell.
     """
-    kib = _fields(_read(Path("/proc/meminfo"))).get("MemAvailable", "").split()
+    kib = _fields(text_of(Path("/proc/meminfo"))).get("MemAvailable", "").split()
     found = [memory_below_limits(), int(kib[0]) * 1024 if kib else None]
     return min((n_bytes for n_bytes in found if n_bytes is not None), default=None)
 
 
 def own_memory() -> int:
     """Bytes this process holds now, files it maps left out; 0 where the system does not tell."""
-    fields = _fields(_read(Path("/proc/self/status")))
+    fields = _fields(text_of(Path("/proc/self/status")))
     kib = [fields.get(key, "").split() for key in ("RssAnon", "RssShmem")]
     return 1024 * sum(int(value[0]) for value in kib if value)
 
@@ -99,28 +99,22 @@ def _last_level_caches() -> Iterator[tuple[int, str]]:
     for cpu in _CPU_FOLDER.glob("cpu[0-9]*"):
         levels = []
         for index in (cpu / "cache").glob("index*"):
-            if _read(index / "type").strip() == "Instruction":
+            if text_of(index / "type").strip() == "Instruction":
                 continue
-            level, size = _read(index / "level").strip(), _read(index / "size").strip()
+            level, size = text_of(index / "level").strip(), text_of(index / "size").strip()
             if level.isdecimal() and size.endswith("K") and size[:-1].isdecimal():
-                levels.append((int(level), int(size[:-1]) << 10, _read(index / "shared_cpu_list")))
+                levels.append(
+                    (int(level), int(size[:-1]) << 10, text_of(index / "shared_cpu_list"))
+                )
         if levels:
             _, size_bytes, shared = max(levels)
             yield size_bytes, shared
 
 
 def _cpu_fields() -> dict[str, str]:
-    return _fields(_read(Path("/proc/cpuinfo")))
+    return _fields(text_of(Path("/proc/cpuinfo")))
 
 
 def _fields(text: str) -> dict[str, str]:
     pairs = (line.partition(":") for line in text.splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
-
-
-def _read(path: Path) -> str:
-    """The file's text, empty where it cannot be read."""
-    try:
-        return path.read_text("utf-8", "replace")
-    except OSError:
-        return ""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["memory_below_limits"]
+__all__ = ["memory_below_limits", "text_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ def memory_below_limits(proc: Path = Path("/proc/self")) -> int | None:
 
 def _groups(proc: Path) -> Iterator[tuple[_Interface, Path, Path]]:
     """The group of this process in every mounted hierarchy that counts memory, and its top."""
-    paths = dict(_paths(_read(proc / "cgroup")))
-    for line in _read(proc / "mountinfo").splitlines():
+    paths = dict(_paths(text_of(proc / "cgroup")))
+    for line in text_of(proc / "mountinfo").splitlines():
         # proc_pid_mountinfo(5): root and mount point are fields 4 and 5; the type follows " - ".
         mount, _, kind = line.partition(" - ")
         fields, kinds = mount.split(), kind.split()
@@ -84,15 +84,18 @@ def _below(path: str, root: str) -> str:
 
 
 def _room(group: Path, interface: _Interface) -> int | None:
-    limit, usage = _read(group / interface.limit).strip(), _read(group / interface.usage).strip()
+    limit, usage = (
+        text_of(group / interface.limit).strip(),
+        text_of(group / interface.usage).strip(),
+    )
     if not (limit.isdecimal() and usage.isdecimal()):
         return None  # "max", or the root, which has no such file
-    statistics = dict(line.split()[:2] for line in _read(group / "memory.stat").splitlines())
+    statistics = dict(line.split()[:2] for line in text_of(group / "memory.stat").splitlines())
     cache = sum(int(statistics.get(name, 0)) for name in interface.file_cache)
     return max(0, int(limit) - max(0, int(usage) - cache))
 
 
-def _read(path: Path) -> str:
+def text_of(path: Path) -> str:
     """The file's text, empty where it cannot be read."""
     try:
         return path.read_text("utf-8", "replace")
