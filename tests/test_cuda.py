@@ -31,9 +31,13 @@ MATRIX_USE = {GgmlType.from_id(id).name: use for id, use in core.quantized_types
 TYPES = list(MATRIX_USE)
 NEEDING_IMATRIX = [name for name, use in MATRIX_USE.items() if use == "required"]
 
-N_KERNELS = 26 + 15 + 2 + 3 + 4 + 3 + 5 + 1
+N_KERNELS = 26 + 15 + 2 + 3 + 4 + 8 + 17 + 3 + 5 + 1
 """Quantizers with and without a matrix (three need one, Q8_0 ignores it), error sums, scores, sums
-of squares, second moments, routed rows sorted and multiplied, and the benchmark's reading."""
+of squares, second moments, bases made of them, output errors, routed rows sorted and multiplied,
+and the benchmark's reading."""
+
+N_SEARCHES = 3 * 4
+"""Formats with and without a code book, in blocks of 16 and 32; four widths of rows."""
 
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 
@@ -97,11 +101,8 @@ def test_the_kernels_algorithms_on_many_rows() -> None:
 # --- the kernels, compiled ----------------------------------------------------------------------
 
 
-@needs_nvcc
-def test_the_kernels_compile_and_keep_their_registers(tmp_path: Path) -> None:
-    """For sm_90, with the build's own flags; a spill would show up as a slow kernel only."""
-    sources = [p for p in sorted((ROOT / "csrc").rglob("*.cu")) if p.parent.name != "turbo"]
-    assert len(sources) == 14
+def compile_kernels(sources: list[Path], folder: Path) -> tuple[int, list[int]]:
+    """Kernels compiled for sm_90 with the build's own flags, and bytes that functions spill."""
     llama = llama_cpp_source()
 
     def compile_one(source: Path) -> str:
@@ -112,7 +113,7 @@ def test_the_kernels_compile_and_keep_their_registers(tmp_path: Path) -> None:
                 "-Xcompiler=-ffp-contract=off,-Wall,-Wextra,-Wno-unknown-pragmas", "-Werror",
                 "all-warnings", f"-I{ROOT / 'csrc'}", f"-I{llama / 'ggml' / 'include'}",
                 f"-I{llama / 'ggml' / 'src'}", "-c", str(source),
-                "-o", str(tmp_path / f"{source.stem}.o"),
+                "-o", str(folder / f"{source.stem}.o"),
             ],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
@@ -121,13 +122,35 @@ def test_the_kernels_compile_and_keep_their_registers(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         reports = "".join(pool.map(compile_one, sources))
-    assert reports.count("Compiling entry function") == N_KERNELS
-    # IQ3_S with a matrix keeps three words on the stack, an error sum eight.
-    spills = [int(n) for n in re.findall(r"(\d+) bytes spill stores", reports)]
-    assert len(spills) == N_KERNELS
-    assert max(spills) <= 32
-    objects = [tmp_path / f"{source.stem}.o" for source in sources]
+    objects = [folder / f"{source.stem}.o" for source in sources]
     assert all(path.stat().st_size > 10_000 for path in objects)
+    spills = [int(n) for n in re.findall(r"(\d+) bytes spill stores", reports)]
+    return reports.count("Compiling entry function"), spills
+
+
+SEARCH = ROOT / "csrc" / "cuda" / "scalar_search.cu"
+
+
+@needs_nvcc
+def test_the_kernels_compile_and_keep_their_registers(tmp_path: Path) -> None:
+    """A spill would show up as a slow kernel only."""
+    found = sorted((ROOT / "csrc").rglob("*.cu"))
+    sources = [p for p in found if p.parent.name != "turbo" and p != SEARCH]
+    assert len(sources) == 16
+    n_kernels, spills = compile_kernels(sources, tmp_path)
+    assert n_kernels == len(spills) == N_KERNELS
+    # IQ3_S with a matrix keeps three words on the stack, an error sum eight.
+    assert max(spills) <= 32
+
+
+@needs_nvcc
+@pytest.mark.slow
+def test_the_search_with_error_feedback_compiles(tmp_path: Path) -> None:
+    """Its phases are functions of their own, each with few words on the stack: two minutes."""
+    n_kernels, spills = compile_kernels([SEARCH], tmp_path)
+    assert n_kernels == N_SEARCHES
+    assert len(spills) > n_kernels
+    assert max(spills) <= 64
 
 
 @needs_nvcc

@@ -19,8 +19,10 @@ from apex_native._native import core
 from apex_native.imatrix import HessianFile, load_imatrix
 from apex_native.types import GgmlType
 from cli_tools import environment, invoke, n_finished, run
+from cpp_programs import build_program
 from gguf_builder import f32_tensor, write_gguf
 from stopped_runs import TENSORS_NOTED, run_stopped
+from test_cuda import needs_gpu
 from tolerances import FEEDBACK_COST_RTOL
 
 SCALAR = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "IQ4_NL", "Q4_0", "Q5_0", "Q8_0")
@@ -134,8 +136,11 @@ def quantize_tensor(
     *,
     name: str = "Q4_K",
     n_threads: int = 2,
+    on_gpu: bool = False,
 ) -> tuple[bytes, dict[str, Any]]:
     """Bytes and errors of experts whose halves of the calibration had these mean moments."""
+    width = weights.shape[-1]
+    devices = core.FeedbackDevices([0], n_places=n_threads, n_per_row=width) if on_gpu else None
     type = GgmlType.parse(name)
     source = apex.GgufFile(
         write_gguf(tmp_path / "model.gguf", [f32_tensor("blk.0.ffn_up_exps.weight", weights)])
@@ -145,7 +150,7 @@ def quantize_tensor(
     both = np.array(counts, np.int64)
     feedback = core.feedback(
         source.native.stored_tensor(0), type.id, total=np.ascontiguousarray(part + rest),
-        part=part, counts=2 * both, part_counts=both,
+        part=part, counts=2 * both, part_counts=both, devices=devices, n_threads=n_threads,
     )  # fmt: skip
     task = core.QuantizeTask(
         source.native.stored_tensor(0), type.id, output_fd=output, output_offset=0,
@@ -212,6 +217,65 @@ def test_threads_change_no_byte(tmp_path: Path, output: int, name: str) -> None:
         )  # fmt: skip
         found.append((hashlib.sha256(stored).hexdigest(), sums))
     assert found[0] == found[1]
+
+
+# --- on a GPU -----------------------------------------------------------------------------------
+
+ON_GPU = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_XS", "IQ4_NL"]
+
+
+def run_twin(name: str, *arguments: str) -> list[str]:
+    run = subprocess.run([build_program(name), *arguments], capture_output=True, text=True,
+                         check=False)  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout.splitlines()
+
+
+@pytest.mark.parametrize("columns", ["256", "768"])
+def test_the_gpus_search_writes_the_cpus_bytes(columns: str) -> None:
+    lines = run_twin("twin_vs_feedback", "--columns", columns, "--seed", columns)
+    assert len(lines) == len(ON_GPU) + 2  # Q4_0 and Q5_0 have the search, but no GPU quantizer
+    for line in lines:
+        assert line.endswith(" differ 0"), line
+        changed = int(line.split("changed ")[1].split()[0])
+        assert changed > 10, line
+
+
+def test_the_gpus_bases_have_the_cpus_bits() -> None:
+    lines = run_twin("twin_vs_basis")
+    assert len(lines) == 4
+    assert all(line.endswith(" differ 0") for line in lines)
+
+
+def test_which_rows_are_a_gpus() -> None:
+    has_cuda = bool(core.build_info()["cuda"])
+    assert core.device_has_feedback(GgmlType.Q4_K.id, 2048) == has_cuda
+    assert not core.device_has_feedback(GgmlType.IQ3_S.id, 2048)
+    assert not core.device_has_feedback(GgmlType.Q4_K.id, 1 << 15)
+
+
+@needs_gpu
+@pytest.mark.parametrize(
+    ("name", "columns", "counts"),
+    [(name, 256, [500, 0, 40]) for name in ON_GPU]
+    + [("Q3_K", 512, [500, 0, 40]), ("Q4_K", 1280, [500, 0, 40]), ("IQ4_XS", 2304, [40, 0, 30])],
+)
+def test_a_gpu_fits_the_cpus_bytes(
+    tmp_path: Path, output: int, name: str, columns: int, counts: list[int]
+) -> None:
+    """Experts of which one has no tokens and one too few to judge by."""
+    weights = np.stack([some_weights(37, columns) for _ in range(3)])
+    weights[0, 3] = 0
+    halves = [[correlated_moment(columns, seed, 300) for seed in seeds]
+              for seeds in ((1, 2, 3), (4, 5, 6))]  # fmt: skip
+    cpu, gpu = (
+        quantize_tensor(
+            tmp_path, output, weights, (halves[0], halves[1]), counts, name=name, on_gpu=on_gpu
+        )
+        for on_gpu in (False, True)
+    )
+    assert cpu[0] == gpu[0]
+    assert cpu[1] == gpu[1]
 
 
 def test_moments_of_another_model_are_refused(tmp_path: Path) -> None:

@@ -21,19 +21,19 @@ using GroupsArray = py::array_t<int32_t, py::array::c_style>;
 class Feedback : public FeedbackTensor {
   public:
     Feedback(const QuantizeTask& task, MomentSource source, FeedbackOptions options,
-             std::vector<py::object> owners)
-        : FeedbackTensor(task, std::move(source), std::move(options)), owners_(std::move(owners)) {}
+             std::shared_ptr<FeedbackDevices> devices, std::vector<py::object> owners)
+        : FeedbackTensor(task, std::move(source), std::move(options), std::move(devices)),
+          owners_(std::move(owners)) {}
 
   private:
     std::vector<py::object> owners_;
 };
 
-std::shared_ptr<RowsConverter> make_feedback(const StoredTensor& source, ggml_type type,
-                                             const std::optional<FloatArray>& imatrix,
-                                             const FloatArray& total, const FloatArray& part,
-                                             const CountsArray& counts,
-                                             const CountsArray& part_counts,
-                                             FeedbackOptions options) {
+std::shared_ptr<RowsConverter> make_feedback(
+    const StoredTensor& source, ggml_type type, const std::optional<FloatArray>& imatrix,
+    const FloatArray& total, const FloatArray& part, const CountsArray& counts,
+    const CountsArray& part_counts, FeedbackOptions options,
+    std::shared_ptr<FeedbackDevices> devices, int n_threads) {
     QuantizeTask task;
     task.source = source;
     task.target_type = type;
@@ -51,10 +51,11 @@ std::shared_ptr<RowsConverter> make_feedback(const StoredTensor& source, ggml_ty
     MomentSource moments = [&] {
         const py::gil_scoped_release unlocked;  // adds up a layer's experts
         return MomentSource(rows.n_per_row, n_slices, total.data(), part.data(), counts.data(),
-                            part_counts.data());
+                            part_counts.data(), n_threads);
     }();
+    if (!device_has_feedback(type, rows.n_per_row)) devices.reset();
     return std::make_shared<Feedback>(task, std::move(moments), std::move(options),
-                                      std::move(owners));
+                                      std::move(devices), std::move(owners));
 }
 
 // Keeps the Python objects whose memory the parts read.
@@ -73,7 +74,9 @@ class GroupedFeedback : public GroupedTensor {
 std::shared_ptr<RowsConverter> make_grouped_feedback(
     const StoredTensor& source, ggml_type type, const GroupsArray& groups,
     const std::optional<FloatArray>& imatrix, const FloatArray& total, const FloatArray& part,
-    const CountsArray& counts, const CountsArray& part_counts, const FeedbackOptions& options) {
+    const CountsArray& counts, const CountsArray& part_counts, const FeedbackOptions& options,
+    std::shared_ptr<FeedbackDevices> devices) {
+    if (!device_has_feedback(type, source.rows.n_per_row)) devices.reset();
     const int64_t n = source.rows.n_per_row, n_groups = counts.size(), packed = packed_size(n);
     require_size(groups, source.rows.n_rows(), "groups");
     require_size(part_counts, n_groups, "part_counts");
@@ -93,7 +96,7 @@ std::shared_ptr<RowsConverter> make_grouped_feedback(
             task,
             MomentSource(n, 1, total.data() + i * packed, part.data() + i * packed,
                          counts.data() + i, part_counts.data() + i),
-            options));
+            options, devices));
     }
     return std::make_shared<GroupedFeedback>(type, n, std::move(of_rows), std::move(parts),
                                              std::move(owners));
@@ -157,17 +160,26 @@ void register_moments(py::module_& module) {
         .field("refine_radius", &FeedbackOptions::effort, &FeedbackEffort::refine_radius)
         .field("max_passes", &FeedbackOptions::effort, &FeedbackEffort::max_passes)
         .field("max_grid_passes", &FeedbackOptions::effort, &FeedbackEffort::max_grid_passes);
+    py::class_<FeedbackDevices, std::shared_ptr<FeedbackDevices>>(
+        module, "FeedbackDevices", "GPUs that do error feedback; memory is taken as it is needed.",
+        py::release_gil_before_calling_cpp_dtor())
+        .def(py::init(&make_feedback_devices), "devices"_a, py::kw_only(), "n_places"_a,
+             "n_per_row"_a);
     module.def("feedback", &make_feedback, "source"_a, "type"_a, py::kw_only(),
                py::arg("imatrix").noconvert() = py::none(), py::arg("total").noconvert(),
                py::arg("part").noconvert(), py::arg("counts").noconvert(),
                py::arg("part_counts").noconvert(), "options"_a = FeedbackOptions{},
+               "devices"_a = std::shared_ptr<FeedbackDevices>{}, "n_threads"_a = 1,
                "Error feedback for a tensor: packed float32 moments (slices, packed) of all tokens "
-               "and of the part, int64 counts.");
+               "and of the part, int64 counts; on GPUs for types that they can do.");
+    module.def("device_has_feedback", &device_has_feedback, "type"_a, "n_per_row"_a,
+               "Whether GPUs do error feedback for the type and rows of this length.");
     module.def("grouped_feedback", &make_grouped_feedback, "source"_a, "type"_a, py::kw_only(),
                py::arg("groups").noconvert(), py::arg("imatrix").noconvert() = py::none(),
                py::arg("total").noconvert(), py::arg("part").noconvert(),
                py::arg("counts").noconvert(), py::arg("part_counts").noconvert(),
                "options"_a = FeedbackOptions{},
+               "devices"_a = std::shared_ptr<FeedbackDevices>{},
                "The same with a moment for each group of rows; groups: int32, of each row.");
     module.def("can_reorder", &can_reorder, "tensor"_a,
                "Whether rows of the tensor can be read in another order: not computed ones.");

@@ -21,9 +21,6 @@ namespace {
 // Stored bytes, floats, result, floats read back: none takes more than four bytes a weight.
 constexpr uint64_t kBufferBytesPerWeight = 4 * 4;
 
-// A converter prepares whole slices; few units of a slice keep few workers waiting for that.
-constexpr int64_t kConverterWeightsPerUnit = 256 * 1024;
-
 int affordable_threads(const RowUnits& units, const QuantizeOptions& options) {
     if (options.n_threads < 1) {
         fail<InvalidArgument>("n_threads is ", options.n_threads, ", expected at least 1");
@@ -153,7 +150,9 @@ RowUnits Quantizer::cut(bool with_devices) const {
         TensorRows made = tasks_[group.first].source.rows;
         for (size_t i = group.first; i < group.end; ++i) {
             int64_t weights = made.weights_per_unit;
-            if (tasks_[i].converter != nullptr) weights = kConverterWeightsPerUnit;
+            if (const RowsConverter* converter = tasks_[i].converter) {
+                weights = converter->weights_per_unit();
+            }
             if (with_devices && is_for_device(tasks_[i])) weights = kDeviceWeightsPerUnit;
             made.weights_per_unit = std::max(made.weights_per_unit, weights);
         }

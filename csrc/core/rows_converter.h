@@ -30,6 +30,10 @@ class RowsConverter {
     // weights: the unit's rows; result receives their bytes, which are valid for ggml.
     virtual void convert(const RowUnit& unit, const float* weights, uint8_t* result) = 0;
 
+    // Weights of a unit, about: whole slices are prepared, and few units of a slice keep few
+    // workers waiting for that.
+    virtual int64_t weights_per_unit() const { return 256 * 1024; }
+
     // After the last unit.
     virtual OutputErrors errors() const = 0;
 };

@@ -1,12 +1,13 @@
-// What scoring/device_softmax.h, calibration/device_*.h, core/device_products.h and
-// core/device_upload.h promise, in a build without CUDA. Nothing lies in a GPU's memory there, so
-// none of it is asked for.
+// What scoring/device_softmax.h, calibration/device_*.h, moments/device_feedback.h,
+// core/device_products.h and core/device_upload.h promise, in a build without CUDA. Nothing lies in
+// a GPU's memory there, so none of it is asked for.
 #include "calibration/device_moments.h"
 #include "calibration/device_squares.h"
 #include "core/device_memory.h"
 #include "core/device_products.h"
 #include "core/device_upload.h"
 #include "core/error.h"
+#include "moments/device_feedback.h"
 #include "scoring/device_softmax.h"
 
 namespace apex {
@@ -49,6 +50,14 @@ std::unique_ptr<DeviceUpload> make_device_upload(int, size_t) {
 }
 
 std::unique_ptr<DeviceSquares> make_device_squares(int, size_t) {
+    fail_without_cuda();
+}
+
+bool device_has_feedback(ggml_type, int64_t) {
+    return false;
+}
+
+std::shared_ptr<FeedbackDevices> make_feedback_devices(const std::vector<int>&, int, int64_t) {
     fail_without_cuda();
 }
 

@@ -9,9 +9,11 @@
 
 #if defined(__CUDACC__)
 #define APEX_BLOCK __device__ __forceinline__
+#define APEX_APART __device__ __noinline__  // registers of its own
 #else
 #include <vector>
 #define APEX_BLOCK inline
+#define APEX_APART inline
 #endif
 
 namespace apex::cuda {
@@ -24,6 +26,29 @@ APEX_BLOCK int64_t opaque(int64_t number) {
 #endif
     return number;
 }
+
+// Some T of the memory that a block shares. On a GPU it is known by its place there, not by an
+// address, so that the compiler knows where it looks.
+template <typename T>
+struct Shared {
+#if defined(__CUDACC__)
+    int place;
+
+    __device__ __forceinline__ T* get() const {
+        extern __shared__ float4 of_block[];
+        return reinterpret_cast<T*>(reinterpret_cast<float*>(of_block) + place);
+    }
+    static __host__ __device__ Shared at(void*, int place) { return {place}; }
+#else
+    T* start;
+
+    T* get() const { return start; }
+    static Shared at(void* of_block, int place) {
+        return {reinterpret_cast<T*>(static_cast<float*>(of_block) + place)};
+    }
+#endif
+    APEX_BLOCK T& operator[](int i) const { return get()[i]; }
+};
 
 #if defined(__CUDACC__)
 

@@ -8,6 +8,7 @@
 
 #include "core/quantize_task.h"
 #include "core/rows_converter.h"
+#include "moments/device_feedback.h"
 #include "moments/feedback.h"
 #include "moments/moment_source.h"
 
@@ -29,22 +30,41 @@ struct FeedbackOptions {
 // does a row where the search, which is greedy, ends above them.
 class FeedbackTensor : public RowsConverter {
   public:
-    FeedbackTensor(const QuantizeTask& task, MomentSource source, FeedbackOptions options);
+    // devices: does it on GPUs, with the same bytes and numbers; null: here.
+    FeedbackTensor(const QuantizeTask& task, MomentSource source, FeedbackOptions options,
+                   std::shared_ptr<FeedbackDevices> devices = nullptr);
     ~FeedbackTensor() override;
 
     void convert(const RowUnit& unit, const float* weights, uint8_t* result) override;
+    int64_t weights_per_unit() const override;
     OutputErrors errors() const override;
 
   private:
     struct Slice;
-    struct Held;
+    class HostTrial;
+    class DeviceTrial;
+    struct RowErrors {
+        std::vector<double> own, ggml, signal;
+        explicit RowErrors(int64_t n) : own(static_cast<size_t>(n)), ggml(own), signal(own) {}
+    };
     struct RowCost {
         double error = 0, ggml_error = 0, signal = 0;
     };
 
+    int64_t moment_of(int64_t slice) const { return source_.n_slices() == 1 ? 0 : slice; }
+    FeedbackEffort trial_effort() const;
     const Slice& prepared(int64_t slice);
     void prepare(int64_t number, Slice& slice) const;
-    bool choose(int64_t number, Slice& slice, Trust& best) const;
+    const Slice& chosen_on_device(int64_t slice, FeedbackPlace& place);
+    bool can_judge(int64_t number) const;
+    template <class Trial>
+    bool choose(int64_t number, Slice& slice, Trust& best, Trial& trial) const;
+    RowErrors convert_here(const RowUnit& unit, const float* weights, uint8_t* result);
+    RowErrors convert_on_device(const RowUnit& unit, const float* weights, uint8_t* result,
+                                FeedbackPlace& place);
+    void keep_better(const std::vector<double>& reached, const std::vector<double>& beginning,
+                     const uint8_t* plain, uint8_t* result) const;
+    void finish(const RowUnit& unit, const RowErrors& errors);
     std::vector<float> sample(int64_t slice, int64_t& n_rows) const;
     void quantize(const FeedbackBasis& basis, const float* weights, int64_t n_rows,
                   const FeedbackEffort& effort, uint8_t* result) const;
@@ -56,6 +76,7 @@ class FeedbackTensor : public RowsConverter {
     QuantizeTask task_;
     MomentSource source_;
     FeedbackOptions options_;
+    std::shared_ptr<FeedbackDevices> devices_;
     size_t row_bytes_;
     std::vector<std::unique_ptr<Slice>> slices_;
     std::vector<RowCost> costs_;  // in row order

@@ -1,12 +1,16 @@
 #include "moments/moment_source.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "core/error.h"
+#include "core/worker_group.h"
 #include "moments/products.h"
 
 namespace apex {
 namespace {
+
+std::atomic<int64_t> n_made{0};
 
 constexpr MomentPart kParts[] = {MomentPart::all, MomentPart::part, MomentPart::rest};
 
@@ -26,8 +30,9 @@ std::vector<double> unpack(const std::vector<double>& packed, int64_t n, double 
 }  // namespace
 
 MomentSource::MomentSource(int64_t n, int64_t n_slices, const float* total, const float* part,
-                           const int64_t* counts, const int64_t* part_counts)
-    : n_(n),
+                           const int64_t* counts, const int64_t* part_counts, int n_threads)
+    : number_(++n_made),
+      n_(n),
       n_slices_(n_slices),
       total_(total),
       part_(part),
@@ -39,25 +44,54 @@ MomentSource::MomentSource(int64_t n, int64_t n_slices, const float* total, cons
             fail<InvalidArgument>("matrix ", i, ": ", part_counts[i], " tokens of ", counts[i]);
         }
     }
-    if (n_slices == 1) return;
+    if (n_slices > 1) find_layer_means(n_threads);
+}
+
+// Elements know nothing of each other, so any split over threads gives the same means.
+void MomentSource::find_layer_means(int n_threads) {
+    constexpr int64_t kElements = 16 * 1024;
+    const int64_t packed = packed_size(n_);
+    double tokens[3] = {};
     for (const MomentPart which : kParts) {
-        std::vector<double>& layer = layer_[static_cast<size_t>(which)];
-        layer.assign(static_cast<size_t>(packed_size(n)), 0.0);
-        double tokens = 0;
-        for (int64_t slice = 0; slice < n_slices; ++slice) {
-            tokens += static_cast<double>(count(slice, which));
-            for (int64_t i = 0; i < packed_size(n); ++i) {
-                layer[static_cast<size_t>(i)] += sum_at(slice, which, i);
+        const auto part = static_cast<size_t>(which);
+        layer_[part].assign(static_cast<size_t>(packed), 0.0);
+        for (int64_t slice = 0; slice < n_slices_; ++slice) {
+            tokens[part] += static_cast<double>(count(slice, which));
+        }
+    }
+    const auto add_up = [&](int64_t unit) {
+        const int64_t end = std::min((unit + 1) * kElements, packed);
+        for (int64_t slice = 0; slice < n_slices_; ++slice) {
+            const float *total = this->total(slice), *part = this->part(slice);
+            for (int64_t i = unit * kElements; i < end; ++i) {
+                const auto at = static_cast<size_t>(i);
+                layer_[0][at] += total[i];
+                layer_[1][at] += part[i];
+                layer_[2][at] += static_cast<double>(total[i]) - static_cast<double>(part[i]);
             }
         }
-        for (double& value : layer) value /= std::max(tokens, 1.0);
-    }
+        for (int which = 0; which < 3; ++which) {
+            for (int64_t i = unit * kElements; i < end; ++i) {
+                layer_[which][static_cast<size_t>(i)] /= std::max(tokens[which], 1.0);
+            }
+        }
+    };
+    WorkerGroup workers(n_threads, (packed + kElements - 1) / kElements, [&] { return add_up; });
+    workers.join();
 }
 
 int64_t MomentSource::count(int64_t slice, MomentPart which) const {
     if (which == MomentPart::all) return counts_[slice];
     if (which == MomentPart::part) return part_counts_[slice];
     return counts_[slice] - part_counts_[slice];
+}
+
+const float* MomentSource::total(int64_t slice) const {
+    return total_ + slice * packed_size(n_);
+}
+
+const float* MomentSource::part(int64_t slice) const {
+    return part_ + slice * packed_size(n_);
 }
 
 double MomentSource::sum_at(int64_t slice, MomentPart which, int64_t i) const {

@@ -26,7 +26,7 @@ struct ScalarFormat {
     int min_level, max_level;  // of uniform levels
     bool has_code_book;        // levels are those of IQ4_NL
 
-    int super_block() const { return block * n_blocks; }
+    constexpr int super_block() const { return block * n_blocks; }
 };
 
 // The format of a type, or null where it is none of these.

@@ -196,6 +196,8 @@ def feedback(
     counts: _Offsets,
     part_counts: _Offsets,
     options: FeedbackOptions = ...,
+    devices: FeedbackDevices | None = None,
+    n_threads: int = 1,
 ) -> RowsConverter: ...
 def grouped_feedback(
     source: StoredTensor,
@@ -208,8 +210,14 @@ def grouped_feedback(
     counts: _Offsets,
     part_counts: _Offsets,
     options: FeedbackOptions = ...,
+    devices: FeedbackDevices | None = None,
 ) -> RowsConverter: ...
 def can_reorder(tensor: StoredTensor) -> bool: ...
+
+class FeedbackDevices:
+    def __init__(self, devices: Sequence[int], *, n_places: int, n_per_row: int) -> None: ...
+
+def device_has_feedback(type: int, n_per_row: int) -> bool: ...
 def weight_moment(
     tensor: StoredTensor, scales: _Floats | None = None, *, n_threads: int
 ) -> _Doubles: ...

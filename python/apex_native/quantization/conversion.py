@@ -15,6 +15,7 @@ from apex_native.plan import PlannedTensor
 from apex_native.quantization.device import DeviceUse
 from apex_native.quantization.feedback import (
     HessianSource,
+    feedback_devices,
     feedback_for,
     feedback_groups,
     has_feedback,
@@ -26,7 +27,7 @@ from apex_native.quantization.recorder import Recorder
 from apex_native.weights import WeightSource, interrupt
 
 if TYPE_CHECKING:
-    from apex_native._core import QuantizeJob, QuantizeTask, RowsConverter
+    from apex_native._core import FeedbackDevices, QuantizeJob, QuantizeTask, RowsConverter
     from apex_native.imatrix import Hessian
 
 __all__ = ["Conversion"]
@@ -43,6 +44,26 @@ class _Place:
     tensor: PlannedTensor
     fd: int
     offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Converters:
+    """Makes what quantizes tensors with error feedback, under these moments, on these GPUs."""
+
+    source: WeightSource
+    moments: Hessian | None
+    devices: FeedbackDevices | None
+    n_threads: int
+
+    def make(self, tensor: PlannedTensor, values: Any) -> RowsConverter | None:
+        """Values: the tensor's importances. None where it is quantized as ggml does."""
+        if not has_feedback(tensor):
+            return None
+        return feedback_for(
+            *(self.source, tensor.name, tensor.type, values, self.moments),
+            devices=self.devices,
+            n_threads=self.n_threads,
+        )
 
 
 class Conversion:
@@ -92,7 +113,8 @@ class Conversion:
             for names, moments in feedback_groups(
                 self._source, self._hessian, self._representatives()
             ):
-                tasks, places, sizes = self._tasks(names, moments)
+                converters = self._converters(names, moments, device, n_threads)
+                tasks, places, sizes = self._tasks(names, converters)
                 job = core.QuantizeJob(
                     tasks,
                     n_threads=n_threads,
@@ -109,6 +131,7 @@ class Conversion:
                     raise
                 finally:
                     job.close()
+                    del tasks, converters  # and what they hold of a GPU's memory
 
     def _representatives(self) -> list[PlannedTensor]:
         """One tensor of each name, of an output that fits it to second moments if there is one."""
@@ -118,7 +141,7 @@ class Conversion:
         ]
 
     def _tasks(
-        self, names: Collection[str], moments: Hessian | None
+        self, names: Collection[str], converters: _Converters
     ) -> tuple[list[QuantizeTask], list[_Place], list[int]]:
         """Tasks, the place of each, and how many of them read one tensor together."""
         wanted = set(names)
@@ -143,19 +166,25 @@ class Conversion:
                         output_fd=place.fd,
                         output_offset=place.offset,
                         imatrix=values,
-                        converter=self._converter(place.tensor, values, moments),
+                        converter=converters.make(place.tensor, values),
                     )
                 )
                 order.append(place)
             sizes.append(len(places))
         return tasks, order, sizes
 
-    def _converter(
-        self, tensor: PlannedTensor, values: Any, moments: Hessian | None
-    ) -> RowsConverter | None:
-        if not has_feedback(tensor):
-            return None
-        return feedback_for(self._source, tensor.name, tensor.type, values, moments)
+    def _converters(
+        self,
+        names: Collection[str],
+        moments: Hessian | None,
+        device: DeviceUse,
+        n_threads: int,
+    ) -> _Converters:
+        devices = None
+        if moments is not None:
+            tensors = (place.tensor for name in names for place in self._places.get(name, ()))
+            devices = feedback_devices(tensors, device.numbers, n_threads)
+        return _Converters(self._source, moments, devices, n_threads)
 
     def _key(self, place: _Place) -> tuple[int, str, str]:
         """Equal where type and importances are: such tasks follow each other."""

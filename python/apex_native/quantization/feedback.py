@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,13 +15,14 @@ from apex_native.types import GgmlType
 from apex_native.weights import WeightSource
 
 if TYPE_CHECKING:
-    from apex_native._core import RowsConverter
+    from apex_native._core import FeedbackDevices, RowsConverter
     from apex_native.imatrix import Hessian
 
 __all__ = [
     "METHOD",
     "HessianSource",
     "OutputErrors",
+    "feedback_devices",
     "feedback_for",
     "feedback_groups",
     "has_feedback",
@@ -120,9 +121,13 @@ def feedback_for(
     imatrix_values: Any,
     hessian: Hessian | None,
     options: Mapping[str, Any] | None = None,
+    *,
+    devices: FeedbackDevices | None = None,
+    n_threads: int = 1,
 ) -> RowsConverter | None:
     """What quantizes a tensor into another type with error feedback; None where it cannot.
 
+    devices: GPUs that do it, where they have the type; n_threads prepare the layer's mean.
     Raises ImatrixError where the moments are of another model.
     """
     moment = None if hessian is None else hessian.moment_of(name)
@@ -141,13 +146,31 @@ def feedback_for(
         "counts": moment.counts,
         "part_counts": moment.part_counts,
         "options": core.FeedbackOptions(**chosen),
+        "devices": devices,
     }
     try:
         if moment.groups is not None:
             return core.grouped_feedback(tensor, type.id, groups=moment.groups, **moments)
-        return core.feedback(tensor, type.id, **moments)
+        return core.feedback(tensor, type.id, **moments, n_threads=n_threads)
     except ValueError as error:
         raise ImatrixError(f"the second moments do not go with this model: {error}") from error
+
+
+def feedback_devices(
+    tensors: Iterable[PlannedTensor], numbers: Sequence[int], n_places: int
+) -> FeedbackDevices | None:
+    """GPUs for those of these tensors that they can do; None where there is none.
+
+    Raises DeviceError where their memory does not suffice.
+    """
+    widths = [
+        tensor.shape[-1]
+        for tensor in tensors
+        if has_feedback(tensor) and core.device_has_feedback(tensor.type.id, tensor.shape[-1])
+    ]
+    if not widths or not numbers:
+        return None
+    return core.FeedbackDevices(list(numbers), n_places=n_places, n_per_row=max(widths))
 
 
 def feedback_groups(
