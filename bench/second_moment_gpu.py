@@ -1,13 +1,16 @@
-"""What collecting second moments costs on a GPU at the widths of Qwen3.5-35B-A3B, for one layer.
+"""What `--hessian` costs on a GPU at the widths of Qwen3.5-35B-A3B, step by step, for one layer.
 
     python bench/second_moment_gpu.py OUT_FOLDER [--folder /dev/shm/moments] [--tokens 65536]
-        [--threads N] [--experts 256]
+        [--threads N] [--types Q3_K Q4_K] [--experts 256] [--seconds 240]
+        [--only write collect ...]
 
-The model is wide_model.py's with four layers of random weights, of which the first is measured: a
-pass with an importance matrix only (a quarter of all four layers'), one with second moments too
-that ends behind the first, what comes to the host. Before that a small collection on the GPU and on
-the host, whose bits must agree. What 40 layers and a million tokens would take is scaled up from
-that. Every result is printed and appended to OUT_FOLDER/second_moment_gpu.jsonl at once.
+The model is wide_model.py's with four layers of random weights, of which the first is measured.
+Collection: a pass with an importance matrix only (a quarter of all four layers'), one with second
+moments too that ends behind the first, what comes to the host. Quantization: one expert's rows on
+the GPU and on the CPU, whose bytes and error sums must agree; the tensors of the layer's experts,
+whole, and with parts of the work left out, to tell what takes how long. What 40 layers would take
+is the layer's time times 40, and said to be so. Every result is printed and appended to
+OUT_FOLDER/second_moment_gpu.jsonl at once; steps that would begin after --seconds are left out.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,10 +33,13 @@ import apex_native as apex
 from apex_native._native import core
 from apex_native.demo_text import demo_text
 from apex_native.engine import load_model
+from apex_native.gguf import GgufFile
 from apex_native.imatrix import plan_collection
 from apex_native.imatrix.collection import Collection
+from apex_native.imatrix.hessian import InputMoment
 from apex_native.machine import cpu_name
 from apex_native.quantization import list_gpus
+from apex_native.types import GgmlType
 from wide_model import WideModel, write_wide_model
 
 N_LAYERS = 40
@@ -43,7 +50,7 @@ TOKENS = 1_000_000
 GATE, UP, DOWN = (f"blk.0.ffn_{name}_exps.weight" for name in ("gate", "up", "down"))
 
 
-STEPS = ("write", "compare_collection", "collect")
+STEPS = ("write", "compare_collection", "collect", "compare", "whole", "plain", "parts", "threads")
 
 
 class Bench:
@@ -53,6 +60,8 @@ class Bench:
         self.args = args
         self.began = time.perf_counter()
         self.failed = False
+        self.moments: dict[str, InputMoment] = {}
+        self.input_of: dict[str, str] = {}
         args.out.mkdir(parents=True, exist_ok=True)
         args.folder.mkdir(parents=True, exist_ok=True)
         self.log = args.out / "second_moment_gpu.jsonl"
@@ -69,6 +78,8 @@ class Bench:
 
     def step(self, name: str, work: Callable[[], None]) -> None:
         """One after the other; a failure does not stop the next."""
+        if time.perf_counter() - self.began > self.args.seconds:
+            return self.add(name, left_out="no time")
         try:
             work()
         except Exception:  # noqa: BLE001  (the next step may do)
@@ -111,11 +122,11 @@ class Bench:
                     if not moments:
                         continue
                     begun = time.perf_counter()
-                    found, input_of = run.take_moments()
+                    self.moments, self.input_of = run.take_moments()
                     self.add("moments to the host", seconds=time.perf_counter() - begun,
                              gib=sum(m.total.nbytes + m.part.nbytes
-                                     for m in found.values()) / 2**30)  # fmt: skip
-                    counts = found[input_of[UP]].counts
+                                     for m in self.moments.values()) / 2**30)  # fmt: skip
+                    counts = self.moments[self.input_of[UP]].counts
                     self.add("tokens of an expert", least=int(counts.min()), most=int(counts.max()))
 
     def compare_collection(self) -> None:
@@ -146,6 +157,139 @@ class Bench:
             self.failed |= not same
             self.add("moments on the GPU and on the host", inputs=len(found[0]), same_bits=same)
 
+    # --- quantization -----------------------------------------------------------------------------
+
+    @contextmanager
+    def converter(
+        self, source: GgufFile, name: str, type: GgmlType, moment: InputMoment, *, on_gpu: bool,
+        places: int, **options: Any,
+    ) -> Iterator[Any]:  # fmt: skip
+        devices = None
+        if on_gpu:
+            devices = core.FeedbackDevices([0], n_places=places, n_per_row=moment.n_per_row)
+        begun = time.perf_counter()
+        made = core.feedback(
+            source.stored_tensor(name), type.id, total=moment.total, part=moment.part,
+            counts=moment.counts, part_counts=moment.part_counts, devices=devices,
+            n_threads=self.args.threads, options=core.FeedbackOptions(**options),
+        )  # fmt: skip
+        self.layer_mean_s = time.perf_counter() - begun
+        yield made
+
+    def quantize(
+        self, source: GgufFile, name: str, type_name: str, moment: InputMoment, *,
+        on_gpu: bool = True, threads: int | None = None, **options: Any,
+    ) -> tuple[float, bytes, dict[str, Any]]:  # fmt: skip
+        type = GgmlType.parse(type_name)
+        threads = threads or self.args.threads
+        output = self.args.folder / "out.bin"
+        with (
+            self.converter(
+                source, name, type, moment, on_gpu=on_gpu, places=threads, **options
+            ) as made,
+            output.open("w+b") as file,
+        ):
+            task = core.QuantizeTask(
+                source.stored_tensor(name), type.id, output_fd=file.fileno(), output_offset=0,
+                converter=made,
+            )  # fmt: skip
+            begun = time.perf_counter()
+            job = core.QuantizeJob([task], n_threads=threads, max_memory=64 << 30)
+            try:
+                while not job.finished:
+                    job.wait(1000)
+                seconds = time.perf_counter() - begun
+                errors: dict[str, Any] = job.output_errors(0)
+            finally:
+                job.close()
+            file.seek(0)
+            return seconds, file.read(1 << 24), errors
+
+    def plain(self) -> None:
+        """The same tensor without second moments, on the GPU."""
+        with GgufFile(self.path) as source, (self.args.folder / "out.bin").open("w+b") as file:
+            type = GgmlType.parse("Q4_K")
+            task = core.QuantizeTask(source.stored_tensor(UP), type.id, output_fd=file.fileno(),
+                                     output_offset=0)  # fmt: skip
+            for _ in range(2):
+                begun = time.perf_counter()
+                job = core.QuantizeJob([task], n_threads=self.args.threads, max_memory=64 << 30,
+                                       devices=[0])  # fmt: skip
+                while not job.finished:
+                    job.wait(1000)
+                job.close()
+                seconds = time.perf_counter() - begun
+            self.add("plain quantization of gate or up", seconds=seconds)
+
+    def moment_of(self, name: str) -> InputMoment:
+        return self.moments[self.input_of[name]]
+
+    def parts(self) -> None:
+        """Eight experts' worth of time would mislead: whole tensors, with parts left out."""
+        never = 1 << 40
+        with GgufFile(self.path) as source:
+            for what, options in (
+                (
+                    "warm-up and bases, no passes, no choice",
+                    {"max_passes": 0, "scale_radius": 0, "min_held_out": never},
+                ),
+                (
+                    "bases and feeding, no passes, no choice",
+                    {"max_passes": 0, "min_held_out": never},
+                ),
+                ("one pass, no choice", {"max_passes": 1, "min_held_out": never}),
+                ("all passes, no choice", {"min_held_out": never}),
+            ):
+                seconds, _, _ = self.quantize(source, UP, "Q4_K", self.moment_of(UP), **options)
+                self.add(f"up in Q4_K: {what}", seconds=seconds, layer_mean_s=self.layer_mean_s)
+
+    def whole(self) -> None:
+        with GgufFile(self.path) as source:
+            for type in self.args.types:
+                layer = 0.0
+                for name, times in ((UP, 2), (DOWN, 1)):
+                    begun = time.perf_counter()
+                    seconds, _, errors = self.quantize(source, name, type, self.moment_of(name))
+                    layer += times * (time.perf_counter() - begun)
+                    self.add(f"{name} in {type}", seconds=seconds, layer_mean_s=self.layer_mean_s,
+                             of_ggml=errors["error"] / errors["ggml_error"],
+                             kept=errors["n_kept"])  # fmt: skip
+                share = self.args.experts / 256
+                self.add(f"experts of a layer in {type}", seconds=layer,
+                         layers_40_s=layer / share * N_LAYERS)  # fmt: skip
+
+    def threads(self) -> None:
+        with GgufFile(self.path) as source:
+            for threads in (1, 4, 2 * self.args.threads):
+                seconds, _, _ = self.quantize(source, UP, "Q4_K", self.moment_of(UP),
+                                              threads=threads)  # fmt: skip
+                self.add("up in Q4_K", threads=threads, seconds=seconds)
+
+    def compare(self) -> None:
+        """One expert's first rows, on the GPU and on the CPU."""
+        from gguf import GGUFWriter
+
+        for name, type in ((DOWN, "Q3_K"), (UP, "Q4_K")):
+            whole = self.moment_of(name)
+            n = whole.n_per_row
+            moment = InputMoment(n, whole.total[:1], whole.part[:1], whole.counts[:1],
+                                 whole.part_counts[:1])  # fmt: skip
+            path = self.args.folder / "expert.gguf"
+            rows = np.random.default_rng(1).normal(0, 0.02, (1, 48, n)).astype(np.float32)
+            writer = GGUFWriter(path, "qwen35moe")
+            writer.add_tensor(name, rows)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+            with GgufFile(path) as source:
+                found = [self.quantize(source, name, type, moment, on_gpu=on_gpu, threads=1)
+                         for on_gpu in (True, False)]  # fmt: skip
+            same = found[0][1] == found[1][1] and found[0][2] == found[1][2]
+            self.failed |= not same
+            self.add("48 rows of an expert", name=name, type=type, gpu_s=found[0][0],
+                     cpu_s=found[1][0], same_bytes_and_errors=same)  # fmt: skip
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -153,11 +297,14 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm/moments"))
     parser.add_argument("--tokens", type=int, default=65_536)
     parser.add_argument("--threads", type=int, default=min(os.cpu_count() or 1, 16))
+    parser.add_argument("--types", nargs="+", default=["Q3_K", "Q4_K"])
     parser.add_argument("--experts", type=int, default=256)
+    parser.add_argument("--seconds", type=float, default=240.0)
+    parser.add_argument("--only", nargs="+", default=STEPS)
     bench = Bench(parser.parse_args())
     gpus = ", ".join(gpu.name for gpu in list_gpus())
     bench.add("machine", gpu=gpus, cpu=cpu_name(), threads=bench.args.threads)
-    for name in STEPS:
+    for name in bench.args.only:
         bench.step(name, getattr(bench, name))
     return 1 if bench.failed else 0
 

@@ -231,14 +231,19 @@ def run_twin(name: str, *arguments: str) -> list[str]:
     return run.stdout.splitlines()
 
 
-@pytest.mark.parametrize("columns", ["256", "768"])
-def test_the_gpus_search_writes_the_cpus_bytes(columns: str) -> None:
-    lines = run_twin("twin_vs_feedback", "--columns", columns, "--seed", columns)
-    assert len(lines) == len(ON_GPU) + 2  # Q4_0 and Q5_0 have the search, but no GPU quantizer
+@pytest.mark.parametrize(
+    ("columns", "rows", "n_types"),
+    [(256, 70, 10), (288, 5, 4), (768, 17, 10)],
+    ids=["two tiles of rows", "a short panel", "three panels"],
+)
+def test_the_gpus_search_writes_the_cpus_bytes(columns: int, rows: int, n_types: int) -> None:
+    """Q4_0 and Q5_0 too: they have the search, but no GPU quantizer."""
+    lines = run_twin("twin_vs_feedback", "--columns", str(columns), "--rows", str(rows))
+    assert len(lines) == n_types
     for line in lines:
         assert line.endswith(" differ 0"), line
         changed = int(line.split("changed ")[1].split()[0])
-        assert changed > 10, line
+        assert changed > rows, line
 
 
 def test_the_gpus_bases_have_the_cpus_bits() -> None:

@@ -6,7 +6,7 @@
 #include <mutex>
 
 #include "cuda/feedback_place.h"
-#include "cuda/scalar_search.h"
+#include "moments/scalar_format.h"
 
 namespace apex {
 namespace cuda {
@@ -76,9 +76,9 @@ class Devices final : public FeedbackDevices {
 }  // namespace cuda
 
 bool device_has_feedback(ggml_type type, int64_t n_per_row) {
+    constexpr int64_t kMaxColumns = 8192;  // bases of more take tens of gigabytes
     return scalar_format(type) != nullptr && cuda::has_kernel(type, true) &&
-           n_per_row % ggml_blck_size(type) == 0 &&
-           cuda::search_shape(static_cast<int>(n_per_row)).rows > 0;
+           n_per_row % ggml_blck_size(type) == 0 && n_per_row <= kMaxColumns;
 }
 
 std::shared_ptr<FeedbackDevices> make_feedback_devices(const std::vector<int>& devices,

@@ -45,19 +45,18 @@ Place::~Place() {
 // Through pinned memory: workers copy there side by side, and the device fetches at its own speed.
 void Place::upload(const void* from, size_t bytes, void* to) {
     stream_.wait();  // for what was staged before
-    if (staging_size_ < bytes) {
-        staging_ = PinnedBuffer();
-        staging_ = PinnedBuffer(bytes);
-        staging_size_ = bytes;
-    }
-    std::memcpy(staging_.as<void>(), from, bytes);
-    APEX_CUDA_CALL(
-        cudaMemcpyAsync(to, staging_.as<void>(), bytes, cudaMemcpyHostToDevice, stream_.get()));
+    staging_.reserve(bytes);
+    std::memcpy(staging_.as(), from, bytes);
+    stream_.copy(to, staging_.as(), bytes);
 }
 
+// Through pinned memory too: a copy to any other holds the device's lock until the stream's work is
+// done, and workers would wait for each other.
 void Place::download(const void* from, size_t bytes, void* to) {
-    APEX_CUDA_CALL(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_.get()));
+    landing_.reserve(bytes);
+    stream_.copy(landing_.as(), from, bytes);
     stream_.wait();
+    std::memcpy(to, landing_.as(), bytes);
 }
 
 void Place::take_moments(const MomentSource& source, int64_t matrix) {
@@ -220,7 +219,7 @@ void Place::quantize(const FeedbackEffort& effort) {
     job.scale_radius = effort.scale_radius;
     job.refine_radius = effort.refine_radius;
     job.max_passes = effort.max_passes;
-    job.scratch = scratch_.of<float>(search_scratch(job, count));
+    job.scratch = scratch_.of<float>(static_cast<size_t>(search_floats(job) * count));
     APEX_CUDA_CALL(launch_search(job, count, stream_.get()));
 }
 

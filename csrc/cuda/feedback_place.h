@@ -56,8 +56,20 @@ class Place final : public FeedbackPlace {
 
     int device_;
     Stream stream_;
-    PinnedBuffer staging_;
-    size_t staging_size_ = 0;
+    // Pinned memory that grows.
+    struct Dock {
+        PinnedBuffer buffer;
+        size_t size = 0;
+
+        void reserve(size_t bytes) {
+            if (size >= bytes) return;
+            buffer = PinnedBuffer();
+            buffer = PinnedBuffer(bytes);
+            size = bytes;
+        }
+        void* as() const { return buffer.as<void>(); }
+    };
+    Dock staging_, landing_;
 
     const MomentSource* source_ = nullptr;
     int64_t source_number_ = 0, matrix_ = -1, n_ = 0;

@@ -92,18 +92,34 @@ APEX_BLOCK void add_moment_rows(int thread, int n, const MomentMemory& memory, M
     }
 }
 
+// A thread's elements of one row, those before the diagonal. All are read before the first is
+// written: a read behind a write would wait for the one before, a way to the memory each.
+APEX_BLOCK void add_moment_row(int thread, int64_t i, int64_t first, const float* sums,
+                               double* totals) {
+    double* row = totals + packed_size(i) + first;
+    double values[kMomentSide];
+    APEX_UNROLL
+    for (int b = 0; b < kMomentSide; ++b) {
+        const int at = moment_column(thread, b);
+        values[b] = first + at < i ? row[at] : 0.0;
+    }
+    APEX_UNROLL
+    for (int b = 0; b < kMomentSide; ++b) {
+        const int at = moment_column(thread, b);
+        if (first + at < i) row[at] = values[b] + static_cast<double>(sums[b]);
+    }
+}
+
 // The diagonal is left as it is: exact squares are added to it (add_moment_squares).
 APEX_BLOCK void add_moment_tile(int thread, const MomentTile& tile, int64_t width,
                                 const MomentSums& sums, const MomentTotals& totals) {
     APEX_UNROLL
     for (int a = 0; a < kMomentSide; ++a) {
         const int64_t i = opaque(tile.row + moment_row(thread, a));
-        APEX_UNROLL
-        for (int b = 0; b < kMomentSide; ++b) {
-            const int64_t j = tile.column + moment_column(thread, b);
-            if (i >= width || j >= i) continue;
-            totals.total[packed_size(i) + j] += sums.sums[a][b];
-            if (totals.part != nullptr) totals.part[packed_size(i) + j] += sums.sums[a][b];
+        if (i >= width) continue;
+        add_moment_row(thread, i, tile.column, sums.sums[a], totals.total);
+        if (totals.part != nullptr) {
+            add_moment_row(thread, i, tile.column, sums.sums[a], totals.part);
         }
     }
 }

@@ -6,12 +6,6 @@
 #include "cuda/thread_block.cuh"
 #include "moments/scalar_format.h"
 
-#if defined(__CUDACC__)
-#define APEX_TWICE _Pragma("unroll 2")
-#else
-#define APEX_TWICE
-#endif
-
 namespace apex::cuda {
 
 // low or high where value lies beyond; NaN stays, as with the CPU's comparisons.

@@ -1,76 +1,84 @@
-// Searches with error feedback: a block of threads some rows under one basis (scalar_search.cuh,
-// scalar_refine.cuh).
-#include "cuda/scalar_refine.cuh"
+// Searches with error feedback, launched step by step (search_steps.cuh).
 #include "cuda/scalar_search.h"
+#include "cuda/search_steps.cuh"
 
 namespace apex::cuda {
 namespace {
 
-constexpr int kMaxThreads = 512;
-
-template <int kBlock, bool kBook, int kRows, int kSlots>
-__global__ void __launch_bounds__(kMaxThreads)
-    scalar_search_kernel(const __grid_constant__ SearchJob job) {
-    const Block block;
-    ScalarSearch<kBlock, kBook, kRows, kSlots> search(
-        block, job, static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y),
-        static_cast<int>(blockIdx.y * gridDim.x + blockIdx.x), nullptr);
-    search.run();
+template <SearchStep kStep, int kBlock, bool kBook>
+__global__ void __launch_bounds__(kSearchThreads, 2)
+    panel_kernel(const __grid_constant__ SearchJob job, int panel, int pass) {
+    const SearchPlace place{static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y),
+                            static_cast<int>(blockIdx.z), panel, pass};
+    search_panel<kStep, kBlock, kBook>(Block{}, job, place, nullptr);
 }
 
-int blocks_of(const SearchJob& job, int rows) {
-    return (job.n_rows + rows - 1) / rows;
+template <SearchStep kStep>
+__global__ void __launch_bounds__(kSearchThreads, 2)
+    product_kernel(const __grid_constant__ SearchJob job, int panel, int pass) {
+    __shared__ ProductMemory memory;
+    const SearchPlace place{static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y),
+                            static_cast<int>(blockIdx.z), panel, pass};
+    multiply_panel<kStep>(Block{}, job, place, memory);
 }
 
-template <int kBlock, bool kBook, int kRows, int kSlots>
-cudaError_t launch(const SearchJob& job, int n_bases, int threads, cudaStream_t stream) {
-    const auto kernel = scalar_search_kernel<kBlock, kBook, kRows, kSlots>;
-    const SearchMemory memory(job, kBlock, kRows, nullptr);
-    const size_t bytes = static_cast<size_t>(memory.n_floats) * sizeof(float);
-    const cudaError_t result = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-    if (result != cudaSuccess) return result;
-    const dim3 grid(static_cast<unsigned>(blocks_of(job, kRows)), static_cast<unsigned>(n_bases));
-    kernel<<<grid, static_cast<unsigned>(threads), bytes, stream>>>(job);
-    return cudaGetLastError();
-}
+using SearchKernel = void (*)(SearchJob, int, int);
 
 template <int kBlock, bool kBook>
-cudaError_t launch_for_width(const SearchJob& job, int n_bases, cudaStream_t stream) {
-    const SearchShape shape = search_shape(job.n);
-    switch (shape.slots) {
-        case 2:
-            return launch<kBlock, kBook, 16, 2>(job, n_bases, shape.threads, stream);
-        case 4:
-            return launch<kBlock, kBook, 16, 4>(job, n_bases, shape.threads, stream);
-        case 8:
-            return launch<kBlock, kBook, 8, 8>(job, n_bases, shape.threads, stream);
-        case 16:
-            return launch<kBlock, kBook, 4, 16>(job, n_bases, shape.threads, stream);
-        default:
-            return cudaErrorNotSupported;
+SearchKernel kernel_of(SearchStep step) {
+    switch (step) {
+#define APEX_PANEL_STEP(name)  \
+    case SearchStep::name:     \
+        return panel_kernel<SearchStep::name, kBlock, kBook>;
+        APEX_PANEL_STEP(read)
+        APEX_PANEL_STEP(feed)
+        APEX_PANEL_STEP(differ)
+        APEX_PANEL_STEP(refine)
+        APEX_PANEL_STEP(refit)
+        APEX_PANEL_STEP(write)
+#undef APEX_PANEL_STEP
+#define APEX_PRODUCT_STEP(name) \
+    case SearchStep::name:      \
+        return product_kernel<SearchStep::name>;
+        APEX_PRODUCT_STEP(spread_errors)
+        APEX_PRODUCT_STEP(set_gradient)
+        APEX_PRODUCT_STEP(spread_changes)
+        APEX_PRODUCT_STEP(spread_scales)
+#undef APEX_PRODUCT_STEP
     }
+    return nullptr;
+}
+
+SearchKernel kernel_for(const ScalarFormat& format, SearchStep step) {
+    if (format.has_code_book) return kernel_of<32, true>(step);
+    return format.block == 32 ? kernel_of<32, false>(step) : kernel_of<16, false>(step);
 }
 
 }  // namespace
 
-SearchShape search_shape(int n) {
-    const int slots = n <= 1024 ? 2 : n <= 2048 ? 4 : n <= 4096 ? 8 : n <= 8192 ? 16 : 0;
-    if (slots == 0) return {0, 0, 0};
-    const int rows = slots <= 4 ? 16 : 64 / slots;
-    return {rows, slots, (n + slots * 32 - 1) / (slots * 32) * 32};
-}
-
-size_t search_scratch(const SearchJob& job, int n_bases) {
-    const int rows = search_shape(job.n).rows;
-    return static_cast<size_t>(blocks_of(job, rows)) * static_cast<size_t>(n_bases) *
-           kScratchArrays * static_cast<size_t>(rows) * static_cast<size_t>(job.n);
-}
-
 cudaError_t launch_search(const SearchJob& job, int n_bases, cudaStream_t stream) {
-    if (job.format.has_code_book) return launch_for_width<32, true>(job, n_bases, stream);
-    if (job.format.block == 32) return launch_for_width<32, false>(job, n_bases, stream);
-    return launch_for_width<16, false>(job, n_bases, stream);
+    const PanelMemory memory(job, job.format.block, nullptr);
+    const size_t panel_bytes = static_cast<size_t>(memory.n_floats) * sizeof(float);
+    int device = 0, most_bytes = 0;
+    cudaError_t result = cudaGetDevice(&device);
+    if (result != cudaSuccess) return result;
+    result = cudaDeviceGetAttribute(&most_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    search_in_steps(job, [&](SearchStep step, int panel, int pass) {
+        if (result != cudaSuccess) return;
+        const SearchShape shape = shape_of(step, job, panel);
+        const SearchKernel kernel = kernel_for(job.format, step);
+        const size_t bytes = is_product(step) ? 0 : panel_bytes;
+        if (bytes > 0 && pass == 0 && panel == 0) {
+            result = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                          most_bytes);
+            if (result != cudaSuccess) return;
+        }
+        const dim3 grid(static_cast<unsigned>(shape.x), static_cast<unsigned>(shape.y),
+                        static_cast<unsigned>(n_bases));
+        kernel<<<grid, kSearchThreads, bytes, stream>>>(job, panel, pass);
+        result = cudaGetLastError();
+    });
+    return result;
 }
 
 }  // namespace apex::cuda

@@ -9,11 +9,9 @@
 
 #if defined(__CUDACC__)
 #define APEX_BLOCK __device__ __forceinline__
-#define APEX_APART __device__ __noinline__  // registers of its own
 #else
 #include <vector>
 #define APEX_BLOCK inline
-#define APEX_APART inline
 #endif
 
 namespace apex::cuda {

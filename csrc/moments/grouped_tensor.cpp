@@ -53,6 +53,17 @@ void GroupedTensor::convert(const RowUnit& unit, const float* weights, uint8_t* 
     }
 }
 
+// A unit has some rows of every group. Where parts want large units, a GPU takes each group's
+// moment once more for each: fewer of them, then.
+int64_t GroupedTensor::weights_per_unit() const {
+    const int64_t usual = RowsConverter::weights_per_unit();
+    int64_t most = usual;
+    for (const std::unique_ptr<RowsConverter>& part : parts_) {
+        most = std::max(most, part->weights_per_unit());
+    }
+    return most > usual ? 4 * most : usual;
+}
+
 OutputErrors GroupedTensor::errors() const {
     OutputErrors result;
     for (const std::unique_ptr<RowsConverter>& part : parts_) {

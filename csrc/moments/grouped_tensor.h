@@ -17,6 +17,7 @@ class GroupedTensor : public RowsConverter {
                   std::vector<std::unique_ptr<RowsConverter>> parts);
 
     void convert(const RowUnit& unit, const float* weights, uint8_t* result) override;
+    int64_t weights_per_unit() const override;
     OutputErrors errors() const override;  // all parts together
 
   private:

@@ -1,27 +1,30 @@
-// The GPU's search with error feedback, its kernel run on the CPU thread by thread, against the
-// CPU's own search: the same bytes are expected.
+// The GPU's search with error feedback, its kernels run on the CPU thread by thread, under two bases
+// at once, against the CPU's own search: the same bytes are expected.
 //
 //   twin_vs_feedback [--seed N] [--columns N] [--rows N]
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "core/checks.h"
 #include "core/quantize_rows.h"
-#include "cuda/scalar_refine.cuh"
+#include "cuda/search_steps.cuh"
 #include "moments/feedback.h"
 
 namespace {
 
 using namespace apex;
 
+constexpr int kBases = 2;
+
 struct Problem {
     int64_t n, n_rows;
     std::vector<float> weights;
-    FeedbackBasis basis;
+    FeedbackBasis bases[kBases];
 };
 
 // Gaussian, small, zero and with one outlier, row by row, under a moment that a few directions
@@ -50,7 +53,7 @@ Problem make_problem(int64_t n, int64_t n_rows, std::mt19937& random) {
             moment[static_cast<size_t>(j * n + i)] = moment[static_cast<size_t>(i * n + j)];
         }
     }
-    problem.basis = make_basis(moment.data(), n, 0.1);
+    for (int i = 0; i < kBases; ++i) problem.bases[i] = make_basis(moment.data(), n, 0.1 + 0.3 * i);
     return problem;
 }
 
@@ -65,22 +68,48 @@ std::vector<float> transposed(const std::vector<float>& matrix, int64_t n) {
 }
 
 // cuda/scalar_search.cu, block by block.
-template <int kBlock, bool kBook, int kRows, int kSlots>
-void search(const cuda::SearchJob& job) {
-    const cuda::Block block{(job.n + 32 * kSlots - 1) / (32 * kSlots) * 32};
-    const cuda::SearchMemory memory(job, kBlock, kRows, nullptr);
+template <cuda::SearchStep kStep, int kBlock, bool kBook>
+void run_blocks(const cuda::SearchJob& job, int panel, int pass) {
+    const cuda::Block block{cuda::kSearchThreads};
+    const cuda::SearchShape shape = cuda::shape_of(kStep, job, panel);
+    const cuda::PanelMemory memory(job, kBlock, nullptr);
     std::vector<float> shared(static_cast<size_t>(memory.n_floats));
-    for (int i = 0; i * kRows < job.n_rows; ++i) {
-        cuda::ScalarSearch<kBlock, kBook, kRows, kSlots>(block, job, i, 0, i, shared.data()).run();
+    const auto of_products = std::make_unique<cuda::ProductMemory>();
+    for (int y = 0; y < shape.y; ++y) {
+        for (int x = 0; x < shape.x; ++x) {
+            for (int basis = 0; basis < kBases; ++basis) {
+                const cuda::SearchPlace place{x, y, basis, panel, pass};
+                if (cuda::is_product(kStep)) {
+                    cuda::multiply_panel<kStep>(block, job, place, *of_products);
+                } else {
+                    cuda::search_panel<kStep, kBlock, kBook>(block, job, place, shared.data());
+                }
+            }
+        }
     }
 }
 
 template <int kBlock, bool kBook>
-void search_in_shape(const cuda::SearchJob& job, int slots) {
-    if (slots == 2) return search<kBlock, kBook, 16, 2>(job);
-    if (slots == 4) return search<kBlock, kBook, 16, 4>(job);
-    if (slots == 8) return search<kBlock, kBook, 8, 8>(job);
-    return search<kBlock, kBook, 4, 16>(job);
+void search(const cuda::SearchJob& job) {
+    using cuda::SearchStep;
+    cuda::search_in_steps(job, [&](SearchStep step, int panel, int pass) {
+        switch (step) {
+#define APEX_STEP(name)    \
+    case SearchStep::name: \
+        return run_blocks<SearchStep::name, kBlock, kBook>(job, panel, pass);
+            APEX_STEP(read)
+            APEX_STEP(feed)
+            APEX_STEP(spread_errors)
+            APEX_STEP(differ)
+            APEX_STEP(set_gradient)
+            APEX_STEP(refine)
+            APEX_STEP(spread_changes)
+            APEX_STEP(refit)
+            APEX_STEP(spread_scales)
+            APEX_STEP(write)
+#undef APEX_STEP
+        }
+    });
 }
 
 struct Found {
@@ -88,51 +117,73 @@ struct Found {
     int n_changed = 0;  // rows whose bytes are not ggml's
 };
 
-Found compare(const Problem& problem, ggml_type type, int slots) {
-    const int64_t n = problem.n;
-    const size_t size = row_bytes(type, n);
-    const size_t n_bytes = static_cast<size_t>(problem.n_rows) * size;
-    std::vector<uint8_t> start(n_bytes), wanted(n_bytes), found(n_bytes);
-    std::vector<float> costs(static_cast<size_t>(problem.n_rows));
-    quantize_rows(type, problem.weights.data(), start.data(), problem.n_rows, n,
-                  problem.basis.importance.data());
-    const FeedbackEffort effort;
-    FeedbackRows(type, problem.basis, effort)
-        .quantize(problem.weights.data(), problem.n_rows, start.data(), wanted.data(),
-                  costs.data());
+// What the GPU has of the bases, one behind the other.
+struct BasisArrays {
+    std::vector<float> moment, root, block_root, block_inverse;
 
+    void add(const FeedbackBasis& basis, int block) {
+        const BlockBasis blocks = make_blocks(basis, block);
+        append(moment, basis.moment);
+        append(root, transposed(basis.root, basis.n));
+        append(block_root, blocks.root);
+        append(block_inverse, blocks.inverse);
+    }
+
+  private:
+    static void append(std::vector<float>& to, const std::vector<float>& values) {
+        to.insert(to.end(), values.begin(), values.end());
+    }
+};
+
+Found compare(const Problem& problem, ggml_type type) {
     const ScalarFormat& format = *scalar_format(type);
-    const BlockBasis blocks = make_blocks(problem.basis, format.block);
-    const std::vector<float> root = transposed(problem.basis.root, n);
-    std::vector<float> scratch(
-        static_cast<size_t>(cuda::kScratchArrays * (problem.n_rows + 16) * n));
-    cuda::SearchJob job{
-        format,
-        static_cast<int>(n),
-        static_cast<int>(problem.n_rows),
-        problem.weights.data(),
-        start.data(),
-        found.data(),
-        0,
-        size,
-        ggml_type_size(type),
-        {problem.basis.moment.data(), root.data(), blocks.root.data(), blocks.inverse.data()},
-        scratch.data(),
-        effort.scale_radius,
-        effort.refine_radius,
-        effort.max_passes};
+    const FeedbackEffort effort;
+    const size_t size = row_bytes(type, problem.n);
+    const size_t n_bytes = static_cast<size_t>(problem.n_rows) * size + 13;  // a gap between bases
+    std::vector<uint8_t> start(kBases * n_bytes), wanted(start), found(start);
+    std::vector<float> costs(static_cast<size_t>(problem.n_rows));
+    BasisArrays arrays;
+    for (size_t i = 0; i < kBases; ++i) {
+        const FeedbackBasis& basis = problem.bases[i];
+        quantize_rows(type, problem.weights.data(), start.data() + i * n_bytes, problem.n_rows,
+                      problem.n, basis.importance.data());
+        FeedbackRows(type, basis, effort)
+            .quantize(problem.weights.data(), problem.n_rows, start.data() + i * n_bytes,
+                      wanted.data() + i * n_bytes, costs.data());
+        arrays.add(basis, format.block);
+    }
+    cuda::SearchJob job{format,
+                        static_cast<int>(problem.n),
+                        static_cast<int>(problem.n_rows),
+                        problem.weights.data(),
+                        start.data(),
+                        found.data(),
+                        n_bytes,
+                        size,
+                        ggml_type_size(type),
+                        {arrays.moment.data(), arrays.root.data(), arrays.block_root.data(),
+                         arrays.block_inverse.data()},
+                        nullptr,
+                        effort.scale_radius,
+                        effort.refine_radius,
+                        effort.max_passes};
+    std::vector<float> scratch(static_cast<size_t>(kBases * cuda::search_floats(job)));
+    job.scratch = scratch.data();
     if (format.has_code_book) {
-        search_in_shape<32, true>(job, slots);
+        search<32, true>(job);
     } else if (format.block == 32) {
-        search_in_shape<32, false>(job, slots);
+        search<32, false>(job);
     } else {
-        search_in_shape<16, false>(job, slots);
+        search<16, false>(job);
     }
     Found result;
-    for (int64_t row = 0; row < problem.n_rows; ++row) {
-        const size_t at = static_cast<size_t>(row) * size;
-        if (std::memcmp(wanted.data() + at, found.data() + at, size) != 0) ++result.n_differ;
-        if (std::memcmp(wanted.data() + at, start.data() + at, size) != 0) ++result.n_changed;
+    for (size_t at = 0; at < start.size(); at += n_bytes) {
+        for (int64_t row = 0; row < problem.n_rows; ++row) {
+            const size_t from = at + static_cast<size_t>(row) * size;
+            const uint8_t* mine = found.data() + from;
+            if (std::memcmp(wanted.data() + from, mine, size) != 0) ++result.n_differ;
+            if (std::memcmp(start.data() + from, mine, size) != 0) ++result.n_changed;
+        }
     }
     return result;
 }
@@ -150,14 +201,13 @@ int main(int argc, char** argv) {
     std::mt19937 random(static_cast<unsigned>(option(argc, argv, "--seed", 1)));
     const int n = option(argc, argv, "--columns", 512), n_rows = option(argc, argv, "--rows", 19);
     const Problem problem = make_problem(n, n_rows, random);
-    int in_all = 0, shape = 0;
+    int in_all = 0;
     for (int number = 0; number < GGML_TYPE_COUNT; ++number) {
         const auto type = static_cast<ggml_type>(number);
-        if (scalar_format(type) == nullptr) continue;
-        const int slots = 2 << shape++ % 4;
-        const Found rows = compare(problem, type, slots);
-        std::printf("%s slots %d rows %d changed %d differ %d\n", ggml_type_name(type), slots,
-                    n_rows, rows.n_changed, rows.n_differ);
+        if (scalar_format(type) == nullptr || n % ggml_blck_size(type) != 0) continue;
+        const Found rows = compare(problem, type);
+        std::printf("%s rows %d changed %d differ %d\n", ggml_type_name(type), kBases * n_rows,
+                    rows.n_changed, rows.n_differ);
         in_all += rows.n_differ;
     }
     return in_all == 0 ? 0 : 1;
