@@ -26,7 +26,7 @@ run() {
 }
 step_tests() {
   run python3 -m pytest -q -rf -p no:cacheprovider tests/test_feedback.py -k "a_gpu_fits or rows_are_a_gpus"
-  run python3 -m pytest -q -rf -p no:cacheprovider tests/test_second_moments.py -k "gpu"
+  run python3 -m pytest -q -rf -p no:cacheprovider tests/test_cuda_model.py -k "second_moments or sums"
 }
 step_layer() {
   # shellcheck disable=SC2086
