@@ -32,10 +32,11 @@ import numpy as np
 import apex_native as apex
 from apex_native._native import core
 from apex_native.demo_text import demo_text
-from apex_native.engine import load_model
+from apex_native.engine import Model, load_model
 from apex_native.gguf import GgufFile
 from apex_native.imatrix import plan_collection
 from apex_native.imatrix.collection import Collection
+from apex_native.imatrix.collection_plan import CollectionPlan
 from apex_native.imatrix.hessian import InputMoment
 from apex_native.machine import cpu_name
 from apex_native.quantization import list_gpus
@@ -102,32 +103,37 @@ class Bench:
             plan = plan_collection(model, text, max_chunks=self.args.tokens // 512)
             weights = (GATE, UP, DOWN, "blk.0.attn_qkv.weight", "blk.0.attn_gate.weight",
                        "blk.0.ssm_out.weight", "blk.0.ffn_down_shexp.weight")  # fmt: skip
-            settings = plan.settings(model)
-            for moments in (False, True):
-                # The importance matrix sees all layers; the warm-up is not counted.
-                chosen = replace(plan, moments=moments, weights=weights if moments else ())
-                warm = replace(chosen, tokens=chosen.tokens[: 4 * 512])
-                with Collection(model, warm, settings) as run:
-                    run.compute(None, None)
-                with Collection(model, chosen, settings) as run:
-                    begun = time.perf_counter()
-                    run.compute(None, None)
-                    seconds = (time.perf_counter() - begun) / (1 if moments else N_WRITTEN)
-                    tokens = plan.n_chunks * plan.ctx
-                    self.add(
-                        "a layer with moments" if moments else "importance matrix of a layer",
-                        tokens=tokens, seconds=seconds, tokens_per_s=tokens / seconds,
-                        layers_40_of_1M_tokens_s=seconds / tokens * TOKENS * N_LAYERS,
-                    )  # fmt: skip
-                    if not moments:
-                        continue
-                    begun = time.perf_counter()
-                    self.moments, self.input_of = run.take_moments()
-                    self.add("moments to the host", seconds=time.perf_counter() - begun,
-                             gib=sum(m.total.nbytes + m.part.nbytes
-                                     for m in self.moments.values()) / 2**30)  # fmt: skip
-                    counts = self.moments[self.input_of[UP]].counts
-                    self.add("tokens of an expert", least=int(counts.min()), most=int(counts.max()))
+            more = 4 * plan.ubatch
+            self.collect_once(model, plan)
+            self.collect_once(model, replace(plan, moments=True, weights=weights, ubatch=more,
+                                             batch=max(plan.batch, more)))  # fmt: skip
+            self.collect_once(model, replace(plan, moments=True, weights=weights))
+
+    def collect_once(self, model: Model, plan: CollectionPlan) -> None:
+        """An importance matrix sees all layers; the warm-up is not counted."""
+        settings = plan.settings(model)
+        with Collection(model, replace(plan, tokens=plan.tokens[: plan.batch]), settings) as run:
+            run.compute(None, None)
+        with Collection(model, plan, settings) as run:
+            begun = time.perf_counter()
+            run.compute(None, None)
+            seconds = (time.perf_counter() - begun) / (1 if plan.moments else N_WRITTEN)
+            tokens = plan.n_chunks * plan.ctx
+            self.add(
+                "a layer with moments" if plan.moments else "importance matrix of a layer",
+                tokens=tokens, at_once=plan.ubatch, seconds=seconds,
+                tokens_per_s=tokens / seconds,
+                layers_40_of_1M_tokens_s=seconds / tokens * TOKENS * N_LAYERS,
+            )  # fmt: skip
+            if not plan.moments:
+                return
+            begun = time.perf_counter()
+            self.moments, self.input_of = run.take_moments()
+            self.add("moments to the host", seconds=time.perf_counter() - begun,
+                     gib=sum(m.total.nbytes + m.part.nbytes
+                             for m in self.moments.values()) / 2**30)  # fmt: skip
+            counts = self.moments[self.input_of[UP]].counts
+            self.add("tokens of an expert", least=int(counts.min()), most=int(counts.max()))
 
     def compare_collection(self) -> None:
         """A small collection on the GPU and on the host: the same bits."""

@@ -178,8 +178,7 @@ void register_moments(py::module_& module) {
                py::arg("groups").noconvert(), py::arg("imatrix").noconvert() = py::none(),
                py::arg("total").noconvert(), py::arg("part").noconvert(),
                py::arg("counts").noconvert(), py::arg("part_counts").noconvert(),
-               "options"_a = FeedbackOptions{},
-               "devices"_a = std::shared_ptr<FeedbackDevices>{},
+               "options"_a = FeedbackOptions{}, "devices"_a = std::shared_ptr<FeedbackDevices>{},
                "The same with a moment for each group of rows; groups: int32, of each row.");
     module.def("can_reorder", &can_reorder, "tensor"_a,
                "Whether rows of the tensor can be read in another order: not computed ones.");

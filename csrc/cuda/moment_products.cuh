@@ -92,21 +92,26 @@ APEX_BLOCK void add_moment_rows(int thread, int n, const MomentMemory& memory, M
     }
 }
 
-// A thread's elements of one row, those before the diagonal. All are read before the first is
-// written: a read behind a write would wait for the one before, a way to the memory each.
+// A thread's elements of one row, those before the diagonal. Some are read before the first of them
+// is written: a read behind a write would wait for the one before, a way to the memory each.
 APEX_BLOCK void add_moment_row(int thread, int64_t i, int64_t first, const float* sums,
                                double* totals) {
-    double* row = totals + packed_size(i) + first;
-    double values[kMomentSide];
+    constexpr int kAtOnce = 4;
+    const int64_t left = i - first - thread % 16;  // from a thread's first column to the diagonal
+    double* row = totals + packed_size(i) + first + thread % 16;
     APEX_UNROLL
-    for (int b = 0; b < kMomentSide; ++b) {
-        const int at = moment_column(thread, b);
-        values[b] = first + at < i ? row[at] : 0.0;
-    }
-    APEX_UNROLL
-    for (int b = 0; b < kMomentSide; ++b) {
-        const int at = moment_column(thread, b);
-        if (first + at < i) row[at] = values[b] + static_cast<double>(sums[b]);
+    for (int begin = 0; begin < kMomentSide; begin += kAtOnce) {
+        double values[kAtOnce];
+        APEX_UNROLL
+        for (int b = 0; b < kAtOnce; ++b) {
+            const int at = 16 * (begin + b);
+            values[b] = at < left ? row[at] : 0.0;
+        }
+        APEX_UNROLL
+        for (int b = 0; b < kAtOnce; ++b) {
+            const int at = 16 * (begin + b);
+            if (at < left) row[at] = values[b] + static_cast<double>(sums[begin + b]);
+        }
     }
 }
 

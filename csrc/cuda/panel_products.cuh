@@ -81,12 +81,10 @@ class PanelProducts {
         const int width = format.super_block();
         const auto block_of = [&](int i) { return ((begin_ + i) / format.block) * state_.stride; };
         for (int super = 0; super * width < width_; ++super) {
-            subtract_step(super * width, state_.steps + super * state_.stride,
-                          [&](int i, int row) {
-                              const int8_t level =
-                                  state_.levels[(begin_ + i) * state_.stride + row];
-                              return state_.s[block_of(i) + row] * static_cast<float>(level);
-                          });
+            subtract_step(super * width, state_.steps + super * state_.stride, [&](int i, int row) {
+                const int8_t level = state_.levels[(begin_ + i) * state_.stride + row];
+                return state_.s[block_of(i) + row] * static_cast<float>(level);
+            });
             if (!format.has_minimum) continue;
             subtract_step(super * width, state_.steps + (kPanelSupers + super) * state_.stride,
                           [&](int i, int row) { return -state_.m[block_of(i) + row]; });

@@ -1,5 +1,5 @@
-// The second half of the search: the errors that the gradient is made of, blocks solved anew, scales
-// refitted.
+// The second half of the search: the errors that the gradient is made of, blocks solved anew,
+// scales refitted.
 #pragma once
 
 #include "cuda/panel_search.cuh"
@@ -24,8 +24,7 @@ APEX_BLOCK void PanelSearch<kBlock, kBook>::set_targets(int b) const {
     const int first = b * kBlock;
     block_.run([&](int thread) {
         const int64_t at = int64_t{first_block_ + b} * kBlock * kBlock;
-        const float* moment =
-            basis_.moment + int64_t{begin_ + first} * job_.n + begin_ + first;
+        const float* moment = basis_.moment + int64_t{begin_ + first} * job_.n + begin_ + first;
         for (int i = thread; i < kBlock * kBlock; i += kSearchThreads) {
             memory_.root[i] = basis_.block_root[at + i];
             memory_.inverse[i] = basis_.block_inverse[at + i];
@@ -95,7 +94,7 @@ template <int kBlock, bool kBook>
 APEX_BLOCK void PanelSearch<kBlock, kBook>::refine_block(int b) const {
     const int first = b * kBlock, radius = job_.refine_radius;
     set_targets(b);
-    run_trials(b, radius, false, [&](int row, float(&values)[kBlock]) {
+    run_trials(b, radius, false, [&](int row, float (&values)[kBlock]) {
         APEX_UNROLL
         for (int j = 0; j < kBlock; ++j) values[j] = memory_.target[j * kRows + row];
     });

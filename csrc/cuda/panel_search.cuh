@@ -3,8 +3,8 @@
 //
 // What one row needs one after the other (the levels of a block) a thread does for it, or, where
 // there is a choice of scales, a thread for each. What a block's errors do to the panel's other
-// columns the threads do side by side, a column each. What lies in the GPU's memory is read and written
-// by panel_state.cuh, the second half of the search is panel_refine.cuh.
+// columns the threads do side by side, a column each. What lies in the GPU's memory is read and
+// written by panel_state.cuh, the second half of the search is panel_refine.cuh.
 #pragma once
 
 #include "cuda/panel_memory.cuh"
@@ -280,7 +280,7 @@ APEX_BLOCK void PanelSearch<kBlock, kBook>::feed_block(int b) const {
             memory_.pivots[thread] = 1.0f / root[int64_t{thread} * job_.n + first + thread];
         }
     });
-    run_trials(b, radius, both_signs, [&](int row, float(&values)[kBlock]) {
+    run_trials(b, radius, both_signs, [&](int row, float (&values)[kBlock]) {
         APEX_UNROLL
         for (int j = 0; j < kBlock; ++j) values[j] = work(row, first + j);
     });

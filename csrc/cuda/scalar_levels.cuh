@@ -103,8 +103,8 @@ APEX_BLOCK float read_half(const uint8_t* stored) {
     return float_of_half(static_cast<uint16_t>(stored[0] | stored[1] << 8));
 }
 
-// To an even address. Not byte by byte: ptxas of CUDA 13.0 takes the low byte of a register that holds
-// a half for a conversion of the number to an integer of 8 bits (F2I.U8.F16), and stores 0.
+// To an even address. Not byte by byte: ptxas of CUDA 13.0 takes the low byte of a register that
+// holds a half for a conversion of the number to an integer of 8 bits (F2I.U8.F16), and stores 0.
 APEX_BLOCK void write_half(float value, uint8_t* stored) {
     const uint16_t half = half_of(value);
 #if defined(__CUDA_ARCH__)

@@ -27,8 +27,8 @@ using SearchKernel = void (*)(SearchJob, int, int);
 template <int kBlock, bool kBook>
 SearchKernel kernel_of(SearchStep step) {
     switch (step) {
-#define APEX_PANEL_STEP(name)  \
-    case SearchStep::name:     \
+#define APEX_PANEL_STEP(name) \
+    case SearchStep::name:    \
         return panel_kernel<SearchStep::name, kBlock, kBook>;
         APEX_PANEL_STEP(read)
         APEX_PANEL_STEP(feed)

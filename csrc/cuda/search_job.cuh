@@ -15,10 +15,10 @@
 
 namespace apex::cuda {
 
-inline constexpr int kPanel = 256;       // columns: whole super-blocks of every format
-inline constexpr int kPanelSupers = 8;   // of a panel, at most
-inline constexpr int kGroupRows = 16;    // rows of a block of threads that searches
-inline constexpr int kTileRows = 64;     // of a block of threads that multiplies
+inline constexpr int kPanel = 256;      // columns: whole super-blocks of every format
+inline constexpr int kPanelSupers = 8;  // of a panel, at most
+inline constexpr int kGroupRows = 16;   // rows of a block of threads that searches
+inline constexpr int kTileRows = 64;    // of a block of threads that multiplies
 inline constexpr int kTileColumns = 128;
 inline constexpr int kSearchThreads = 256;
 static_assert(kPanel == kSearchThreads);  // a column a thread

@@ -1,5 +1,5 @@
-// The GPU's search with error feedback, its kernels run on the CPU thread by thread, under two bases
-// at once, against the CPU's own search: the same bytes are expected.
+// The GPU's search with error feedback, its kernels run on the CPU thread by thread, under two
+// bases at once, against the CPU's own search: the same bytes are expected.
 //
 //   twin_vs_feedback [--seed N] [--columns N] [--rows N]
 #include <cstdio>
