@@ -25,7 +25,8 @@ run() {
   timeout "$limit" "$@" || { echo "exit code $?"; failed=1; }
 }
 step_tests() {
-  run python3 -m pytest -q -rf -p no:cacheprovider tests/test_feedback.py -k "a_gpu_fits or rows_are_a_gpus"
+  run python3 -m pytest -q -rf -p no:cacheprovider tests/test_feedback.py \
+    tests/test_output_groups.py -k "a_gpu_fits or rows_are_a_gpus"
   run python3 -m pytest -q -rf -p no:cacheprovider tests/test_cuda_model.py -k "second_moments or sums"
 }
 step_layer() {
@@ -38,6 +39,7 @@ step_queues() {
     --only write collect whole --types Q3_K ${APEX_SECOND_MOMENT:-}
 }
 step_memcheck() {
+  command -v compute-sanitizer > /dev/null || { echo "no compute-sanitizer here"; return; }
   run compute-sanitizer --tool memcheck --error-exitcode 9 \
     python3 -m pytest -q -p no:cacheprovider tests/test_feedback.py -k "a_gpu_fits and Q3_K-512"
 }

@@ -17,6 +17,7 @@ from apex_native.imatrix.output_groups import SHARED_TOKENS
 from apex_native.types import GgmlType
 from calibration_models import N_VOCAB, expected_sums, expert_weights, with_bos, write_expert_model
 from gguf_builder import f32_tensor, write_gguf
+from test_cuda import needs_gpu
 from test_feedback import correlated_moment, packed, some_weights
 from tolerances import MOMENT_RTOL
 
@@ -132,6 +133,22 @@ def test_each_group_has_the_bytes_it_has_alone(tmp_path: Path, output: int, name
         total += alone["error"]
     assert errors["error"] == pytest.approx(total, rel=1e-12)
     assert errors["n_slices"] == 2
+
+
+@needs_gpu
+def test_a_gpu_fits_groups_with_the_cpus_bytes(tmp_path: Path, output: int) -> None:
+    type, weights = GgmlType.parse("Q3_K"), some_weights(300, 256)
+    groups = np.random.default_rng(3).integers(0, 2, len(weights)).astype(np.int32)
+    path = write_gguf(tmp_path / "whole.gguf", [f32_tensor("output.weight", weights)])
+    found = []
+    for devices in (None, core.FeedbackDevices([0], n_places=2, n_per_row=256)):
+        with apex.open_gguf(path) as source:
+            tensor = source.native.stored_tensor(0)
+            feedback = core.grouped_feedback(
+                tensor, type.id, groups=groups, devices=devices, **moments_of_groups()
+            )
+            found.append(quantized(tensor, output, feedback, type))
+    assert found[0] == found[1]
 
 
 def test_groups_without_moments_are_refused(tmp_path: Path) -> None:

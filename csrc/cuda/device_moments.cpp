@@ -1,6 +1,7 @@
 // calibration/device_moments.h on CUDA.
 #include "calibration/device_moments.h"
 
+#include <cstring>
 #include <map>
 #include <memory>
 
@@ -32,6 +33,33 @@ struct Total {
         return {total.as<double>(), part.as<double>(), counts.as<int64_t>(),
                 part_counts.as<int64_t>()};
     }
+};
+
+// One matrix on its way to the host, as floats.
+class Landing {
+  public:
+    explicit Landing(size_t n) : n_(n), rounded_(n * sizeof(float)), landed_(n * sizeof(float)) {}
+
+    void fill(const double* from, float* to, const Stream& stream) {
+        APEX_CUDA_CALL(
+            launch_round(from, static_cast<int64_t>(n_), rounded_.as<float>(), stream.get()));
+        stream.copy(landed_.as(), rounded_.as(), n_ * sizeof(float));
+        filled_.record(stream);
+        to_ = to;
+    }
+    void empty() {
+        if (to_ == nullptr) return;
+        filled_.wait();
+        std::memcpy(to_, landed_.as(), n_ * sizeof(float));
+        to_ = nullptr;
+    }
+
+  private:
+    size_t n_;
+    DeviceBuffer rounded_;
+    PinnedBuffer landed_;
+    Event filled_;
+    float* to_ = nullptr;
 };
 
 class Moments final : public DeviceMoments {
@@ -96,11 +124,15 @@ class Moments final : public DeviceMoments {
         use_device(device_);
         const Total& from = *totals_.at(number);
         const auto packed = static_cast<size_t>(from.packed);
-        const DeviceBuffer rounded(packed * sizeof(float));
+        Landing landings[2] = {Landing(packed), Landing(packed)};  // one fills, one is emptied
         for (size_t i = 0; i < static_cast<size_t>(from.n_matrices); ++i) {
-            round(from.total.as<double>() + i * packed, packed, rounded, total + i * packed);
-            round(from.part.as<double>() + i * packed, packed, rounded, part + i * packed);
+            const auto at = i * packed;
+            landings[0].empty();
+            landings[0].fill(from.total.as<double>() + at, total + at, *stream_);
+            landings[1].empty();
+            landings[1].fill(from.part.as<double>() + at, part + at, *stream_);
         }
+        for (Landing& landing : landings) landing.empty();
     }
 
     void drop(size_t number) override {
@@ -110,13 +142,6 @@ class Moments final : public DeviceMoments {
     }
 
   private:
-    void round(const double* from, size_t n, const DeviceBuffer& room, float* to) {
-        APEX_CUDA_CALL(
-            launch_round(from, static_cast<int64_t>(n), room.as<float>(), stream_->get()));
-        stream_->copy(to, room.as(), n * sizeof(float));
-        stream_->wait();
-    }
-
     int device_;
     std::map<size_t, std::unique_ptr<Total>> totals_;
     DeviceBuffer failed_, sorted_;
