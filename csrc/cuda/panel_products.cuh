@@ -18,6 +18,10 @@ static_assert(32 * kThreadColumns == kTileColumns);
 struct alignas(16) ProductMemory {
     float values[kStagedColumns][kTileRows];
     float factors[kStagedColumns][kTileColumns];
+    int rows[kTileRows];         // -1: none
+    uint32_t marks[kPanel / 4];  // a byte a column of the panel, 1 where it is wanted
+    int columns[kPanel];         // those wanted, rising
+    int n_columns;
 };
 
 struct ProductSums {
@@ -39,48 +43,45 @@ class PanelProducts {
           first_row_(place.x * kTileRows),
           column_(column) {}
 
-    // work -= matrix rows * change, over a panel's columns one after the other.
-    APEX_BLOCK void spread(const float* matrix) const {
-        Block::PerThread<ProductSums> sums(block_);
-        block_.run([&](int thread) {
-            for_rows(thread, [&](int a, float* at) {
-                for (int b = 0; b < kThreadColumns; ++b) sums[thread].of[a][b] = at[b];
-            });
-        });
-        const auto change = [&](int i, int row) { return state_.change[i * state_.stride + row]; };
-        for (int begin = 0; begin < width_; begin += kStagedColumns) {
-            const int count = width_ - begin < kStagedColumns ? width_ - begin : kStagedColumns;
-            stage(matrix, begin, 1, count, change);
-            block_.run([&](int thread) { add<false>(thread, count, sums[thread]); });
-        }
-        block_.run([&](int thread) {
-            for_rows(thread, [&](int a, float* at) {
-                for (int b = 0; b < kThreadColumns; ++b) at[b] = sums[thread].of[a][b];
-            });
-        });
+    // work -= the root's rows * change, over a panel's columns one after the other.
+    APEX_BLOCK void spread_errors() const {
+        take_rows();
+        spread(basis_.root, width_, [](int i) { return i; });
     }
-    APEX_BLOCK void spread_errors() const { spread(basis_.root); }
-    APEX_BLOCK void spread_changes() const { spread(basis_.moment); }
+
+    // The same with the moment, columns in which no row changed left out: nearly all of them after
+    // the first passes.
+    APEX_BLOCK void spread_changes() const {
+        take_rows();
+        take_touched();
+        const int count = memory_.n_columns;
+        if (count > 0) spread(basis_.moment, count, [&](int i) { return memory_.columns[i]; });
+    }
 
     // work = moment * change, over all columns.
     APEX_BLOCK void set_gradient() const {
+        take_rows();
         Block::PerThread<ProductSums> products(block_);
         multiply(
             0, job_.n, [&](int i, int row) { return state_.change[i * state_.stride + row]; },
             products);
-        block_.run([&](int thread) {
-            for_rows(thread, [&](int a, float* at) {
-                for (int b = 0; b < kThreadColumns; ++b) at[b] = products[thread].of[a][b];
-            });
-        });
+        store(products);
     }
 
-    // work -= what the panel's new d and dm do, super-block after super-block.
+    // work -= what the panel's new d and dm do, super-block after super-block, in rows that have
+    // new ones.
     APEX_BLOCK void spread_scales() const {
         const ScalarFormat& format = job_.format;
         const int width = format.super_block();
         const auto block_of = [&](int i) { return ((begin_ + i) / format.block) * state_.stride; };
         for (int super = 0; super * width < width_; ++super) {
+            const int count = state_.n_better[begin_ / kPanel * kPanelSupers + super];
+            if (first_row_ >= count) continue;
+            block_.run([&](int thread) {
+                if (thread >= kTileRows) return;
+                const int i = first_row_ + thread;
+                memory_.rows[thread] = i < count ? state_.better[super * state_.stride + i] : -1;
+            });
             subtract_step(super * width, state_.steps + super * state_.stride, [&](int i, int row) {
                 const int8_t level = state_.levels[(begin_ + i) * state_.stride + row];
                 return state_.s[block_of(i) + row] * static_cast<float>(level);
@@ -92,33 +93,90 @@ class PanelProducts {
     }
 
   private:
-    // use(a, address) for a thread's rows, those past the last left out.
+    APEX_BLOCK void take_rows() const {
+        block_.run([&](int thread) {
+            const int row = first_row_ + thread;
+            if (thread < kTileRows) memory_.rows[thread] = row < state_.stride ? row : -1;
+        });
+    }
+
+    // Columns that changed in one of the tile's rows.
+    APEX_BLOCK void take_touched() const {
+        const int first = first_row_ / kGroupRows, n_groups = job_.n_groups();
+        const int end =
+            first + kTileRows / kGroupRows < n_groups ? first + kTileRows / kGroupRows : n_groups;
+        block_.run([&](int thread) {
+            bool touched = false;
+            for (int group = first; group < end && thread < width_; ++group) {
+                touched |= state_.touched[thread * n_groups + group] != 0;
+            }
+            reinterpret_cast<uint8_t*>(memory_.marks)[thread] = touched ? 1 : 0;
+        });
+        block_.run([&](int thread) {
+            const auto sum = [](uint32_t bytes) { return (bytes * 0x01010101u) >> 24; };
+            const uint32_t own = memory_.marks[thread / 4];
+            uint32_t place = sum(own & ((1u << thread % 4 * 8) - 1));
+            for (int i = 0; i < thread / 4; ++i) place += sum(memory_.marks[i]);
+            const uint32_t is_wanted = own >> thread % 4 * 8 & 1;
+            if (is_wanted != 0) memory_.columns[place] = thread;
+            if (thread == kPanel - 1) memory_.n_columns = static_cast<int>(place + is_wanted);
+        });
+    }
+
+    // work -= matrix rows * change, over `count` of the panel's columns, of which the i-th is
+    // column(i).
+    template <typename Column>
+    APEX_BLOCK void spread(const float* matrix, int count, const Column& column) const {
+        Block::PerThread<ProductSums> sums(block_);
+        block_.run([&](int thread) {
+            for_rows(thread, [&](int a, int, float* at) {
+                for (int b = 0; b < kThreadColumns; ++b) sums[thread].of[a][b] = at[b];
+            });
+        });
+        const auto change = [&](int i, int row) { return state_.change[i * state_.stride + row]; };
+        for (int begin = 0; begin < count; begin += kStagedColumns) {
+            const int n = count - begin < kStagedColumns ? count - begin : kStagedColumns;
+            stage(matrix, n, [&](int i) { return column(begin + i); }, change);
+            block_.run([&](int thread) { add<false>(thread, n, sums[thread]); });
+        }
+        store(sums);
+    }
+
+    APEX_BLOCK void store(Block::PerThread<ProductSums>& sums) const {
+        block_.run([&](int thread) {
+            for_rows(thread, [&](int a, int, float* at) {
+                for (int b = 0; b < kThreadColumns; ++b) at[b] = sums[thread].of[a][b];
+            });
+        });
+    }
+
+    // use(a, row, address) for a thread's rows.
     template <typename Use>
     APEX_BLOCK void for_rows(int thread, const Use& use) const {
         const int column = column_ + thread % 32 * kThreadColumns;
         if (column >= job_.n) return;
         APEX_UNROLL
         for (int a = 0; a < kThreadRows; ++a) {
-            const int row = first_row_ + thread / 32 * kThreadRows + a;
-            if (row < state_.stride) use(a, state_.work + int64_t{row} * job_.n + column);
+            const int row = memory_.rows[thread / 32 * kThreadRows + a];
+            if (row >= 0) use(a, row, state_.work + int64_t{row} * job_.n + column);
         }
     }
 
-    // value(i, row) and the matrix' rows, for the panel's columns first, first + step, ...
-    template <typename Value>
-    APEX_BLOCK void stage(const float* matrix, int first, int step, int count,
+    // value(column, row) and the matrix' rows for some of the panel's columns, of which the i-th is
+    // column(i).
+    template <typename Column, typename Value>
+    APEX_BLOCK void stage(const float* matrix, int count, const Column& column,
                           const Value& value) const {
         block_.run([&](int thread) {
             for (int at = thread; at < count * kTileRows; at += kSearchThreads) {
-                const int i = at / kTileRows, row = first_row_ + at % kTileRows;
-                memory_.values[i][at % kTileRows] =
-                    row < state_.stride ? value(first + step * i, row) : 0.0f;
+                const int i = at / kTileRows, row = memory_.rows[at % kTileRows];
+                memory_.values[i][at % kTileRows] = row >= 0 ? value(column(i), row) : 0.0f;
             }
-            const int column = column_ + thread % 32 * kThreadColumns;
+            const int first = column_ + thread % 32 * kThreadColumns;
             for (int i = thread / 32; i < count; i += kSearchThreads / 32) {
                 float factors[kThreadColumns] = {};
-                const int64_t row = begin_ + first + step * i;
-                if (column < job_.n) load_values(matrix + row * job_.n + column, factors);
+                const int64_t row = begin_ + column(i);
+                if (first < job_.n) load_values(matrix + row * job_.n + first, factors);
                 for (int b = 0; b < kThreadColumns; ++b) {
                     memory_.factors[i][thread % 32 * kThreadColumns + b] = factors[b];
                 }
@@ -155,7 +213,8 @@ class PanelProducts {
             for (int begin = 0; begin < count / 4; begin += kStagedColumns) {
                 const int left = count / 4 - begin;
                 const int n = left < kStagedColumns ? left : kStagedColumns;
-                stage(basis_.moment, first + fourth + 4 * begin, 4, n, value);
+                const auto column = [&](int i) { return first + fourth + 4 * (begin + i); };
+                stage(basis_.moment, n, column, value);
                 block_.run([&](int thread) { add<true>(thread, n, sums[thread]); });
             }
             block_.run([&](int thread) {
@@ -184,8 +243,8 @@ class PanelProducts {
         Block::PerThread<ProductSums> products(block_);
         multiply(first, job_.format.super_block(), value, products);
         block_.run([&](int thread) {
-            for_rows(thread, [&](int a, float* at) {
-                const float step = steps[first_row_ + thread / 32 * kThreadRows + a];
+            for_rows(thread, [&](int a, int row, float* at) {
+                const float step = steps[row];
                 for (int b = 0; b < kThreadColumns; ++b) at[b] -= step * products[thread].of[a][b];
             });
         });

@@ -125,11 +125,25 @@ APEX_BLOCK void PanelSearch<kBlock, kBook>::refine_block(int b) const {
         if (change != 0.0f) memory_.changed[0] = 1;
     });
     store_change(b);
+    note_touched(b);
     if (memory_.changed[0] == 0) return;
     note_change();
     subtract(basis_.moment + int64_t{begin_ + first} * job_.n + begin_, 0);
     for_rows(kBlock,
              [&](int j, int row) { work(row, first + j) = memory_.local[j * kRows + row]; });
+}
+
+// Which of the block's columns the products have to look at.
+template <int kBlock, bool kBook>
+APEX_BLOCK void PanelSearch<kBlock, kBook>::note_touched(int b) const {
+    block_.run([&](int thread) {
+        if (thread >= kBlock) return;
+        bool touched = false;
+        for (int row = 0; row < kRows; ++row) {
+            touched |= memory_.change[thread * kRows + row] != 0.0f;
+        }
+        state_.touched[(b * kBlock + thread) * job_.n_groups() + place_.x] = touched ? 1 : 0;
+    });
 }
 
 // The next pass looks at these rows again.
@@ -234,7 +248,10 @@ APEX_BLOCK void PanelSearch<kBlock, kBook>::fit_row(int super, int row) const {
     memory_.fit_sums[kRows + row] = fit.y;
     d(super, row) = fit.d;
     dm(super, row) = fit.dm;
-    if (fit.better) memory_.changed[0] = 1;
+    if (!fit.better) return;
+    memory_.changed[0] = 1;
+    const int number = take_number(state_.n_better + place_.panel * kPanelSupers + super);
+    state_.better[super * state_.stride + number] = first_row_ + row;
 }
 
 // d and dm of a super-block by least squares, all integers as they are; kept where that helps.

@@ -138,6 +138,7 @@ class PanelSearch {
     APEX_BLOCK void take(int b, int row, int trial, int radius, bool both_signs) const;
     APEX_BLOCK void subtract(const float* columns, int lowest) const;
     APEX_BLOCK void store_change(int b) const;
+    APEX_BLOCK void note_touched(int b) const;
 
     APEX_BLOCK void feed_block(int b) const;
     APEX_BLOCK void set_errors(int b, int row) const;

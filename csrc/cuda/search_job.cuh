@@ -82,7 +82,10 @@ struct SearchState {
     float *s, *m, *d, *dm;
     float* steps;  // what a panel's d, then its dm gained; kPanelSupers x rows each
     int8_t* levels;
-    int* changed;  // by pass and tile of rows
+    int8_t* touched;  // by column of a panel and group of rows: does one of them change?
+    int* changed;     // by pass and tile of rows
+    int* n_better;    // by panel and super-block: rows whose d or dm changed
+    int* better;      // these rows, of a panel's super-blocks
 
     APEX_HD SearchState(const SearchJob& job, float* scratch) : n_floats(0) {
         const ScalarFormat& format = job.format;
@@ -95,8 +98,12 @@ struct SearchState {
         dm = next(scratch, stride * (job.n / format.super_block()));
         steps = next(scratch, stride * 2 * kPanelSupers);
         levels = reinterpret_cast<int8_t*>(next(scratch, (stride * job.n + 3) / 4));
+        touched =
+            reinterpret_cast<int8_t*>(next(scratch, (int64_t{kPanel} * job.n_groups() + 3) / 4));
         changed =
             reinterpret_cast<int*>(next(scratch, int64_t{job.max_passes} * job.n_row_tiles()));
+        n_better = reinterpret_cast<int*>(next(scratch, int64_t{job.n_panels()} * kPanelSupers));
+        better = reinterpret_cast<int*>(next(scratch, kPanelSupers * stride));
     }
 
     APEX_HD bool is_active(const SearchJob& job, int pass, int row_tile) const {
@@ -119,6 +126,15 @@ APEX_HD int64_t search_floats(const SearchJob& job) {
 
 APEX_HD SearchState state_of(const SearchJob& job, int basis) {
     return SearchState(job, job.scratch + basis * search_floats(job));
+}
+
+// What the number was, which is then one more. Threads get different numbers, in any order.
+APEX_BLOCK int take_number(int* number) {
+#if defined(__CUDA_ARCH__)
+    return atomicAdd(number, 1);
+#else
+    return (*number)++;
+#endif
 }
 
 // kCount values that lie side by side, at an address divisible by 16.

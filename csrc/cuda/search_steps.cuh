@@ -88,6 +88,11 @@ APEX_BLOCK void search_panel(const Block& block, const SearchJob& job, SearchPla
     if (kOfAllPanels) place.panel = place.y;
     if (kStep == SearchStep::refine || kStep == SearchStep::refit) {
         const SearchState state = state_of(job, place.basis);
+        if (kStep == SearchStep::refine && place.x == 0) {  // for the refit
+            block.run([&](int thread) {
+                if (thread < kPanelSupers) state.n_better[place.panel * kPanelSupers + thread] = 0;
+            });
+        }
         if (!state.is_active(job, place.pass, place.x * kGroupRows / kTileRows)) return;
     }
     PanelSearch<kBlock, kBook> panel(block, job, place, shared);
@@ -102,7 +107,7 @@ APEX_BLOCK void search_panel(const Block& block, const SearchJob& job, SearchPla
 template <SearchStep kStep>
 APEX_BLOCK void multiply_panel(const Block& block, const SearchJob& job, const SearchPlace& place,
                                ProductMemory& memory) {
-    if (kStep == SearchStep::spread_changes || kStep == SearchStep::spread_scales) {
+    if (kStep == SearchStep::spread_changes) {
         if (!state_of(job, place.basis).is_active(job, place.pass, place.x)) return;
     }
     // Tiles of the panel itself are left out.
