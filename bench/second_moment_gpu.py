@@ -1,7 +1,7 @@
 """What `--hessian` costs on a GPU at the widths of Qwen3.5-35B-A3B, step by step, for one layer.
 
     python bench/second_moment_gpu.py OUT_FOLDER [--folder /dev/shm/moments] [--tokens 65536]
-        [--threads N] [--types Q3_K Q4_K] [--experts 256] [--seconds 240]
+        [--threads N] [--types Q3_K Q4_K] [--experts 256] [--seconds 200]
         [--only write collect ...]
 
 The model is wide_model.py's with four layers of random weights, of which the first is measured.
@@ -305,7 +305,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=min(os.cpu_count() or 1, 16))
     parser.add_argument("--types", nargs="+", default=["Q3_K", "Q4_K"])
     parser.add_argument("--experts", type=int, default=256)
-    parser.add_argument("--seconds", type=float, default=240.0)
+    parser.add_argument("--seconds", type=float, default=200.0)
     parser.add_argument("--only", nargs="+", default=STEPS)
     bench = Bench(parser.parse_args())
     gpus = ", ".join(gpu.name for gpu in list_gpus())

@@ -9,13 +9,13 @@
 # with 32 hardware queues in the place of 8; memcheck, a small tensor under compute-sanitizer. OUT_FOLDER
 # receives second_moment_gpu.txt and JSON lines as they come. The exit code says whether a step failed.
 # Environment: APEX_SECOND_MOMENT, more arguments of second_moment_gpu.py; APEX_STEP_SECONDS, the most that
-# one step may take (200).
+# one step may take (240).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=$1
 shift
 [ $# -gt 0 ] || set -- tests layer queues memcheck
-limit=${APEX_STEP_SECONDS:-200}
+limit=${APEX_STEP_SECONDS:-240}
 mkdir -p "$out"
 export PYTHONPATH="$PWD/python${PYTHONPATH:+:$PYTHONPATH}"
 
