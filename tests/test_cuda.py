@@ -149,7 +149,7 @@ def test_the_search_with_error_feedback_compiles(tmp_path: Path) -> None:
     """Outside its loops it keeps few words on the stack: two minutes."""
     n_kernels, spills = compile_kernels([SEARCH], tmp_path)
     assert n_kernels == len(spills) == N_SEARCH_STEPS
-    assert max(spills) <= 64
+    assert max(spills) <= 128
 
 
 @needs_nvcc
