@@ -8,7 +8,8 @@ The model is wide_model.py's: Qwen3.5-35B-A3B by widths, F16, random weights. to
 llama-imatrix and llama-bench of a build of the same source.
 
 Whole processes are timed. What loading takes is timed too, by processes that load the same files
-and end; "beyond loading" is a process' time less that. plain: prompt rates by llama-bench, 2,048
+and end; "beyond loading" is a process' time less that, and of evaluations less what runs of 8 and
+of all chunks say that a process takes for no chunk. plain: prompt rates by llama-bench, 2,048
 tokens at once. llama-imatrix beyond loading: the difference of two runs. host: the peak of a
 process' own memory, sampled, without pages of files. job: what a publisher does, one process after
 the other; the four files take 70 GiB beside the model's 65, half of which --spill may take. gpus:
@@ -45,6 +46,10 @@ MODES: dict[str, tuple[str, ...]] = {
     "lockstep with noise floor and routers": (),
     "two passes": ("--two-pass",),
 }
+SAME_WORK = "lockstep with noise floor and routers"
+"""What two passes are compared with."""
+
+FEW_CHUNKS = 8
 JOB_IMATRIX_CHUNKS = 98
 """50,176 tokens."""
 
@@ -237,24 +242,32 @@ class Bench:
     # --- scores ---------------------------------------------------------------------------------
 
     def evaluate(self) -> None:
+        """Beyond what starting and loading take, by runs of the first mode with few chunks."""
         candidates = self.two_candidates()
-        tokens = self.args.eval_chunks * CTX
-        loading = self.loading(self.model, *candidates)
+        n, few = self.args.eval_chunks, FEW_CHUNKS
+        kinds = {"few chunks": (few, MODES["lockstep alone"])}
+        kinds |= {name: (n, mode) for name, mode in MODES.items()}
+        runs: dict[str, list[Run]] = {name: [] for name in kinds}
+        for _ in range(self.args.repeat):
+            for name, (chunks, mode) in kinds.items():
+                runs[name].append(self._evaluate(candidates, chunks, mode))
+        seconds = {name: statistics.median(run.seconds for run in runs[name]) for name in kinds}
+        a_chunk = (seconds["lockstep alone"] - seconds["few chunks"]) / (n - few)
+        fixed = seconds["few chunks"] - few * a_chunk
+        self.add("starting and loading, reference + 2", fixed, "s")
+        tokens = n * CTX
         plain = sum(tokens / self.plain_rate(path) for path in (self.model, *candidates))
-        bare = None
-        for name, mode in MODES.items():
-            runs = [self._evaluate(candidates, self.args.eval_chunks, mode)
-                    for _ in range(self.args.repeat)]  # fmt: skip
-            beyond = [run.seconds - loading for run in runs]
-            seconds = statistics.median(beyond)
-            bare = seconds if bare is None else bare
+        for name in MODES:
+            beyond = [run.seconds - fixed for run in runs[name]]
+            middle = statistics.median(beyond)
             for beside, other in (
                 ("sum of the plain prompt times", plain),
-                ("lockstep alone", bare),
+                ("lockstep alone", n * a_chunk),
+                ("lockstep with the same", seconds[SAME_WORK] - fixed),
             ):
-                self.add(f"{name}, reference + 2, {tokens:,} tokens beyond loading", seconds, "s",
+                self.add(f"{name}, reference + 2, {tokens:,} tokens beyond loading", middle, "s",
                          spread=_spread(beyond), beside=f"{beside} {other:.1f} s",
-                         ratio=seconds / other, host_gib=runs[0].host_gib)  # fmt: skip
+                         ratio=middle / other, host_gib=runs[name][0].host_gib)  # fmt: skip
 
     def _evaluate(self, candidates: Sequence[Path], chunks: int, mode: Sequence[str]) -> Run:
         return self.apex("eval", "-r", self.model, *candidates, "-f", self.text, "--chunks", chunks,

@@ -104,7 +104,7 @@ def check(space: SearchSpace, session: ProbeSession, part: Part) -> dict[str, fl
     """Beginning at the changed layer against computing everything; nothing exchanged against 0."""
     unit = [unit for unit in space.units if unit.layer is not None][-1]
     types = {name: space.probe_types(ANCHORS)[name][0] for name in unit.tensors}
-    values = session._values_of(types)
+    values = session.values.of(types)
     session._scorer.run(part.tokens.reshape(-1), [(values, unit.layer or 0), (values, 0), ([], 0)])
     short, whole, same = (scores["kld"] for scores in session._scorer.scores)
     return {
