@@ -50,9 +50,11 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> tuple[str | Path, ...]:
 INTERRUPTED_IMPORT = """
 import os, signal, sys
 
+interrupted = sys.argv.pop()
+
 class CtrlC:
     def find_spec(self, name, *_):
-        if name == "apex_native.cli.app":
+        if name == interrupted:
             os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, CtrlC())
@@ -61,13 +63,36 @@ main()
 """
 
 
-def test_ctrl_c_while_python_imports_is_quiet() -> None:
-    command = [sys.executable, "-c", INTERRUPTED_IMPORT]
+@pytest.mark.parametrize("name", ["apex_native.cli.app", "apex_native.cli.sweep"])
+def test_ctrl_c_while_python_imports_is_quiet(name: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTED_IMPORT, name]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=60,
         preexec_fn=default_interrupt,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_ctrl_c_while_options_are_put_together_is_quiet() -> None:
+    script = """
+import os, signal, typer.main
+typer.main.get_command = lambda _: os.kill(os.getpid(), signal.SIGINT)
+from apex_native.cli.__main__ import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60,
+        preexec_fn=default_interrupt,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_little_is_imported_before_ctrl_c_is_heard() -> None:
+    script = "import sys, apex_native.cli.__main__; print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout
+    ours = {name for name in shown.decode().split() if name.partition(".")[0] == "apex_native"}
+    own = ("", ".errors", ".cli", ".cli.__main__", ".cli.streams", ".cli.termination")
+    assert ours == {f"apex_native{name}" for name in own}
 
 
 def test_streams_are_kept_apart(tmp_path: Path) -> None:

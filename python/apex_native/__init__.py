@@ -15,20 +15,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from apex_native import errors
-from apex_native.api import (
-    LoadCheck,
-    bench,
-    bench_kernels,
-    check_load,
-    classify,
-    convert,
-    evaluate,
-    gguf_of,
-    make_plan,
-    report,
-    row_offers,
-)
-from apex_native.conversion import CheckpointSource, ConversionOptions, open_checkpoint
 from apex_native.errors import (
     ApexError,
     Cancelled,
@@ -46,23 +32,23 @@ from apex_native.errors import (
     QuantizeError,
     ResultsError,
 )
-from apex_native.gguf import GgufFile, open_gguf
-from apex_native.plan import About, Edges, Plan, tier_names
-from apex_native.progress_bar import ProgressBar
-from apex_native.quantization import Progress, QuantizeManifest, QuantizeTarget, quantize_many
-from apex_native.quantization import quantize_model as quantize
-from apex_native.results import Results
-from apex_native.types import (
-    Classification,
-    ClassifiedTensor,
-    GgmlType,
-    GgufFacts,
-    Role,
-    TensorInfo,
-)
 
 if TYPE_CHECKING:
     from apex_native.allocation import search
+    from apex_native.api import (
+        LoadCheck,
+        bench,
+        bench_kernels,
+        check_load,
+        classify,
+        convert,
+        evaluate,
+        gguf_of,
+        make_plan,
+        report,
+        row_offers,
+    )
+    from apex_native.conversion import CheckpointSource, ConversionOptions, open_checkpoint
     from apex_native.corpus import Corpus, build_corpus, load_recipe, recipe_names
     from apex_native.demo import demo_imatrix, demo_model
     from apex_native.engine import Model, Placement, load_model
@@ -75,6 +61,7 @@ if TYPE_CHECKING:
     )
     from apex_native.evaluation.speed import SpeedSettings, speed_grid
     from apex_native.evaluation.tasks import TaskKind, TaskSpec
+    from apex_native.gguf import GgufFile, open_gguf
     from apex_native.imatrix import (
         CalibrationText,
         Imatrix,
@@ -84,7 +71,20 @@ if TYPE_CHECKING:
         merge_imatrices,
         save_imatrix,
     )
+    from apex_native.plan import About, Edges, Plan, tier_names
+    from apex_native.progress_bar import ProgressBar
+    from apex_native.quantization import Progress, QuantizeManifest, QuantizeTarget, quantize_many
+    from apex_native.quantization import quantize_model as quantize
+    from apex_native.results import Results
     from apex_native.sweeps import sweep
+    from apex_native.types import (
+        Classification,
+        ClassifiedTensor,
+        GgmlType,
+        GgufFacts,
+        Role,
+        TensorInfo,
+    )
 
 __version__ = "0.1.0"
 
@@ -167,9 +167,15 @@ __all__ = [
     "tier_names",
 ]
 
-# What needs numpy, or data that is unpacked, comes on first use: `apex-native --help` is quick.
+# All but the errors comes on first use: a program that needs little waits for little, and Ctrl-C in
+# the first moment meets the command's own code and not these imports.
 _LAZY = {
     "apex_native.allocation": ("search",),
+    "apex_native.api": (
+        *("LoadCheck", "bench", "bench_kernels", "check_load", "classify", "convert", "evaluate"),
+        *("gguf_of", "make_plan", "report", "row_offers"),
+    ),
+    "apex_native.conversion": ("CheckpointSource", "ConversionOptions", "open_checkpoint"),
     "apex_native.corpus": ("Corpus", "build_corpus", "load_recipe", "recipe_names"),
     "apex_native.demo": ("demo_imatrix", "demo_model"),
     "apex_native.engine": ("Model", "Placement", "load_model"),
@@ -178,13 +184,25 @@ _LAZY = {
     ),
     "apex_native.evaluation.speed": ("SpeedSettings", "speed_grid"),
     "apex_native.evaluation.tasks": ("TaskKind", "TaskSpec"),
+    "apex_native.gguf": ("GgufFile", "open_gguf"),
     "apex_native.imatrix": (
         *("CalibrationText", "Imatrix", "calibrate", "collect_imatrix"),
         *("load_imatrix", "merge_imatrices", "save_imatrix"),
     ),
+    "apex_native.plan": ("About", "Edges", "Plan", "tier_names"),
+    "apex_native.progress_bar": ("ProgressBar",),
+    "apex_native.quantization": (
+        *("Progress", "QuantizeManifest", "QuantizeTarget", "quantize_many", "quantize_model"),
+    ),
+    "apex_native.results": ("Results",),
     "apex_native.sweeps": ("sweep",),
+    "apex_native.types": (
+        *("Classification", "ClassifiedTensor", "GgmlType", "GgufFacts", "Role", "TensorInfo"),
+    ),
 }
 _MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
+_SHORTER = {"quantize": "quantize_model"}
+"""Names here, and what they are called where they come from."""
 
 _STAGES = (
     *("allocation", "classification", "conversion", "plan", "corpus", "engine", "imatrix"),
@@ -195,9 +213,10 @@ _STAGES = (
 def __getattr__(name: str) -> Any:
     if name in _STAGES:
         return importlib.import_module(f"apex_native.{name}")
-    if name not in _MODULE_OF:
+    source = _SHORTER.get(name, name)
+    if name not in __all__ or source not in _MODULE_OF:
         raise AttributeError(f"module 'apex_native' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    value = getattr(importlib.import_module(_MODULE_OF[source]), source)
     globals()[name] = value
     return value
 

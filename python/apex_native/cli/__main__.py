@@ -15,9 +15,10 @@ def main() -> None:
     try:
         open_standard_streams()
         from apex_native.cli.app import app  # which asks whether stdout is a terminal
-    except KeyboardInterrupt:  # half a second of imports, before a verb listens
+
+        app(prog_name="apex-native")
+    except KeyboardInterrupt:  # half a second of imports and of options, before a verb listens
         sys.exit(EXIT_INTERRUPTED)
-    app(prog_name="apex-native")
 
 
 if __name__ == "__main__":

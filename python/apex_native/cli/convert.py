@@ -135,10 +135,6 @@ def convert(
 def _require_consistent(chosen: ConvertChoices) -> None:
     if chosen.mmproj and chosen.mtp:
         raise typer.BadParameter("write one file at a time; leave one out", param_hint="--mtp")
-    if chosen.resume and chosen.force:
-        raise typer.BadParameter(
-            "goes on with a run, --force starts again; leave one out", param_hint="--resume"
-        )
 
 
 def _options(choices: CheckpointChoices, chosen: ConvertChoices) -> ConversionOptions:

@@ -1,4 +1,4 @@
-"""Options that do nothing beside others: refused, because nobody writes an option for nothing."""
+"""Options that do nothing, or undo others: refused, because nobody writes an option for nothing."""
 
 from __future__ import annotations
 
@@ -122,7 +122,9 @@ _RULES: Mapping[str, tuple[_Rule, ...]] = {
 
 
 def refuse_options_without_effect(ctx: Any) -> None:
-    """Raise a usage error for an option that was typed and changes nothing."""
+    """Raise a usage error for an option that was typed and changes nothing, or undoes another."""
+    if ctx.params.get("resume") and ctx.params.get("force"):
+        ctx.fail("--resume goes on with a run, --force starts again; leave one out")
     for rule in _RULES.get(ctx.info_name or "", ()):
         for name in rule.options:
             source = ctx.get_parameter_source(name)

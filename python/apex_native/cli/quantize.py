@@ -133,10 +133,6 @@ def _require_consistent(
         raise typer.BadParameter(
             "contradicts --no-manifest; leave one out", param_hint="--manifest"
         )
-    if run.resume and run.force:
-        raise typer.BadParameter(
-            "goes on with a run, --force starts again; leave one out", param_hint="--resume"
-        )
 
 
 def _prepare(

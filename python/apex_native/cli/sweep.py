@@ -115,10 +115,6 @@ def sweep(
 
     if workers.workers is not None and not (workers.ray or workers.address):
         raise typer.BadParameter("needs --ray or --address", param_hint="--workers")
-    if resume and force:
-        raise typer.BadParameter(
-            "goes on with a sweep, --force starts again; leave one out", param_hint="--resume"
-        )
     if definition.is_dir():
         raise typer.BadParameter(
             f"{definition} is a folder, expected a sweep's .toml file", param_hint="SWEEP.toml"
