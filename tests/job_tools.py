@@ -54,8 +54,8 @@ def of_tensor(file: GgufFile, task: tuple[Any, ...]) -> QuantizeTask:
     )
 
 
-def finish(job: Any) -> list[tuple[int, float, float]]:
-    """All (task, squared error, squared weights) of a job."""
+def finish(job: Any) -> list[tuple[int, float, float, int]]:
+    """All (task, squared error, squared weights, checksum) of a job."""
     done = []
     while not job.finished:
         done += job.wait(60_000)

@@ -151,7 +151,7 @@ def test_job_writes_what_quantize_rows_gives(tmp_path: Path, output: int, n_thre
         n_threads=n_threads,
     )
     assert job.n_threads == n_threads
-    done = {task: (error, squares) for task, error, squares in finish(job)}
+    done = {task: (error, squares) for task, error, squares, _ in finish(job)}
     assert job.source_bytes_done == 2 * weights.nbytes
     assert content(output)[offset:] == b"".join(e.tobytes() for e in expected) + weights.tobytes()
     restored = np.stack([core.dequantize_rows(e, GgmlType.Q4_K.id, n_per_row) for e in expected])

@@ -131,6 +131,34 @@ def test_split_files_are_found_by_results_and_their_matrix_is_named(tmp_path: Pa
     assert "of a split file the same tensors, in one file" in body
 
 
+def test_a_changed_byte_is_found(folder: Path) -> None:
+    file = folder / "Tiny-4x1M-Q5_0.gguf"
+    whole = file.read_bytes()
+    with apex.open_gguf(file) as model:
+        name = next(t.name for t in model.facts.tensors if "ffn_up_exps" in t.name)
+        place = whole.index(model.tensor_bytes(name).tobytes()) + 1000
+    file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    with pytest.raises(DataError, match=f"the weights of {name} have changed"):
+        build_repository(folder, REPO)
+    place = whole.index(b"acme/Tiny-4x1M")
+    file.write_bytes(whole[:place] + b"A" + whole[place + 1 :])
+    with pytest.raises(DataError, match="metadata have changed"):
+        build_repository(folder, REPO)
+    assert not (folder / "README.md").exists()
+
+
+def test_a_manifest_of_before_is_said(folder: Path) -> None:
+    path = folder / "Tiny-4x1M-Q5_0.gguf.manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["headers"]
+    for tensor in manifest["tensors"]:
+        del tensor["checksum"]
+    path.write_text(json.dumps(manifest))
+    assert build_repository(folder, REPO).uncompared == ("Tiny-4x1M-Q5_0.gguf",)
+    done = invoke("publish", folder, "--repo", REPO, "--dry-run")
+    assert "Tiny-4x1M-Q5_0.gguf: its manifest is of an earlier version" in done.stderr
+
+
 def test_every_file_is_summed_and_named(folder: Path) -> None:
     (folder / "notes.txt").write_text("mine")
     built = build_repository(folder, REPO)

@@ -222,6 +222,8 @@ def test_cancel_then_resume_gives_the_same_bytes(tmp_path: Path) -> None:
     manifest = quantize(model, output, ftype="IQ4_XS", resume=True)
     assert 5 <= manifest.resumed_tensors < len(manifest.tensors)
     assert sha256(output) == sha256(whole)
+    with apex.open_gguf(whole) as file:
+        assert {t.name: t.checksum for t in manifest.tensors} == file.checksums()
     assert leftovers(tmp_path) == []
 
 

@@ -61,7 +61,7 @@ class QuantizeJob {
     QuantizeJob(const QuantizeJob&) = delete;
     QuantizeJob& operator=(const QuantizeJob&) = delete;
 
-    // [(task, squared error, squared weights)] of tensors finished since the last call.
+    // [(task, squared error, squared weights, checksum)] of tensors finished since the last call.
     py::list wait(int timeout_ms) {
         // Ours, so that a close() in another thread does not take it away.
         const std::shared_ptr<Quantizer> quantizer = running();
@@ -72,7 +72,8 @@ class QuantizeJob {
         }
         py::list result;
         for (const TensorDone& done : news) {
-            result.append(py::make_tuple(done.task, done.squared_error, done.squared_weights));
+            result.append(
+                py::make_tuple(done.task, done.squared_error, done.squared_weights, done.checksum));
         }
         return result;
     }

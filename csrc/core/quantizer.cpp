@@ -14,6 +14,7 @@
 #include "core/device_converter.h"
 #include "core/error.h"
 #include "core/quantize_rows.h"
+#include "core/row_checksum.h"
 
 namespace apex {
 namespace {
@@ -78,6 +79,7 @@ struct Quantizer::Buffers {
 struct Quantizer::TensorState {
     std::atomic<int64_t> units_left{0};  // of a group's first task, for all of the group
     std::vector<RowError> row_errors;    // in row order, so that their sum has one order
+    std::atomic<uint64_t> checksum{0};
 };
 
 Quantizer::Quantizer(std::vector<QuantizeTask> tasks, const QuantizeOptions& options)
@@ -223,10 +225,14 @@ void Quantizer::process(int64_t unit_number, Buffers& buffers) {
         if (!is_repeated(i, group)) {
             if (!tasks_[i].is_copy() && !wait_for_tables(tasks_[i].target_type)) return;
             rows = convert(i, unit, buffers);
+            rows.checksum = rows_checksum(rows.data, unit.n_rows,
+                                          rows.n_bytes / static_cast<size_t>(unit.n_rows),
+                                          tasks_[i].source.rows.first_row(unit));
         } else if (rows.errors != nullptr) {
             std::copy_n(rows.errors, unit.n_rows, unit_errors(i, unit));
         }
         write_rows(tasks_[i], unit, rows.data, rows.n_bytes);
+        states_[i]->checksum += rows.checksum;
     }
     source_bytes_done_ += unit_bytes(tasks_[group.first].source, unit);
     finish_unit(unit);
@@ -305,8 +311,7 @@ Quantizer::Converted Quantizer::convert_on_device(size_t number, const RowUnit& 
 
 void Quantizer::write_rows(const QuantizeTask& task, const RowUnit& unit, const uint8_t* data,
                            size_t n_bytes) {
-    const uint64_t first_row =
-        static_cast<uint64_t>(unit.slice * task.source.rows.rows_per_slice + unit.first_row);
+    const auto first_row = static_cast<uint64_t>(task.source.rows.first_row(unit));
     uint64_t offset = task.output_offset + first_row * (n_bytes / static_cast<size_t>(unit.n_rows));
     size_t left = n_bytes;
     while (left > 0) {
@@ -324,8 +329,7 @@ void Quantizer::write_rows(const QuantizeTask& task, const RowUnit& unit, const 
 }
 
 RowError* Quantizer::unit_errors(size_t task, const RowUnit& unit) {
-    const int64_t rows_per_slice = tasks_[task].source.rows.rows_per_slice;
-    return row_errors(task) + unit.slice * rows_per_slice + unit.first_row;
+    return row_errors(task) + tasks_[task].source.rows.first_row(unit);
 }
 
 RowError* Quantizer::row_errors(size_t task) {
@@ -342,6 +346,7 @@ void Quantizer::finish_unit(const RowUnit& unit) {
     for (size_t task = group.first; task < group.end; ++task) {
         TensorDone done;
         done.task = task;
+        done.checksum = states_[task]->checksum;
         for (const RowError& row : states_[task]->row_errors) {
             done.squared_error += row.squared_error;
             done.squared_weights += row.squared_weights;

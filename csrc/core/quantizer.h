@@ -23,6 +23,7 @@ struct TensorDone {
     size_t task = 0;
     double squared_error = 0;
     double squared_weights = 0;
+    uint64_t checksum = 0;  // of the written rows (row_checksum.h)
 };
 
 struct QuantizeOptions {
@@ -76,6 +77,7 @@ class Quantizer {
         const uint8_t* data = nullptr;
         size_t n_bytes = 0;
         const RowError* errors = nullptr;  // null: the rows were copied
+        uint64_t checksum = 0;
     };
 
     static std::vector<Group> make_groups(const std::vector<QuantizeTask>& tasks,

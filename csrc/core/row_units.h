@@ -12,6 +12,13 @@ namespace apex {
 // nothing and a cancelled job stops at once.
 inline constexpr int64_t kWeightsPerUnit = 64 * 1024;
 
+struct RowUnit {
+    size_t tensor = 0;
+    int64_t slice = 0;      // expert
+    int64_t first_row = 0;  // within the slice
+    int64_t n_rows = 0;
+};
+
 struct TensorRows {
     int64_t n_per_row = 0;
     int64_t rows_per_slice = 0;
@@ -19,13 +26,11 @@ struct TensorRows {
     int64_t weights_per_unit = kWeightsPerUnit;  // at least one row, at most a slice
 
     int64_t n_rows() const { return rows_per_slice * n_slices; }
-};
 
-struct RowUnit {
-    size_t tensor = 0;
-    int64_t slice = 0;      // expert
-    int64_t first_row = 0;  // within the slice
-    int64_t n_rows = 0;
+    // The number in the tensor of a unit's first row.
+    int64_t first_row(const RowUnit& unit) const {
+        return unit.slice * rows_per_slice + unit.first_row;
+    }
 };
 
 class RowUnits {

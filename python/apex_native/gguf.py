@@ -132,6 +132,18 @@ class GgufFile(Closable):
         """Weight statistics of each named tensor, streamed from disk on all cores."""
         return statistics_of(self, names, n_threads=n_threads)
 
+    def checksums(self, *, n_threads: int | None = None) -> dict[str, str]:
+        """Checksum of each tensor's stored bytes by its name, 16 hexadecimal digits; all are read.
+
+        The sum, modulo 2^64, of every row's XXH64 with the row's number in the tensor as the seed:
+        what manifests of `quantize` hold. Tensors without weights (a dimension of 0) are left out.
+        """
+        names = [tensor.name for tensor in self.tensors if tensor.nbytes]
+        sums = core.tensor_checksums(
+            [self.stored_tensor(name) for name in names], n_threads=n_threads or default_threads()
+        )
+        return {name: f"{value:016x}" for name, value in zip(names, sums, strict=True)}
+
     def fingerprint(self) -> str:
         """sha256 over the header and each shard's size and modification time.
 

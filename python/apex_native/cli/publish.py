@@ -90,8 +90,8 @@ def publish(
 ) -> None:
     """Write card, plots, sums, gallery entry and Modelfiles beside the files, and upload all.
 
-    Every model is verified against its manifest first. An interrupted upload goes on when the
-    command is run again.
+    Every byte of every model is compared with its manifest first. An interrupted upload goes on
+    when the command is run again.
     """
     from apex_native.publish import build_repository, upload_repository
     from apex_native.results import Results, merge_results
@@ -110,6 +110,11 @@ def publish(
     )
     for name in built.unmeasured:
         out.warning(f"{name}: no numbers on the card, --results know nothing of this file")
+    for name in built.uncompared:
+        out.warning(
+            f"{name}: its manifest is of an earlier version and holds no checksums, so its weights "
+            "were not compared with it"
+        )
     url = None
     if not upload.dry_run:
         url = upload_repository(built, private=upload.private, create_pr=upload.create_pr)

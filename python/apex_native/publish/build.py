@@ -45,6 +45,8 @@ class Repository:
     files: tuple[str, ...]
     sums: Mapping[str, str]
     unmeasured: tuple[str, ...] = ()
+    uncompared: tuple[str, ...] = ()
+    """Models whose manifests, of an earlier version, hold no checksums of their bytes."""
 
     @property
     def nbytes(self) -> int:
@@ -74,8 +76,7 @@ def build_repository(
     if len(repo.split("/")) != 2 or not all(repo.split("/")):
         raise DataError(f"repo must be OWNER/NAME as on the Hub, found '{repo}'; add whose it is")
     say = starting if starting is not None else lambda _: None
-    say("models and manifests")
-    found = scan_folder(folder)
+    found = scan_folder(folder, say)
     _require_our_card(folder / "README.md", force=force)
     measured = measured_models(found.models, results)
     base_model = base_model or stated_base(found.models[0].facts)
@@ -104,7 +105,9 @@ def build_repository(
     _write(folder / SUMS_NAME, text + more)
     unmeasured = () if results is None else (m.name for m in found.models if m.name not in measured)
     files = (*names, _GALLERY, SUMS_NAME)
-    return Repository(folder, repo, files, {**sums, **gallery_sum}, tuple(unmeasured))
+    uncompared = tuple(model.name for model in found.models if not model.is_compared)
+    summed = {**sums, **gallery_sum}
+    return Repository(folder, repo, files, summed, tuple(unmeasured), uncompared)
 
 
 def _texts(facts: CardFacts) -> list[tuple[str, str]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from apex_native.classification import FileKind, find_kind
 from apex_native.errors import DataError, GgufError
 from apex_native.fingerprint import model_fingerprint
-from apex_native.gguf import open_gguf
+from apex_native.gguf import GgufFile, open_gguf
 from apex_native.reports import name_tag, recipe_in_name
 from apex_native.types import GgufFacts
 
@@ -32,6 +33,8 @@ class ModelFiles:
     facts: GgufFacts
     manifest: Mapping[str, Any]
     fingerprint: str
+    is_compared: bool = True
+    """Every byte is what the manifest was written for; one of before holds no checksums."""
 
     @property
     def stem(self) -> str:
@@ -84,30 +87,31 @@ class PublishedFolder:
     matrices: tuple[Path, ...]
 
 
-def scan_folder(folder: Path) -> PublishedFolder:
-    """Read every GGUF file's header and every manifest of a folder.
+def scan_folder(folder: Path, starting: Callable[[str], None] | None = None) -> PublishedFolder:
+    """Read every GGUF file and every manifest of a folder.
 
-    Raises GgufError for a damaged file; DataError where there is no model, or one without its
-    manifest or unlike it: nothing is published that was not verified.
+    starting is told which model's bytes are compared next. Raises GgufError for a damaged file;
+    DataError where there is no model, or one without its manifest or unlike it: nothing is
+    published that was not verified.
     """
+    say = starting if starting is not None else lambda _: None
     models, projectors, matrices = [], [], []
     for path in sorted(folder.glob("*.gguf")):
         match = _SHARD.fullmatch(path.name)
         if match is not None and int(match["number"]) != 1:
             continue
         with open_gguf(path) as file:
-            facts, paths = file.facts, file.shard_paths
             if file.missing_data is not None:
                 raise GgufError(f"{file.missing_data}; it cannot be published")
-            kind = find_kind(facts)
-            fingerprint = model_fingerprint(file) if kind is FileKind.MODEL else ""
+            kind = find_kind(file.facts)
+            if kind is FileKind.MODEL:
+                name = path.name if match is None else f"{match['stem']}.gguf"
+                say(f"every byte of {name}")
+                models.append(_compared(_verified(name, file), file))
         if kind is FileKind.PROJECTOR:
             projectors.append(path)
         elif kind is FileKind.IMATRIX:
             matrices.append(path)
-        elif kind is FileKind.MODEL:
-            name = path.name if match is None else f"{match['stem']}.gguf"
-            models.append(_verified(name, paths, facts, fingerprint))
     if not models:
         raise DataError(
             f"{folder}: no model in it (*.gguf); give the folder that quantize wrote to"
@@ -117,7 +121,8 @@ def scan_folder(folder: Path) -> PublishedFolder:
     return PublishedFolder(folder, tuple(models), tuple(projectors), tuple(matrices))
 
 
-def _verified(name: str, paths: tuple[Path, ...], facts: GgufFacts, fingerprint: str) -> ModelFiles:
+def _verified(name: str, file: GgufFile) -> ModelFiles:
+    paths, facts = file.shard_paths, file.facts
     path = paths[0].with_name(f"{name}.manifest.json")
     try:
         manifest = json.loads(path.read_text("utf-8"))
@@ -139,7 +144,33 @@ def _verified(name: str, paths: tuple[Path, ...], facts: GgufFacts, fingerprint:
     size = sum(p.stat().st_size for p in paths)
     if size != total:
         raise DataError(f"{paths[0]}: {size:,} bytes, its manifest says {total:,}")
-    return ModelFiles(name, paths, facts, {**manifest, "bpw": bpw}, fingerprint)
+    return ModelFiles(name, paths, facts, {**manifest, "bpw": bpw}, model_fingerprint(file))
+
+
+def _compared(model: ModelFiles, file: GgufFile) -> ModelFiles:
+    """Raise DataError where a file's header or weights are not what its manifest was written for.
+
+    A manifest of before, which says nothing of them, leaves the model uncompared.
+    """
+    for path, header in zip(model.paths, model.manifest.get("headers", ()), strict=False):
+        with path.open("rb") as stored:
+            digest = hashlib.sha256(stored.read(header["nbytes"])).hexdigest()
+        if digest != header["sha256"]:
+            raise DataError(
+                f"{path}: its metadata have changed since its manifest was written; quantize again"
+            )
+    written = {t["name"]: t.get("checksum") for t in model.manifest["tensors"] if t["bytes"]}
+    if not all(written.values()):
+        return replace(model, is_compared=False)
+    found = file.checksums()
+    changed = [name for name, checksum in written.items() if found[name] != checksum]
+    if changed:
+        more = f" and those of {len(changed) - 1} more tensors" if len(changed) > 1 else ""
+        raise DataError(
+            f"{model.paths[0]}: the weights of {changed[0]}{more} have changed since its manifest "
+            "was written; quantize again"
+        )
+    return model
 
 
 def _require_own_tags(models: list[ModelFiles]) -> None:

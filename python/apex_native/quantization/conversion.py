@@ -205,9 +205,9 @@ class Conversion:
             run.n_threads = max(run.n_threads, job.n_threads)
         while not job.finished:
             done: dict[int, list[FinishedTensor]] = {}
-            for i, error, weights in job.wait(POLL_MS):
+            for i, error, weights, checksum in job.wait(POLL_MS):
                 finished = FinishedTensor(
-                    places[i].tensor.name, error, weights, job.output_errors(i)
+                    places[i].tensor.name, error, weights, job.output_errors(i), f"{checksum:016x}"
                 )
                 done.setdefault(places[i].run, []).append(finished)
             for number, tensors in done.items():

@@ -29,6 +29,8 @@ class FinishedTensor:
     squared_weights: float
     outputs: Mapping[str, Any] | None = None
     """Errors of outputs, where second moments were used: the fields of `OutputErrors`."""
+    checksum: str | None = None
+    """Of the written rows, 16 hexadecimal digits; None in journals of before."""
 
 
 class Journal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from apex_native.quantization.feedback import OutputErrors
 from apex_native.quantization.journal import FinishedTensor
 from apex_native.types import GgmlType, Role
 
-__all__ = ["QuantizeManifest", "RoleError", "TensorRecord", "tensor_record"]
+__all__ = ["HeaderRecord", "QuantizeManifest", "RoleError", "TensorRecord", "tensor_record"]
 
 MANIFEST_SCHEMA_VERSION = 1
 
@@ -37,6 +38,8 @@ class TensorRecord:
     squared_weights: float
     outputs: OutputErrors | None = None
     """Where second moments were used."""
+    checksum: str | None = None
+    """Of the written rows: see `GgufFile.checksums`."""
 
     @property
     def relative_rmse(self) -> float:
@@ -60,7 +63,21 @@ def tensor_record(tensor: PlannedTensor, finished: FinishedTensor) -> TensorReco
         squared_error=finished.squared_error,
         squared_weights=finished.squared_weights,
         outputs=None if outputs is None else OutputErrors(**outputs),
+        checksum=finished.checksum,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderRecord:
+    """What a written file begins with, before its tensors' data."""
+
+    nbytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, header: bytes) -> HeaderRecord:
+        """Of the bytes themselves."""
+        return cls(len(header), hashlib.sha256(header).hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +115,8 @@ class QuantizeManifest:
     """What the plan's audit found, and which tensors' errors are out of proportion."""
     hessian_digest: str | None = None
     hessian_tokens: int = 0
+    headers: tuple[HeaderRecord, ...] = ()
+    """Of each file."""
     own_rules: bool = False
     """Tier or file type alone do not make this file: the plan had overrides or edges of its own."""
 
@@ -135,6 +154,7 @@ class QuantizeManifest:
         return {
             "schema_version": MANIFEST_SCHEMA_VERSION,
             "files": [path.name for path in self.files],
+            "headers": [encode(header) for header in self.headers],
             "total_bytes": self.total_bytes,
             "tier": self.tier,
             "ftype": self.ftype,
@@ -173,6 +193,7 @@ class QuantizeManifest:
                     "type": tensor.type.name,
                     "bytes": tensor.nbytes,
                     "relative_rmse": tensor.relative_rmse,
+                    "checksum": tensor.checksum,
                     **({"outputs": tensor.outputs.to_dict()} if tensor.outputs else {}),
                 }
                 for tensor in self.tensors

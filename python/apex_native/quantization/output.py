@@ -56,6 +56,7 @@ class OutputShard:
     header: bytes | None = None
     """Written as it is; None: made from the plan."""
     fd: int = -1
+    written_header: bytes = b""
 
     @property
     def partial(self) -> Path:
@@ -90,6 +91,7 @@ class OutputShard:
             pairs = [*(model_pairs if self.carries_metadata else ()), *self.split_pairs]
             types = [tensor.type for tensor in self.tensors]
             header = encode_header(pairs, self.tensors, types, self.layout)
+        self.written_header = header
         written = 0
         while written < len(header):
             written += os.pwrite(self.fd, header[written:], written)

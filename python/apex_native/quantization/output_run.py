@@ -20,7 +20,7 @@ from apex_native.plan import EntryFit, ImatrixUse, Plan, PlannedTensor, has_own_
 from apex_native.quantization.feedback import HessianSource
 from apex_native.quantization.inputs import importance_of
 from apex_native.quantization.journal import FinishedTensor, Journal, read_journal
-from apex_native.quantization.manifest import QuantizeManifest, tensor_record
+from apex_native.quantization.manifest import HeaderRecord, QuantizeManifest, tensor_record
 from apex_native.quantization.output import (
     Split,
     journal_path,
@@ -223,6 +223,7 @@ class OutputRun:
         )
         return QuantizeManifest(
             files=tuple(shard.path for shard in self.shards),
+            headers=tuple(HeaderRecord.of(shard.written_header) for shard in self.shards),
             total_bytes=sum(shard.layout.total_bytes for shard in self.shards),
             tier=plan.tier,
             ftype=plan.ftype,
