@@ -204,8 +204,11 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(models: list[Path], tmp_
     )  # fmt: skip
     assert stopped.returncode == 130, stopped.stderr
     assert "the same command goes on from there" in stopped.stderr
-    partial = out.with_name("eval.json.partial.npz")
-    assert partial.exists()
+    (partial,) = tmp_path.glob("eval.json-*.partial.npz")
+    other = document("-r", apex.demo_model(), models[0], *arguments[3:], "--chunks", "1", "-o", out)
+    assert other["candidates"][0]["n_positions"] < 2 * CTX
+    out.unlink()
+    assert partial.exists()  # another question beside it has a file of its own
     resumed = document(*arguments, "--threads", "2", "-o", out)
     assert not partial.exists()
     assert resumed["candidates"] == document(*arguments, "--threads", "2")["candidates"]

@@ -164,14 +164,13 @@ def _checkpoint(
     text: TextChoices,
     tasks: TaskChoices,
 ) -> Path:
-    """Beside the output; without one, a file that no other question in this folder has."""
-    if output is not None:
-        return output.with_name(f"{output.name}.partial.npz")
+    """Beside the output or in this folder: a file that no other question has."""
     models = [None if path is None else path.resolve() for path in (reference, *candidates)]
     asked = repr((models, text.text, text.settings(), tasks.settings()))
     digits = hashlib.sha256(asked.encode()).hexdigest()[:8]
     source = text.text[0] if text.text else reference or Path("text")
-    return Path(f"eval-{source.stem}-{digits}.partial.npz")
+    beside = Path(f"eval-{source.stem}") if output is None else output
+    return beside.with_name(f"{beside.name}-{digits}.partial.npz")
 
 
 @contextmanager

@@ -31,7 +31,7 @@ _OUTPUTS = (
 )
 """Parameters of verbs that name a file or folder to write."""
 
-_BESIDE = (".manifest.json", ".partial", ".partial.npz", ".journal", ".tmp", ".collected.gguf")
+_BESIDE = (".manifest.json", ".partial", ".journal", ".tmp", ".collected.gguf")
 """What verbs write beside an output, named after it."""
 
 _CALIBRATED = ".imatrix.gguf"
