@@ -78,6 +78,15 @@ def test_results_that_do_not_go_together_are_both_kept(
     assert ours.candidates == found.results.candidates
 
 
+def test_results_of_another_build_are_not_added_to(
+    small: Path, text: Path, found: EvalResults
+) -> None:
+    build = dataclasses.replace(found.results.build, llama_cpp_commit="0c1e57098-native")
+    theirs = dataclasses.replace(found.results, build=build)
+    with pytest.raises(apex.DataError, match=r"llama\.cpp 0c1e57098-native there, \S+ here"):
+        evaluate([small], text, known=theirs)
+
+
 def test_what_was_there_before_a_run_of_its_own_is_replaced(
     tmp_path: Path, small: Path, text: Path, found: EvalResults
 ) -> None:

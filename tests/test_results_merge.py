@@ -45,6 +45,14 @@ def test_merging_changes_nothing_where_nothing_is_new() -> None:
     assert merge_results([ALL, part(1), ALL]) == ALL
 
 
+def test_texts_scored_by_two_builds_are_not_mixed_and_tasks_are() -> None:
+    native = replace(BUILD, llama_cpp_commit=f"{BUILD.llama_cpp_commit}-native")
+    with pytest.raises(ResultsError, match=r"llama_cpp_commit is .* and .*-native in another"):
+        merge_results([part(0, 1), part(2, build=native)])
+    tasks = Results(native, "2026", (replace(ALL.candidates[2], kld_mean=None, ppl=None),))
+    assert merge_results([part(0, 1), tasks]).build == BUILD
+
+
 def test_tasks_and_speed_of_other_files_join_the_model() -> None:
     quality = ALL.candidates[1]
     text = replace(part(1), candidates=(replace(quality, tasks=(), speed=()),))

@@ -69,9 +69,12 @@ def _merge_two(first: Results, second: Results) -> Results:
 
 
 def _require_same_settings(first: Results, second: Results) -> None:
-    """Batches and the device matter where both scored a text; the KV cache always does."""
+    """Batches, the device and the engine matter where both scored a text; the KV cache always."""
     ours, theirs = first.settings, second.settings
     if first.data is not None and second.data is not None:
+        commits = [results.build.llama_cpp_commit for results in (first, second)]
+        if commits[0] != commits[1]:
+            raise _mixed("build.llama_cpp_commit", *commits)
         _require_equal("settings", ours, theirs, _NO_INFLUENCE)
     elif ours is not None and theirs is not None:
         for key in ("type_k", "type_v"):

@@ -95,6 +95,9 @@ def require_same_evaluation(
                 differences.append(f"{key} {str(there)[:12]} there, {str(here)[:12]} here")
     if known.settings is not None and known.settings.device != settings.device:
         differences.append(f"device {known.settings.device} there, {settings.device} here")
+    commit = make_build().llama_cpp_commit
+    if known.data is not None and known.build.llama_cpp_commit != commit:
+        differences.append(f"llama.cpp {known.build.llama_cpp_commit} there, {commit} here")
     theirs = known.reference
     if theirs is None or reference is None:
         if theirs is not reference:
