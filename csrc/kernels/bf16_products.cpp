@@ -7,19 +7,14 @@
 #include <arm_neon.h>
 #endif
 
+#include "unroll.h"
+
 #if defined(__aarch64__)
 #define APEX_BF16_ISA bf16_neon
 #elif defined(__AVX512F__)
 #define APEX_BF16_ISA bf16_avx512
 #else
 #define APEX_BF16_ISA bf16_avx2
-#endif
-
-// Loops over rows and columns of a block have to vanish, or the sums live in memory.
-#if defined(__clang__)
-#define APEX_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define APEX_UNROLL _Pragma("GCC unroll 16")
 #endif
 
 namespace apex::kernels::APEX_BF16_ISA {
@@ -73,23 +68,23 @@ template <Values V, int R, int C>
 void block(const float* rows, int64_t n_per_row, const float* const* columns, float* const* outputs,
            int64_t first) {
     Sums sums[C][R];
-    APEX_UNROLL
+    APEX_UNROLL_FULLY
     for (int c = 0; c < C; ++c) {
-        APEX_UNROLL
+        APEX_UNROLL_FULLY
         for (int r = 0; r < R; ++r) sums[c][r].clear();
     }
     for (int64_t i = 0; i < n_per_row; i += kBf16RowMultiple) {
-        APEX_UNROLL
+        APEX_UNROLL_FULLY
         for (int c = 0; c < C; ++c) {
             const __m512 low = _mm512_loadu_ps(columns[c] + i);
             const __m512 high = _mm512_loadu_ps(columns[c] + i + 16);
-            APEX_UNROLL
+            APEX_UNROLL_FULLY
             for (int r = 0; r < R; ++r) sums[c][r].add(rows + r * n_per_row + i, low, high);
         }
     }
-    APEX_UNROLL
+    APEX_UNROLL_FULLY
     for (int c = 0; c < C; ++c) {
-        APEX_UNROLL
+        APEX_UNROLL_FULLY
         for (int r = 0; r < R; ++r) outputs[c][first + r] = sums[c][r].template total<V>();
     }
 }
@@ -143,25 +138,25 @@ template <int R, int C>
 void sum_part(const float* rows, int64_t n_per_row, const float* const* columns, int part,
               Eight (*totals)[4]) {
     Eight sums[C][R];
-    APEX_UNROLL
+    APEX_UNROLL_FULLY
     for (int c = 0; c < C; ++c) {
-        APEX_UNROLL
+        APEX_UNROLL_FULLY
         for (int r = 0; r < R; ++r) sums[c][r] = zero_eight();
     }
     for (int64_t i = 8 * part; i < n_per_row; i += kBf16RowMultiple) {
         Eight column[C];
-        APEX_UNROLL
+        APEX_UNROLL_FULLY
         for (int c = 0; c < C; ++c) column[c] = load_eight(columns[c] + i);
-        APEX_UNROLL
+        APEX_UNROLL_FULLY
         for (int r = 0; r < R; ++r) {
             const Eight row = load_eight(rows + r * n_per_row + i);
-            APEX_UNROLL
+            APEX_UNROLL_FULLY
             for (int c = 0; c < C; ++c) sums[c][r] = fused(row, column[c], sums[c][r]);
         }
     }
-    APEX_UNROLL
+    APEX_UNROLL_FULLY
     for (int c = 0; c < C; ++c) {
-        APEX_UNROLL
+        APEX_UNROLL_FULLY
         for (int r = 0; r < R; ++r) totals[c * R + r][part] = sums[c][r];
     }
 }
@@ -170,11 +165,11 @@ template <Values V, int R, int C>
 void block(const float* rows, int64_t n_per_row, const float* const* columns, float* const* outputs,
            int64_t first) {
     Eight totals[C * R][4];
-    APEX_UNROLL
+    APEX_UNROLL_FULLY
     for (int part = 0; part < 4; ++part) sum_part<R, C>(rows, n_per_row, columns, part, totals);
-    APEX_UNROLL
+    APEX_UNROLL_FULLY
     for (int c = 0; c < C; ++c) {
-        APEX_UNROLL
+        APEX_UNROLL_FULLY
         for (int r = 0; r < R; ++r) {
             const Eight* sums = totals[c * R + r];
             outputs[c][first + r] =

@@ -6,12 +6,7 @@
 #endif
 
 #include "panel_unpack.h"
-
-#if defined(__clang__)
-#define APEX_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define APEX_UNROLL _Pragma("GCC unroll 16")
-#endif
+#include "unroll.h"
 
 namespace apex::kernels::panel_avx512_vnni {
 
@@ -27,11 +22,11 @@ inline __m512i four_codes(const int8_t* codes) {
 template <int R>
 inline void sum_minima(const PanelRow* block, int64_t n_blocks, const PanelColumns& panel,
                        __m512i* sums) {
-    APEX_UNROLL
+    APEX_UNROLL_FULLY
     for (int r = 0; r < R; ++r) sums[r] = _mm512_setzero_si512();
     for (int s = 0; s < 16; ++s) {
         const __m512i columns = _mm512_load_si512(panel.sums[s]);
-        APEX_UNROLL
+        APEX_UNROLL_FULLY
         for (int r = 0; r < R; ++r) {
             const __m512i min = _mm512_set1_epi32(block[r * n_blocks].mins[s]);
             sums[r] = _mm512_add_epi32(sums[r], _mm512_mullo_epi32(columns, min));
@@ -43,27 +38,27 @@ template <bool kMins, int R>
 void multiply_rows(const PanelRow* rows, int64_t n_blocks, const PanelColumns* panel,
                    float (*products)[kPanelColumns]) {
     __m512 totals[R];
-    APEX_UNROLL
+    APEX_UNROLL_FULLY
     for (int r = 0; r < R; ++r) totals[r] = _mm512_setzero_ps();
     for (int64_t i = 0; i < n_blocks; ++i) {
         const PanelRow* block = rows + i;
         __m512i sums[R];
-        APEX_UNROLL
+        APEX_UNROLL_FULLY
         for (int r = 0; r < R; ++r) sums[r] = _mm512_set1_epi32(block[r * n_blocks].offset);
         for (int s = 0; s < 16; ++s) {
             __m512i parts[R];
-            APEX_UNROLL
+            APEX_UNROLL_FULLY
             for (int r = 0; r < R; ++r) parts[r] = _mm512_setzero_si512();
-            APEX_UNROLL
+            APEX_UNROLL_FULLY
             for (int g = 4 * s; g < 4 * s + 4; ++g) {
                 const __m512i column = _mm512_load_si512(panel[i].codes[g]);
-                APEX_UNROLL
+                APEX_UNROLL_FULLY
                 for (int r = 0; r < R; ++r) {
                     const __m512i row = four_codes(block[r * n_blocks].codes + 4 * g);
                     parts[r] = _mm512_dpbusd_epi32(parts[r], column, row);
                 }
             }
-            APEX_UNROLL
+            APEX_UNROLL_FULLY
             for (int r = 0; r < R; ++r) {
                 const __m512i scale = _mm512_set1_epi32(block[r * n_blocks].scales[s]);
                 sums[r] = _mm512_add_epi32(sums[r], _mm512_mullo_epi32(parts[r], scale));
@@ -72,7 +67,7 @@ void multiply_rows(const PanelRow* rows, int64_t n_blocks, const PanelColumns* p
         __m512i minima[R];
         if constexpr (kMins) sum_minima<R>(block, n_blocks, panel[i], minima);
         const __m512 d = _mm512_load_ps(panel[i].d);
-        APEX_UNROLL
+        APEX_UNROLL_FULLY
         for (int r = 0; r < R; ++r) {
             const PanelRow& row = block[r * n_blocks];
             __m512 scaled = _mm512_mul_ps(_mm512_set1_ps(row.d), _mm512_cvtepi32_ps(sums[r]));
@@ -83,7 +78,7 @@ void multiply_rows(const PanelRow* rows, int64_t n_blocks, const PanelColumns* p
             totals[r] = _mm512_fmadd_ps(scaled, d, totals[r]);
         }
     }
-    APEX_UNROLL
+    APEX_UNROLL_FULLY
     for (int r = 0; r < R; ++r) _mm512_storeu_ps(products[r], totals[r]);
 }
 

@@ -21,12 +21,7 @@
 #error "compile with the flags of csrc/kernels/README.md"
 #endif
 
-// For short loops: four turns at a time, so that addresses and the loop itself cost less.
-#if defined(__clang__)
-#define APEX_UNROLL _Pragma("unroll 4")
-#else
-#define APEX_UNROLL _Pragma("GCC unroll 4")
-#endif
+#include "unroll.h"
 
 namespace apex::kernels::APEX_ISA {
 

@@ -13,8 +13,8 @@
 #include "kernels/bf16_products.h"
 #include "model/bf16_self_test.h"
 #include "model/matmul_columns.h"
+#include "model/product_traits.h"
 #include "model/work_buffer.h"
-#include "traits.h"
 
 namespace apex {
 namespace {
@@ -90,7 +90,7 @@ class Product {
         : params_(params),
           half_(*half_of(op->src[0]->type)),
           shape_(op),
-          work_(shape_, params->nth, aligned(params->wdata)) {
+          work_(shape_, params->nth, padded_to_line(reinterpret_cast<uintptr_t>(params->wdata))) {
         char* own = work_.of_threads + static_cast<size_t>(params->ith) * work_.bytes_of_thread;
         rounded_ = reinterpret_cast<uint16_t*>(own);
         const auto n_per_row = static_cast<size_t>(shape_.n_per_row());
@@ -113,10 +113,6 @@ class Product {
             if (unit >= n_units) break;
             compute_unit(unit / units_of_matrix, unit % units_of_matrix * kUnitRows);
         }
-    }
-
-    static uintptr_t aligned(const void* data) {
-        return padded_to_line(reinterpret_cast<uintptr_t>(data));
     }
 
   private:
@@ -160,18 +156,6 @@ class Product {
     float* rows_;
 };
 
-class Bf16Traits : public ggml::cpu::tensor_traits {
-  public:
-    bool work_size(int n_threads, const ggml_tensor* op, size_t& size) override {
-        size = Workspace(MatmulShape(op), n_threads, 0).n_bytes + kWorkLine;
-        return true;
-    }
-    bool compute_forward(ggml_compute_params* params, ggml_tensor* op) override {
-        Product(params, op).compute();
-        return true;
-    }
-};
-
 }  // namespace
 
 bool is_bf16_product(const ggml_tensor* op) {
@@ -189,7 +173,7 @@ std::unique_ptr<ggml::cpu::tensor_traits> make_bf16_traits(kernels::Isa isa) {
     }
     if (of_f16 != nullptr && equals_ggml(of_f16, GGML_TYPE_F16)) g_halves[1].products = of_f16;
     if (!has_bf16_matmul() && !has_f16_matmul()) return nullptr;
-    return std::make_unique<Bf16Traits>();
+    return std::make_unique<ProductTraits<Workspace, Product>>();
 }
 
 bool has_bf16_matmul() {

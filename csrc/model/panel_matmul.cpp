@@ -8,8 +8,8 @@
 #include "ggml-cpu.h"
 #include "kernels/panel_products.h"
 #include "model/matmul_columns.h"
+#include "model/product_traits.h"
 #include "model/work_buffer.h"
-#include "traits.h"
 
 namespace apex {
 namespace {
@@ -170,18 +170,6 @@ class Product {
     PanelRow* rows_;
 };
 
-class PanelTraits : public ggml::cpu::tensor_traits {
-  public:
-    bool work_size(int n_threads, const ggml_tensor* op, size_t& size) override {
-        size = Workspace(MatmulShape(op), n_threads, 0).n_bytes + kWorkLine;
-        return true;
-    }
-    bool compute_forward(ggml_compute_params* params, ggml_tensor* op) override {
-        Product(params, op).compute();
-        return true;
-    }
-};
-
 }  // namespace
 
 bool is_panel_product(const ggml_tensor* op) {
@@ -200,7 +188,7 @@ std::unique_ptr<ggml::cpu::tensor_traits> make_panel_traits(kernels::Isa isa) {
         any = any || g_types[type] != nullptr;
     }
     if (!any) return nullptr;
-    return std::make_unique<PanelTraits>();
+    return std::make_unique<ProductTraits<Workspace, Product>>();
 }
 
 void leave_panels_to_ggml(ggml_type type) {

@@ -21,6 +21,7 @@ from apex_native.cli.options import (
 )
 from apex_native.cli.output import Output
 from apex_native.cli.tables import Column, Table
+from apex_native.printable import counted
 
 if TYPE_CHECKING:
     from apex_native.evaluation.speed import KernelProgress, KernelSpeed
@@ -175,7 +176,7 @@ def _show(out: Output, rows: Sequence[KernelSpeed]) -> None:
     device = rows[0].device
     for n_threads in sorted({row.n_threads for row in rows}):
         roofs = {row.operation: row for row in rows if row.n_threads == n_threads}
-        threads = f"{n_threads} thread" if n_threads == 1 else f"{n_threads} threads"
+        threads = counted(n_threads, "thread")
         title = (
             f"{threads if device == 'cpu' else device}: memory is copied at "
             f"{roofs['copy'].gb_per_s:.1f} GB/s (spread {roofs['copy'].spread:.0%}), read at "

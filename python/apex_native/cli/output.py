@@ -24,11 +24,6 @@ _STYLES = {
 }
 
 
-def counted(n: int, what: str) -> str:
-    """``1 file``, ``2 files``."""
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
-
-
 def exact_size(nbytes: int) -> str:
     """``17,282,147,392 bytes (16.095 GiB)``: exact, and as people say it; MiB if smaller."""
     unit, name = (1 << 30, "GiB") if nbytes >= 1 << 30 else (1 << 20, "MiB")

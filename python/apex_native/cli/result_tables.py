@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from apex_native.cli.output import Output, counted
+from apex_native.cli.output import Output
 from apex_native.cli.tables import Column, Table
+from apex_native.printable import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from apex_native.atomic_write import require_place
 from apex_native.cli.calibration_options import CalibrationChoices
 from apex_native.cli.compute_options import ComputeChoices
 from apex_native.cli.hessian import HessianChoices
@@ -23,7 +22,7 @@ from apex_native.cli.options import (
     examples,
     spread,
 )
-from apex_native.cli.output import Output, counted
+from apex_native.cli.output import Output
 from apex_native.cli.search_options import BudgetChoices, RuleChoices, SearchTextChoices
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ def search(
         _require_fresh(paths, output, force=force)
         check_budgets(source, request)
         if not output.no_file:
-            _require_room(paths, request.budgets)
+            require_place(paths[0], sum(request.budgets))  # before an hour of measuring
         if output.store is not None:
             ProbeStore(output.store).close()  # a bad place is known before the calibration
         imatrix, hessian_file = search_matrix(
@@ -137,20 +136,6 @@ def _require_fresh(paths: list[Path], output: SearchOutput, *, force: bool) -> N
         path = recipe_path(path) if output.no_file else path
         if path.exists() and not force:
             raise OutputError(f"{path} exists; choose another name or pass --force")
-
-
-def _require_room(paths: list[Path], budgets: Sequence[int]) -> None:
-    """Raise OutputError where the files will not fit: known before an hour of measuring."""
-    from apex_native.atomic_write import nearest_folder
-    from apex_native.errors import OutputError
-
-    folder = nearest_folder(paths[0].parent)
-    free, needed = shutil.disk_usage(folder).free, sum(budgets)
-    if needed > free:
-        raise OutputError(
-            f"{folder} has {free:,} bytes free, {counted(len(paths), 'file')} of at most "
-            f"{needed:,} are to be written; free some space or write to another disk"
-        )
 
 
 def _search(

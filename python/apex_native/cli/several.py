@@ -15,10 +15,11 @@ from apex_native.cli.compute_options import ComputeChoices
 from apex_native.cli.hessian import HessianChoices, hessian_source
 from apex_native.cli.model_file import loadable
 from apex_native.cli.options import PlanChoices
-from apex_native.cli.output import Output, counted, exact_size
+from apex_native.cli.output import Output, exact_size
 from apex_native.cli.quantize_report import check_written
 from apex_native.cli.run_options import RunChoices
 from apex_native.cli.tables import Column, Table
+from apex_native.printable import counted
 
 if TYPE_CHECKING:
     from apex_native.conversion import ModelInput

@@ -10,9 +10,10 @@ import typer
 
 from apex_native.cli.compute_options import ComputeChoices
 from apex_native.cli.options import ForceOption, JsonOption, QuietOption, examples, spread
-from apex_native.cli.output import Output, counted
+from apex_native.cli.output import Output
 from apex_native.cli.result_tables import show_results
 from apex_native.cli.sweep_progress import sweep_progress
+from apex_native.printable import counted
 
 if TYPE_CHECKING:
     from apex_native.sweeps import SweepOutcome
@@ -161,10 +162,9 @@ def _show(out: Output, outcome: SweepOutcome) -> None:
 def _complain(outcome: SweepOutcome) -> None:
     from apex_native.errors import ModelError
 
-    n = len(outcome.failures)
-    first = outcome.failures[0]
+    jobs, first = counted(len(outcome.failures), "job"), outcome.failures[0]
     raise ModelError(
-        f"{n} job{'s' if n > 1 else ''} of the sweep gave no result, the first is {first.label} "
+        f"{jobs} of the sweep gave no result, the first is {first.label} "
         f"({first.reason}); what depends on them is left out, `resume=True` tries them again"
     )
 

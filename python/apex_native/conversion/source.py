@@ -20,6 +20,7 @@ from apex_native.conversion.upstream import upstream
 from apex_native.conversion.weight_files import LocalWeights, WeightFiles
 from apex_native.errors import CheckpointError
 from apex_native.gguf import GgufFile, WeightStatistics, statistics_of
+from apex_native.printable import counted
 from apex_native.types import GgmlType, GgufFacts
 from apex_native.weights import RowRange
 
@@ -91,9 +92,9 @@ class CheckpointSource(Closable):
                 "a projector for images or sound: `convert` writes it with `part='mmproj'`"
             )
         n_mtp = self.facts.metadata.get(f"{self.facts.architecture}.nextn_predict_layers", 0)
-        if n_mtp and part is Part.MODEL:
+        if isinstance(n_mtp, int) and n_mtp and part is Part.MODEL:
             found.append(
-                f"{n_mtp} layer{'s' if n_mtp != 1 else ''} for multi-token prediction, with the "
+                f"{counted(n_mtp, 'layer')} for multi-token prediction, with the "
                 "model: `part='model-without-mtp'` leaves them out, `part='mtp'` takes them alone"
             )
         if self.int4_names and not self.options.int4_as_q4_0:

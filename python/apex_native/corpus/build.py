@@ -20,6 +20,7 @@ from apex_native.corpus.self_text import GenerationJournal
 from apex_native.corpus.source_specs import SourceSpec
 from apex_native.corpus.sources import Source, open_source
 from apex_native.errors import CorpusError
+from apex_native.printable import counted
 
 __all__ = ["SHARE_TOLERANCE", "build_corpus"]
 
@@ -155,7 +156,7 @@ class _Builder:
         """The last word: what there is, and not where the last report happened to be."""
         if self._progress is not None:
             elapsed = time.monotonic() - self._started
-            label = "1 document" if n_documents == 1 else f"{n_documents} documents"
+            label = counted(n_documents, "document")
             self._progress(CorpusProgress(n_tokens, n_tokens, label, elapsed))
 
     def _check(self, drawn: list[_Drawn]) -> list[str]:

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from apex_native.plan.parts import Finding, FindingKind
 from apex_native.plan.repair import missing_mtp_layers
+from apex_native.printable import counted
 from apex_native.types import Classification, GgufFacts
 
 __all__ = ["model_findings"]
@@ -91,7 +92,7 @@ def _promised_mtp(
     left = n_promised - len(missing)
     key = f"{facts.architecture}.nextn_predict_layers"
     promise = (
-        f"{key} promises {n_promised} layer{'s' if n_promised > 1 else ''} for multi-token "
+        f"{key} promises {counted(n_promised, 'layer')} for multi-token "
         f"prediction, {_listed(missing)} {'has' if len(missing) == 1 else 'have'} no tensors"
     )
     counts = f"block_count {classification.n_layer + left} and nextn_predict_layers {left}"

@@ -23,6 +23,7 @@ from apex_native.plan.parts import (
     Severity,
     rules_sha256,
 )
+from apex_native.printable import counted
 from apex_native.types import GgmlType, GgufFacts, Role
 
 __all__ = ["SCHEMA_VERSION", "Plan"]
@@ -121,7 +122,7 @@ class Plan:
         shown = "\n  ".join(lines[:_FINDINGS_SHOWN])
         more = len(lines) - _FINDINGS_SHOWN
         rest = f"\n  and {more} more" if more > 0 else ""
-        count = f"{len(lines)} finding{'s' if len(lines) > 1 else ''}"
+        count = counted(len(lines), "finding")
         advice = "settle what follows or leave out `strict=True`"
         raise PlanError(f"the plan has {count}; {advice}:\n  {shown}{rest}")
 

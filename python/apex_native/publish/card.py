@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from apex_native.printable import counted
 from apex_native.publish.files import ModelFiles, PublishedFolder
 from apex_native.publish.making import made_by, making_commands, matrix_notes
 from apex_native.publish.readers import reader_notes
@@ -87,14 +88,14 @@ def card_text(facts: CardFacts) -> str:
 
 
 def _introduction(facts: CardFacts) -> str:
-    n = len(facts.folder.models)
+    files = counted(len(facts.folder.models), "GGUF file")
     of = (
         f" of [{facts.base_model}](https://huggingface.co/{facts.base_model})"
         if (facts.base_model)
         else ""
     )
     return (
-        f"{n} GGUF file{'s' if n > 1 else ''}{of}, quantized with a precision of its own for every "
+        f"{files}{of}, quantized with a precision of its own for every "
         "role and layer. Sums of all files are in `SHA256SUMS`; every tensor's type, bytes and "
         "error in the manifests."
     )

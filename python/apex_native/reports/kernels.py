@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from apex_native.printable import counted
+
 __all__ = ["KernelLine", "MeasuredKernel", "kernel_advice", "kernel_lines", "roofline_share"]
 
 _COPIES = ("to_float", "widen", "to_half", "to_bfloat", "quantize")
@@ -92,7 +94,7 @@ def kernel_advice(rows: Sequence[MeasuredKernel], n_threads: int) -> tuple[str, 
     (reading prompts). A type costs speed if a larger type is computed faster by more than the
     spread of both.
     """
-    threads = f"{n_threads} thread" if n_threads == 1 else f"{n_threads} threads"
+    threads = counted(n_threads, "thread")
     work = {"vec_dot": f"Text generation on {threads}", **_GPU_WORK}
     return tuple(
         sentence

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from apex_native.printable import counted
 from apex_native.reports.kernels import KernelLine, MeasuredKernel, kernel_lines, roofline_share
 from apex_native.reports.plots.axes import log_axis
 from apex_native.reports.plots.canvas import GREY, PALETTE, new_figure, png_bytes, style
@@ -82,7 +83,7 @@ def _draw(rows: Sequence[MeasuredKernel], cpu: str, working_set: float) -> Figur
     axes[0].set_yticks(range(len(lines)), labels)
     axes[0].set_ylabel("type and bits per weight")
     axes[0].set_ylim(len(lines) - 0.5, -0.5)
-    names = [f"{n} thread" if n == 1 else f"{n} threads" for n in threads]
+    names = [counted(n, "thread") for n in threads]
     _draw_legend(figure.add_subplot(grid[1, :]), ["GPU"] if _is_gpu(rows) else names)
     return figure
 
