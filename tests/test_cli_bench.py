@@ -6,12 +6,15 @@ import json
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import apex_native as apex
 from apex_native._native import core
 from apex_native.demo import demo_model
+from apex_native.evaluation.speed import SpeedSettings, measure_speed
 from apex_native.results import Results
 from cli_tools import invoke, start
 
@@ -53,6 +56,32 @@ def test_json_document() -> None:
         ("q8_0", "pp16"),
         ("q8_0", "tg2"),
     ]
+
+
+def test_flash_attention_is_part_of_a_tests_settings(tmp_path: Path) -> None:
+    results = tmp_path / "speed.json"
+    done = invoke("bench", demo_model(), *QUICK_MODEL, "-fa", "on,off", "--results", results)
+    assert done.exit_code == 0, done.stderr
+    (candidate,) = Results.load(results).candidates
+    assert [(t.flash_attn, t.test) for t in candidate.speed] == [
+        *(("on", "pp16"), ("on", "tg2")),
+        *(("off", "pp16"), ("off", "tg2")),
+    ]
+    done = invoke("bench", demo_model(), "-fa", "maybe")
+    assert (done.exit_code, "expected one of auto, on, off, found 'maybe'" in done.stderr) == (
+        2,
+        True,
+    )
+    done = invoke("bench", demo_model(), "-fa", "on,off", "--type-v", "q8_0")
+    assert (done.exit_code, "q8_0 needs flash attention" in done.stderr) == (2, True)
+
+
+def test_flash_attention_reaches_llama_cpp() -> None:
+    with apex.load_model(demo_model(), n_threads=1) as model:
+        test = SpeedSettings(1, n_prompt=4, type_v=apex.GgmlType.Q8_0, repetitions=1)
+        assert measure_speed(model, test).samples_ns  # auto: on
+        with pytest.raises(apex.ModelError, match="V cache"):
+            measure_speed(model, replace(test, flash_attn="off"))
 
 
 def test_kernels_table_lines_and_plot(tmp_path: Path) -> None:

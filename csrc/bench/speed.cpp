@@ -58,6 +58,7 @@ ContextOptions context_options(const SpeedOptions& options) {
     result.n_ubatch = options.n_ubatch;
     result.type_k = options.type_k;
     result.type_v = options.type_v;
+    result.flash_attention = options.flash_attention;
     result.swa_full = false;
     return result;
 }

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <random>
 #include <vector>
 
@@ -21,6 +22,7 @@ struct SpeedOptions {
     uint32_t n_ubatch = 512;
     ggml_type type_k = GGML_TYPE_F16;
     ggml_type type_v = GGML_TYPE_F16;
+    std::optional<FlashAttention> flash_attention{};  // none: as the model was loaded
     int n_threads = 1;
     int repetitions = 5;
     bool warm_up = true;

@@ -23,13 +23,6 @@ SplitMode to_split_mode(const std::string& name) {
     fail<InvalidArgument>("split_mode: expected none, layer or row, found '", name, "'");
 }
 
-FlashAttention to_flash_attention(const std::string& name) {
-    if (name == "auto") return FlashAttention::automatic;
-    if (name == "on") return FlashAttention::on;
-    if (name == "off") return FlashAttention::off;
-    fail<InvalidArgument>("flash_attn: expected auto, on or off, found '", name, "'");
-}
-
 std::shared_ptr<Model> load(const std::string& path, int n_gpu_layers,
                             std::vector<std::string> devices, int main_gpu,
                             const std::string& split_mode, std::vector<float> tensor_split,
@@ -121,6 +114,13 @@ void register_vocabulary(py::class_<Model, std::shared_ptr<Model>>& model) {
 }
 
 }  // namespace
+
+FlashAttention to_flash_attention(const std::string& name) {
+    if (name == "auto") return FlashAttention::automatic;
+    if (name == "on") return FlashAttention::on;
+    if (name == "off") return FlashAttention::off;
+    fail<InvalidArgument>("flash_attn: expected auto, on or off, found '", name, "'");
+}
 
 void register_read_ahead(py::module_& module) {
     py::class_<ReadAhead>(module, "ReadAhead", "A model's files, brought into the page cache.",

@@ -10,9 +10,10 @@
 namespace apex::bind {
 namespace {
 
-std::unique_ptr<SpeedTest> make_speed_test(std::shared_ptr<Model> model,
-                                           const SpeedOptions& options,
+std::unique_ptr<SpeedTest> make_speed_test(std::shared_ptr<Model> model, SpeedOptions options,
+                                           const std::optional<std::string>& flash_attn,
                                            std::shared_ptr<StopFlag> stop) {
+    if (flash_attn) options.flash_attention = to_flash_attention(*flash_attn);
     return std::make_unique<SpeedTest>(std::move(model), options, std::move(stop));
 }
 
@@ -64,7 +65,8 @@ void register_speed(py::module_& module) {
     py::class_<SpeedTest>(module, "SpeedTest", "Tokens a second of a model, as llama-bench counts.",
                           py::release_gil_before_calling_cpp_dtor())
         .def(py::init(&make_speed_test), "model"_a, "options"_a, py::kw_only(),
-             "stop"_a = std::shared_ptr<StopFlag>{}, py::call_guard<py::gil_scoped_release>())
+             "flash_attn"_a = py::none(), "stop"_a = std::shared_ptr<StopFlag>{},
+             py::call_guard<py::gil_scoped_release>())
         .def("run", &SpeedTest::run, py::call_guard<py::gil_scoped_release>(),
              "Nanoseconds of each repetition.")
         .def_property_readonly("tokens_done", &SpeedTest::tokens_done)

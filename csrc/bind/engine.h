@@ -21,6 +21,9 @@ inline TokenArray to_array(const std::vector<llama_token>& tokens) {
     return TokenArray(static_cast<py::ssize_t>(tokens.size()), tokens.data());
 }
 
+// auto, on or off. Throws InvalidArgument.
+FlashAttention to_flash_attention(const std::string& name);
+
 // Model's memory_use and cache_tensors.
 void register_memory(py::class_<Model, std::shared_ptr<Model>>& model);
 

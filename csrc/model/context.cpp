@@ -68,7 +68,8 @@ Context::Context(std::shared_ptr<Model> model, std::shared_ptr<ThreadPool> pool,
       stop_(std::move(stop)) {
     check_options(*model_, options_);
     llama_context_params params = to_llama(options_, pool_->n_threads());
-    params.flash_attn_type = to_llama(model_->options().flash_attention);
+    params.flash_attn_type =
+        to_llama(options_.flash_attention.value_or(model_->options().flash_attention));
     if (hook_ != nullptr || options_.leave_logits || model_->stream() != nullptr) {
         params.cb_eval = on_eval;
         params.cb_eval_user_data = this;

@@ -3,6 +3,7 @@
 
 #include <exception>
 #include <memory>
+#include <optional>
 
 #include "model/batch.h"
 #include "model/eval_hook.h"
@@ -31,6 +32,7 @@ struct ContextOptions {
     bool kv_unified = false;     // one cache for all sequences: needed where they share tokens
     ggml_type type_k = GGML_TYPE_F16;
     ggml_type type_v = GGML_TYPE_F16;
+    std::optional<FlashAttention> flash_attention{};  // none: as the model was loaded
     bool swa_full = true;  // sliding-window layers keep the whole context, not their window alone
     // Logits are not copied to the host: a hook takes them (or their source) where they are.
     // Saves n_vocab floats an output; logits() may not be called.

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from apex_native.cli import bench_kernels
-from apex_native.cli.bench_options import number_list, pair_list, settings_errors, type_list
+from apex_native.cli.bench_options import (
+    choice_list,
+    number_list,
+    pair_list,
+    settings_errors,
+    type_list,
+)
 from apex_native.cli.bench_progress import Show, bench_progress
 from apex_native.cli.cache_option import warn_of_slow_caches
 from apex_native.cli.compute_options import DeviceChoices
@@ -74,6 +80,10 @@ class TestChoices:
         list[str] | None,
         _list_option("--type-v", "-ctv", default="f16", help="Types of the cache's values."),
     ] = None
+    flash_attn: Annotated[
+        list[str] | None,
+        _list_option("--flash-attn", "-fa", default="auto", help="Flash attention: auto, on, off."),
+    ] = None
     threads: Annotated[
         list[str] | None,
         _list_option("--threads", "-t", default="all", help="Numbers of threads."),
@@ -92,6 +102,7 @@ class TestChoices:
 
     def settings(self) -> tuple[SpeedSettings, ...]:
         """Every combination; usage errors for what cannot be."""
+        from apex_native.engine import FlashAttention
         from apex_native.evaluation.speed import speed_grid
         from apex_native.machine import usable_threads
         from apex_native.types import GgmlType
@@ -105,6 +116,8 @@ class TestChoices:
             n_ubatch=number_list("-ub", self.ubatch, least=1) or (512,),
             type_k=type_list("--type-k", self.type_k) or (GgmlType.F16,),
             type_v=type_list("--type-v", self.type_v) or (GgmlType.F16,),
+            flash_attn=choice_list("--flash-attn", self.flash_attn, get_args(FlashAttention))
+            or ("auto",),
             n_threads=number_list("--threads", self.threads, least=1) or (usable_threads(),),
             repetitions=self.repetitions,
             warm_up=not self.no_warmup,
@@ -228,6 +241,7 @@ def _table(finished: Sequence[ModelSpeed]) -> Table:
         Column("threads", right=True, drop=2),
         Column("batch", right=True, drop=5),
         Column("K, V", drop=4),
+        Column("flash", drop=4),
         Column("tokens/s", right=True),
         Column("spread", right=True, drop=1),
     )
@@ -245,6 +259,7 @@ def _rows(finished: Sequence[ModelSpeed]) -> Iterator[tuple[str, ...]]:
                 str(settings.n_threads),
                 f"{settings.n_batch}/{settings.n_ubatch}",
                 f"{settings.type_k.name}, {settings.type_v.name}".lower(),
+                settings.flash_attn or "auto",
                 f"{result.median:,.2f}",
                 f"{result.spread:.1%}",
             )

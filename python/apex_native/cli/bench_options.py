@@ -12,9 +12,10 @@ from apex_native.cli.option_names import in_options
 from apex_native.errors import ApexError
 from apex_native.types import GgmlType
 
-__all__ = ["number_list", "pair_list", "settings_errors", "type_list"]
+__all__ = ["choice_list", "number_list", "pair_list", "settings_errors", "type_list"]
 
 Value = TypeVar("Value")
+Choice = TypeVar("Choice")
 
 
 def number_list(option: str, given: Sequence[str] | None, *, least: int) -> list[int] | None:
@@ -27,6 +28,20 @@ def number_list(option: str, given: Sequence[str] | None, *, least: int) -> list
 def type_list(option: str, given: Sequence[str] | None) -> list[GgmlType] | None:
     """The ggml types of a repeatable option, None where it was not given; usage error otherwise."""
     return None if given is None else _values(option, given, GgmlType.parse)
+
+
+def choice_list(
+    option: str, given: Sequence[str] | None, choices: Sequence[Choice]
+) -> list[Choice] | None:
+    """Those of a repeatable option, None where it was not given; usage error for another."""
+    known = dict(zip(map(str, choices), choices, strict=True))
+
+    def parse(part: str) -> Choice:
+        if part not in known:
+            raise ValueError(f"expected one of {', '.join(known)}, found '{part}'")
+        return known[part]
+
+    return None if given is None else _values(option, given, parse)
 
 
 def pair_list(option: str, given: Sequence[str] | None) -> list[tuple[int, int]]:

@@ -12,7 +12,7 @@ from apex_native.evaluation.model_source import ModelFile, ModelSource
 from apex_native.types import CACHE_TYPES, GgmlType
 
 __all__ = ["AnyModel", "ModelUnderTest", "cache_name", "cache_type", "names_of",
-           "unique_name"]  # fmt: skip
+           "require_attention", "unique_name"]  # fmt: skip
 
 
 def cache_type(name: str | GgmlType) -> GgmlType:
@@ -27,6 +27,19 @@ def cache_type(name: str | GgmlType) -> GgmlType:
 def cache_name(type: GgmlType) -> str | None:
     """What results say of a cache's type; None for F16, which their settings name."""
     return None if type is GgmlType.F16 else type.name.lower()
+
+
+_PLAIN = (GgmlType.F32, GgmlType.F16, GgmlType.BF16)
+"""Types of values that attention reads without ggml's flash attention."""
+
+
+def require_attention(type_v: GgmlType, flash_attn: str | None) -> None:
+    """Raise ValueError for cached values that need flash attention where it is switched off."""
+    if flash_attn == "off" and type_v not in _PLAIN:
+        raise ValueError(
+            f"a V cache of {type_v.name.lower()} needs flash attention, which is switched off; "
+            "leave it at auto, or choose f16, bf16 or f32"
+        )
 
 
 @dataclass(frozen=True, init=False)

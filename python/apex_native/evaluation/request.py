@@ -14,7 +14,7 @@ from apex_native.evaluation.divergence.options import TextOptions
 from apex_native.evaluation.divergence.reference import AnyReference, is_base_file
 from apex_native.evaluation.divergence.text import Text, read_text
 from apex_native.evaluation.model_source import ModelSource
-from apex_native.evaluation.model_under_test import AnyModel, ModelUnderTest
+from apex_native.evaluation.model_under_test import AnyModel, ModelUnderTest, require_attention
 from apex_native.evaluation.progress import ShowProgress
 from apex_native.evaluation.speed import SpeedSettings
 from apex_native.evaluation.tasks import TaskOptions
@@ -22,10 +22,6 @@ from apex_native.results import Results
 from apex_native.types import GgmlType
 
 __all__ = ["EvaluationRequest", "as_model", "as_models", "as_reference", "as_request"]
-
-
-_PLAIN = (GgmlType.F32, GgmlType.F16, GgmlType.BF16)
-"""Types of values that attention reads without ggml's flash attention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +57,7 @@ class EvaluationRequest:
             if self.text_options.n_ubatch is not None:
                 raise ValueError("n_ubatch: gpu_memory decides how many tokens go together")
         for model in self.models:
-            if model.placement.flash_attn == "off" and model.type_v not in _PLAIN:
-                raise ValueError(
-                    f"a V cache of {model.type_v.name.lower()} needs flash attention, which is "
-                    "switched off; leave it at auto, or choose f16, bf16 or f32"
-                )
+            require_attention(model.type_v, model.placement.flash_attn)
         if self.save_base is not None and (self.reference is None or not self.wants_text):
             raise ValueError("save_base needs a reference and a text")
         if isinstance(self.reference, ModelUnderTest) and self.reference.has_own_cache:

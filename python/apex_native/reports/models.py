@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from apex_native.printable import counted
 from apex_native.reports import numbers
 from apex_native.results import (
     Candidate,
@@ -45,8 +46,9 @@ TASK_TITLES = {
 }
 """The published table's columns, in its order."""
 
-SpeedSettings = tuple[str | None, int, str, str, int | None, int | None]
-"""device, n_threads, type_k, type_v, n_batch, n_ubatch: speeds compare only where all agree."""
+SpeedSettings = tuple[str | None, int, str, str, int | None, int | None, str]
+"""device, n_threads, type_k, type_v, n_batch, n_ubatch, flash_attn: speeds compare where
+all agree."""
 
 
 def by_size(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
@@ -113,6 +115,7 @@ def speed_settings(test: SpeedTest) -> SpeedSettings:
         test.type_v,
         test.n_batch,
         test.n_ubatch,
+        test.flash_attn,
     )
 
 
@@ -132,12 +135,14 @@ def speed_conditions(settings: SpeedSettings | None) -> str:
     """The settings in words, for a heading."""
     if settings is None:
         return "not measured"
-    device, n_threads, type_k, type_v, n_batch, n_ubatch = settings
+    device, n_threads, type_k, type_v, n_batch, n_ubatch, flash_attn = settings
     parts = [device or "device not stated"]
-    parts.append("1 thread" if n_threads == 1 else f"{n_threads} threads")
+    parts.append(counted(n_threads, "thread"))
     if n_batch is not None:
         parts.append(f"batch {n_batch}" + (f"/{n_ubatch}" if n_ubatch is not None else ""))
     parts.append(f"KV {type_k}/{type_v}")
+    if flash_attn != "auto":
+        parts.append(f"flash attention {flash_attn}")
     return ", ".join(parts)
 
 

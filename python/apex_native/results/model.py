@@ -63,7 +63,8 @@ class RouterLayer:
 class SpeedTest:
     """One speed test: "pp512" (prompt tokens per second) or "tg128" (generated ones).
 
-    samples are the repetitions in the order they were run, median is theirs.
+    samples are the repetitions in the order they were run, median is theirs. flash_attn is what was
+    asked for.
     """
 
     test: str
@@ -74,6 +75,7 @@ class SpeedTest:
     samples: tuple[float, ...] = ()
     n_batch: int | None = None
     n_ubatch: int | None = None
+    flash_attn: str = "auto"
     device: str | None = None
     """What computed, as people name it: "CPU: AMD EPYC 9R14", "NVIDIA H100 80GB"."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from apex_native.engine import Model
 from apex_native.evaluation.model_pool import ModelPool
-from apex_native.evaluation.model_under_test import ModelUnderTest
+from apex_native.evaluation.model_under_test import ModelUnderTest, require_attention
 from apex_native.evaluation.speed.tokens import (
     SpeedProgress,
     SpeedResult,
@@ -98,19 +98,29 @@ def measure_models(
     """
     for tested in models.values():
         require_able(tested.source.path, Work.SPEED)
+        for test in _with_attention(tests, tested):
+            require_attention(tested.type_v if own_caches else test.type_v, test.flash_attn)
     pool = pool if pool is not None else ModelPool()
     watch = _Watch(progress, len(models), len(tests))
     measured = []
     for name, tested in models.items():
         own = [
             replace(test, type_k=tested.type_k, type_v=tested.type_v) if own_caches else test
-            for test in tests
+            for test in _with_attention(tests, tested)
         ]
         try:
             measured.append(_measure_model(name, tested, pool.load(tested), own, watch, finished))
         finally:
             pool.release(tested)
     return tuple(measured)
+
+
+def _with_attention(
+    tests: Sequence[SpeedSettings], tested: ModelUnderTest
+) -> Iterator[SpeedSettings]:
+    """The tests, each of which says how attention is computed."""
+    for test in tests:
+        yield replace(test, flash_attn=test.flash_attn or tested.placement.flash_attn)
 
 
 def _measure_model(

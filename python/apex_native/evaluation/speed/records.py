@@ -104,6 +104,7 @@ def _speed_test(result: SpeedResult, device: str) -> SpeedTest:
         samples=result.samples,
         n_batch=settings.n_batch,
         n_ubatch=settings.n_ubatch,
+        flash_attn=settings.flash_attn or "auto",
         device=device,
     )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from apex_native._native import core, forward_log
-from apex_native.engine import Model
+from apex_native.engine import FlashAttention, Model
 from apex_native.evaluation.speed.samples import median_of, spread_of
 from apex_native.interrupt import run_interruptible
 from apex_native.types import GgmlType
@@ -26,7 +26,8 @@ class SpeedSettings:
     """One test: read n_prompt tokens at once, then generate n_gen one at a time.
 
     Both come after n_depth tokens that are not timed. Batch sizes are in tokens; type_k and type_v
-    are those of the KV cache. beyond_context allows tests longer than the context that the model
+    are those of the KV cache; flash_attn is how attention is computed, None as the model was
+    loaded. beyond_context allows tests longer than the context that the model
     was made for: the speed there is real, a text would not be. Other defaults are llama-bench's,
     which always allows it.
     """
@@ -39,6 +40,7 @@ class SpeedSettings:
     n_ubatch: int = 512
     type_k: GgmlType = GgmlType.F16
     type_v: GgmlType = GgmlType.F16
+    flash_attn: FlashAttention | None = None
     repetitions: int = 5
     warm_up: bool = True
     beyond_context: bool = False
@@ -140,7 +142,9 @@ def measure_speed(
     """
     stop = core.StopFlag()
     native = run_interruptible(
-        lambda: core.SpeedTest(model.native, settings.native(), stop=stop),
+        lambda: core.SpeedTest(
+            model.native, settings.native(), flash_attn=settings.flash_attn, stop=stop
+        ),
         stop.set,
     )
     watch = _Watch(settings.test, progress) if progress is not None else None
@@ -166,6 +170,7 @@ def speed_grid(
     n_ubatch: Sequence[int] = (512,),
     type_k: Sequence[GgmlType] = (GgmlType.F16,),
     type_v: Sequence[GgmlType] = (GgmlType.F16,),
+    flash_attn: Sequence[FlashAttention | None] = (None,),
     n_threads: Sequence[int],
     repetitions: int = 5,
     warm_up: bool = True,
@@ -182,7 +187,9 @@ def speed_grid(
         yield from ((0, n) for n in gens)
         yield from pairs
 
-    rows = itertools.product(n_batch, n_ubatch, type_k, type_v, n_threads, depths, lengths())
+    rows = itertools.product(
+        n_batch, n_ubatch, type_k, type_v, flash_attn, n_threads, depths, lengths()
+    )
     return tuple(
         SpeedSettings(
             n_threads=threads,
@@ -193,10 +200,11 @@ def speed_grid(
             n_ubatch=ubatch,
             type_k=k,
             type_v=v,
+            flash_attn=flash,
             repetitions=repetitions,
             warm_up=warm_up,
             beyond_context=beyond_context,
         )
-        for batch, ubatch, k, v, threads, depth, (prompt, gen) in rows
+        for batch, ubatch, k, v, flash, threads, depth, (prompt, gen) in rows
         if (prompt, gen) != (0, 0)
     )
