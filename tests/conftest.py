@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import apex_native as apex
+from calibration_models import write_expert_model
 from isolation import Isolation
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +31,14 @@ def reference_tools() -> Path:
     if not (folder / "llama-perplexity").exists():
         pytest.skip("upstream's programs are not built: `make reference`")
     return folder
+
+
+@pytest.fixture(scope="module")
+def expert_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[apex.Model]:
+    """The model of `calibration_models` with experts, loaded for two threads."""
+    path = write_expert_model(tmp_path_factory.mktemp("models") / "experts.gguf")
+    with apex.load_model(path, n_threads=2) as model:
+        yield model
 
 
 @pytest.fixture

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
 import apex_native as apex
-from calibration_models import N_VOCAB, write_expert_model
+from calibration_models import N_VOCAB
 
 CTX = 32
-
-
-@pytest.fixture(scope="module")
-def expert_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[apex.Model]:
-    path = write_expert_model(tmp_path_factory.mktemp("models") / "experts.gguf")
-    with apex.load_model(path, n_threads=2) as model:
-        yield model
 
 
 @pytest.mark.parametrize(

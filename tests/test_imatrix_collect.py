@@ -37,13 +37,6 @@ def some_tokens(n: int, seed: int = 5) -> Tokens:
 
 
 @pytest.fixture(scope="module")
-def expert_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[apex.Model]:
-    path = write_expert_model(tmp_path_factory.mktemp("models") / "experts.gguf")
-    with apex.load_model(path, n_threads=2) as model:
-        yield model
-
-
-@pytest.fixture(scope="module")
 def demo() -> Iterator[apex.Model]:
     with apex.load_model(apex.demo_model(), n_threads=2) as model:
         yield model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,10 @@ from calibration_models import (
     expected_sums,
     expert_weights,
     with_bos,
-    write_expert_model,
 )
 from tolerances import MOMENT_RTOL
 
 CTX = 32
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[apex.Model]:
-    path = write_expert_model(tmp_path_factory.mktemp("models") / "experts.gguf")
-    with apex.load_model(path, n_threads=2) as loaded:
-        yield loaded
 
 
 def some_tokens(n: int) -> npt.NDArray[np.int32]:
@@ -54,8 +45,8 @@ def collect(
     return imatrix, path
 
 
-def test_moments_are_those_of_numpy(model: apex.Model, tmp_path: Path) -> None:
-    imatrix, path = collect(model, tmp_path)
+def test_moments_are_those_of_numpy(expert_model: apex.Model, tmp_path: Path) -> None:
+    imatrix, path = collect(expert_model, tmp_path)
     expected = expected_sums(expert_weights(), with_bos(some_tokens(20 * CTX), CTX))
     with HessianFile(path) as file:
         hessian = file.hessian
@@ -72,8 +63,8 @@ def test_moments_are_those_of_numpy(model: apex.Model, tmp_path: Path) -> None:
                 assert error.max() < MOMENT_RTOL, (name, i)
 
 
-def test_the_diagonal_is_the_importance_matrix(model: apex.Model, tmp_path: Path) -> None:
-    imatrix, path = collect(model, tmp_path)
+def test_the_diagonal_is_the_importance_matrix(expert_model: apex.Model, tmp_path: Path) -> None:
+    imatrix, path = collect(expert_model, tmp_path)
     with HessianFile(path) as file:
         for name, entry in imatrix.entries.items():
             moment = file.hessian.moment_of(name)
@@ -85,8 +76,10 @@ def test_the_diagonal_is_the_importance_matrix(model: apex.Model, tmp_path: Path
             np.testing.assert_array_equal(moment.total[:, diagonal], entry.sums, err_msg=name)
 
 
-def test_an_input_that_weights_share_is_stored_once(model: apex.Model, tmp_path: Path) -> None:
-    _, path = collect(model, tmp_path)
+def test_an_input_that_weights_share_is_stored_once(
+    expert_model: apex.Model, tmp_path: Path
+) -> None:
+    _, path = collect(expert_model, tmp_path)
     with HessianFile(path) as file:
         of = file.hessian.input_of
         assert of["blk.0.ffn_up_exps.weight"] == of["blk.0.ffn_gate_exps.weight"]
@@ -96,8 +89,10 @@ def test_an_input_that_weights_share_is_stored_once(model: apex.Model, tmp_path:
         assert set(file.hessian.inputs) == set(of.values())
 
 
-def test_the_part_holds_every_second_group_of_chunks(model: apex.Model, tmp_path: Path) -> None:
-    _, path = collect(model, tmp_path)
+def test_the_part_holds_every_second_group_of_chunks(
+    expert_model: apex.Model, tmp_path: Path
+) -> None:
+    _, path = collect(expert_model, tmp_path)
     tokens = with_bos(some_tokens(20 * CTX), CTX).reshape(5, 4 * CTX)
     expected = expected_sums(expert_weights(), tokens[1::2].ravel())
     with HessianFile(path) as file:
@@ -108,16 +103,18 @@ def test_the_part_holds_every_second_group_of_chunks(model: apex.Model, tmp_path
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
-def test_threads_change_nothing(model: apex.Model, tmp_path: Path, n_threads: int) -> None:
-    _, path = collect(model, tmp_path)
-    with apex.load_model(model.path, n_threads=n_threads) as other:
+def test_threads_change_nothing(expert_model: apex.Model, tmp_path: Path, n_threads: int) -> None:
+    _, path = collect(expert_model, tmp_path)
+    with apex.load_model(expert_model.path, n_threads=n_threads) as other:
         (tmp_path / "other").mkdir()
         _, same = collect(other, tmp_path / "other")
     assert path.read_bytes() == same.read_bytes()
 
 
-def test_a_resumed_collection_ends_with_the_same_bytes(model: apex.Model, tmp_path: Path) -> None:
-    _, whole = collect(model, tmp_path)
+def test_a_resumed_collection_ends_with_the_same_bytes(
+    expert_model: apex.Model, tmp_path: Path
+) -> None:
+    _, whole = collect(expert_model, tmp_path)
     folder = tmp_path / "resumed"
     folder.mkdir()
 
@@ -126,18 +123,18 @@ def test_a_resumed_collection_ends_with_the_same_bytes(model: apex.Model, tmp_pa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        collect(model, folder, progress=stop, checkpoint_every=4)
+        collect(expert_model, folder, progress=stop, checkpoint_every=4)
     assert not (folder / "hessian.gguf").exists()
-    _, resumed = collect(model, folder, resume=True)
+    _, resumed = collect(expert_model, folder, resume=True)
     assert resumed.read_bytes() == whole.read_bytes()
 
 
-def test_layer_by_layer_gives_the_same_moments(model: apex.Model, tmp_path: Path) -> None:
-    _, path = collect(model, tmp_path)
-    plan = plan_collection(model, some_tokens(20 * CTX), ctx=CTX, batch=4 * CTX)
+def test_layer_by_layer_gives_the_same_moments(expert_model: apex.Model, tmp_path: Path) -> None:
+    _, path = collect(expert_model, tmp_path)
+    plan = plan_collection(expert_model, some_tokens(20 * CTX), ctx=CTX, batch=4 * CTX)
     with HessianFile(path) as file:
         whole = file.hessian
-        layered = LayeredHessian(model, plan, max_memory=600_000)
+        layered = LayeredHessian(expert_model, plan, max_memory=600_000)
         assert layered.digest == whole.digest
         windows = layered.plan_windows(layered.all_weights())
         assert len(windows) > 1
@@ -152,7 +149,7 @@ def test_layer_by_layer_gives_the_same_moments(model: apex.Model, tmp_path: Path
                 np.testing.assert_array_equal(mine.part, its.part, err_msg=weight)
                 np.testing.assert_array_equal(mine.counts, its.counts, err_msg=weight)
         assert sorted(seen) == sorted(whole.input_of)
-    tight = LayeredHessian(model, plan, max_memory=1000)
+    tight = LayeredHessian(expert_model, plan, max_memory=1000)
     with pytest.raises(apex.ModelError, match="raise `max_memory`"):
         tight.plan_windows(tight.all_weights())
 
@@ -193,14 +190,14 @@ def test_a_pass_starts_where_the_last_one_left_hidden_states(
     assert kept[0][1] > 0
 
 
-def test_files_that_are_none_are_refused(model: apex.Model, tmp_path: Path) -> None:
-    imatrix, path = collect(model, tmp_path)
+def test_files_that_are_none_are_refused(expert_model: apex.Model, tmp_path: Path) -> None:
+    imatrix, path = collect(expert_model, tmp_path)
     with pytest.raises(ImatrixError, match="not a file of second moments"):
         HessianFile(imatrix.path)
     with pytest.raises(ImatrixError, match="cannot read"):
         HessianFile(tmp_path / "none.gguf")
     with pytest.raises(OutputError, match="exists"):
-        collect(model, tmp_path)
+        collect(expert_model, tmp_path)
     data = bytearray(path.read_bytes())
     at = data.rindex(np.float32(np.nan).tobytes()) if np.float32(np.nan).tobytes() in data else -40
     data[at : at + 4] = np.float32(np.inf).tobytes()
