@@ -46,12 +46,9 @@ MODES: dict[str, tuple[str, ...]] = {
     "lockstep with noise floor and routers": (),
     "two passes": ("--two-pass",),
 }
-SAME_WORK = "lockstep with noise floor and routers"
-"""What two passes are compared with."""
-
+SAME_WORK = "lockstep with noise floor and routers"  # what two passes are compared with
 FEW_CHUNKS = 8
-JOB_IMATRIX_CHUNKS = 98
-"""50,176 tokens."""
+JOB_IMATRIX_CHUNKS = 98  # 50,176 tokens
 
 JOB_EVAL_CHUNKS = 100
 TOGETHER = 2048

@@ -63,6 +63,12 @@ def test_the_worked_example(models: list[Path], text: Path) -> None:
     assert re.match(r"q8 +better +q3 +-0\.\d+ +-0\.\d+ to -0\.\d+$", lines[title + 2])
 
 
+def test_without_verdicts_there_is_a_sentence_and_no_table(models: list[Path], text: Path) -> None:
+    result = invoke("eval", "-r", apex.demo_model(), *models, "-f", text, *CHUNKS)
+    assert result.stdout.count("No verdict: an interval needs at least 5 chunks, found 4.") == 1
+    assert "next smaller" not in result.stdout
+
+
 def test_json_is_a_results_file(models: list[Path], text: Path, tmp_path: Path) -> None:
     found = document("-r", apex.demo_model(), *models, "-f", text, *CHUNKS)
     assert [candidate["name"] for candidate in found["candidates"]] == ["q8", "q3"]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -157,6 +158,17 @@ def test_a_manifest_of_before_is_said(folder: Path) -> None:
     assert build_repository(folder, REPO).uncompared == ("Tiny-4x1M-Q5_0.gguf",)
     done = invoke("publish", folder, "--repo", REPO, "--dry-run")
     assert "Tiny-4x1M-Q5_0.gguf: its manifest is of an earlier version" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["yaml", "huggingface_hub"])
+def test_a_missing_extra_is_a_sentence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)  # as Python marks what cannot be imported
+    done = invoke("publish", folder, "--repo", REPO, "--dry-run")
+    assert done.exit_code == 1
+    assert "`pip install 'apex-native[publish]'` brings them" in done.stderr
+    assert not (folder / "README.md").exists()
 
 
 def test_every_file_is_summed_and_named(folder: Path) -> None:

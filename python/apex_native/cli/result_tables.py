@@ -68,17 +68,24 @@ def _drop(heading: str) -> int:
 
 def show_comparisons(out: Output, results: Results, metrics: Sequence[str] = ()) -> None:
     """A table a metric (default: all): is each candidate's next smaller neighbour as good as it?"""
-    from apex_native.reports.comparisons import METRIC_TITLES
+    from apex_native.reports.comparisons import METRIC_TITLES, too_few
     from apex_native.reports.labels import short_names
     from apex_native.reports.neighbours import neighbour_comparisons
+    from apex_native.results import Verdict
 
     names = short_names(results)
+    without: list[Comparison] = []
     for metric in metrics or METRIC_TITLES:
         shown = neighbour_comparisons(results, metric)
-        if shown:
+        if all(c.verdict is Verdict.TOO_FEW for c in shown):
+            without += shown
+        else:
             n_pairs = sum(c.metric == metric for c in results.comparisons)
             out.table(_comparison_table(METRIC_TITLES[metric], shown, names, n_pairs))
             out.text()
+    if without:
+        out.text(too_few(without[0]))
+        out.text()
 
 
 def _comparison_table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +71,10 @@ def build_repository(
     repo: OWNER/NAME. base_model (OWNER/NAME) and license come from the files' ``general.*`` where
     they are not given. results are of these very files, by fingerprint, else DataError. starting is
     told what is read or written next. A README.md that this did not write stays unless force.
-    Raises what `scan_folder` raises, DataError for a repo that is no OWNER/NAME, OutputError.
+    Raises what `scan_folder` raises, DataError for a repo that is no OWNER/NAME, OutputError, also
+    where the extra `publish` is not installed.
     """
+    _require_extra()
     folder = Path(folder)
     if len(repo.split("/")) != 2 or not all(repo.split("/")):
         raise DataError(f"repo must be OWNER/NAME as on the Hub, found '{repo}'; add whose it is")
@@ -108,6 +111,17 @@ def build_repository(
     uncompared = tuple(model.name for model in found.models if not model.is_compared)
     summed = {**sums, **gallery_sum}
     return Repository(folder, repo, files, summed, tuple(unmeasured), uncompared)
+
+
+def _require_extra() -> None:
+    try:
+        importlib.import_module("yaml")
+        importlib.import_module("huggingface_hub").eval_result_entries_to_yaml  # noqa: B018
+    except (ImportError, AttributeError) as error:
+        raise OutputError(
+            f"a repository needs pyyaml and huggingface_hub 2 ({error}); "
+            "`pip install 'apex-native[publish]'` brings them"
+        ) from error
 
 
 def _texts(facts: CardFacts) -> list[tuple[str, str]]:

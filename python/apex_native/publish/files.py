@@ -106,7 +106,7 @@ def scan_folder(folder: Path, starting: Callable[[str], None] | None = None) -> 
             kind = find_kind(file.facts)
             if kind is FileKind.MODEL:
                 name = path.name if match is None else f"{match['stem']}.gguf"
-                say(f"every byte of {name}")
+                say(f"comparing {name} with its manifest")
                 models.append(_compared(_verified(name, file), file))
         if kind is FileKind.PROJECTOR:
             projectors.append(path)

@@ -78,7 +78,9 @@ def _plotly() -> bytes:
     try:
         return (resources.files("plotly") / "package_data" / "plotly.min.js").read_bytes()
     except (ModuleNotFoundError, FileNotFoundError):
-        raise OutputError("a page needs plotly's script; `pip install apex-native[html]`") from None
+        raise OutputError(
+            "a page needs plotly's script; `pip install 'apex-native[html]'`"
+        ) from None
 
 
 def _section(figure: Figure) -> str:
