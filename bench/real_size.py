@@ -46,9 +46,10 @@ MODES: dict[str, tuple[str, ...]] = {
     "lockstep with noise floor and routers": (),
     "two passes": ("--two-pass",),
 }
-SAME_WORK = "lockstep with noise floor and routers"  # what two passes are compared with
+SAME_WORK = "lockstep with noise floor and routers"
 FEW_CHUNKS = 8
-JOB_IMATRIX_CHUNKS = 98  # 50,176 tokens
+JOB_IMATRIX_CHUNKS = 98
+"""50,176 tokens."""
 
 JOB_EVAL_CHUNKS = 100
 TOGETHER = 2048
@@ -250,18 +251,16 @@ class Bench:
                 runs[name].append(self._evaluate(candidates, chunks, mode))
         seconds = {name: statistics.median(run.seconds for run in runs[name]) for name in kinds}
         a_chunk = (seconds["lockstep alone"] - seconds["few chunks"]) / (n - few)
-        fixed = seconds["few chunks"] - few * a_chunk
+        fixed = seconds["lockstep alone"] - n * a_chunk
         self.add("starting and loading, reference + 2", fixed, "s")
         tokens = n * CTX
         plain = sum(tokens / self.plain_rate(path) for path in (self.model, *candidates))
+        others = {"sum of the plain prompt times": plain, "lockstep alone": n * a_chunk,
+                  "lockstep with the same": seconds[SAME_WORK] - fixed}  # fmt: skip
         for name in MODES:
             beyond = [run.seconds - fixed for run in runs[name]]
             middle = statistics.median(beyond)
-            for beside, other in (
-                ("sum of the plain prompt times", plain),
-                ("lockstep alone", n * a_chunk),
-                ("lockstep with the same", seconds[SAME_WORK] - fixed),
-            ):
+            for beside, other in others.items():
                 self.add(f"{name}, reference + 2, {tokens:,} tokens beyond loading", middle, "s",
                          spread=_spread(beyond), beside=f"{beside} {other:.1f} s",
                          ratio=middle / other, host_gib=runs[name][0].host_gib)  # fmt: skip
