@@ -106,6 +106,7 @@ def samples(source: apex.GgufFile, moments: Hessian, texts: dict[str, Hessian]) 
     for name in WEIGHTS:
         moment = moments.moment_of(name)
         assert moment is not None
+        moment = moment.ungrouped()
         n_slices = len(moment.counts)
         weights = source.to_float32(name)
         weights = weights.reshape(-1, *weights.shape[-2:])
@@ -119,7 +120,7 @@ def samples(source: apex.GgufFile, moments: Hessian, texts: dict[str, Hessian]) 
             for text, hessian in texts.items():
                 other = hessian.moment_of(name)
                 assert other is not None
-                seen[text] = other.dense(expert)
+                seen[text] = other.ungrouped().dense(expert)
             matrix = weights[expert]
             yield Rows(
                 np.ascontiguousarray(matrix[:: max(len(matrix) // N_ROWS, 1)][:N_ROWS]),

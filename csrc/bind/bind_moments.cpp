@@ -159,7 +159,9 @@ void register_moments(py::module_& module) {
         .field("scale_radius", &FeedbackOptions::effort, &FeedbackEffort::scale_radius)
         .field("refine_radius", &FeedbackOptions::effort, &FeedbackEffort::refine_radius)
         .field("max_passes", &FeedbackOptions::effort, &FeedbackEffort::max_passes)
-        .field("max_grid_passes", &FeedbackOptions::effort, &FeedbackEffort::max_grid_passes);
+        .field("max_grid_passes", &FeedbackOptions::effort, &FeedbackEffort::max_grid_passes)
+        .field("max_rounds", &FeedbackOptions::effort, &FeedbackEffort::max_rounds)
+        .field("max_round_columns", &FeedbackOptions::effort, &FeedbackEffort::max_round_columns);
     py::class_<FeedbackDevices, std::shared_ptr<FeedbackDevices>>(
         module, "FeedbackDevices", "GPUs that do error feedback; memory is taken as it is needed.",
         py::release_gil_before_calling_cpp_dtor())

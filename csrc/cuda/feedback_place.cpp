@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "core/quantize_rows.h"
 #include "cuda/moment_recipe.h"
@@ -32,7 +33,7 @@ size_t feedback_place_bytes(int64_t n_per_row) {
     const size_t moments = squared(n_per_row) / 2 * (2 * sizeof(float) + 3 * sizeof(double));
     const size_t bases = squared(n_per_row) * (2 * sizeof(double) + 2 * sizeof(float));
     return moments + kMaxFeedbackBases * (bases + n * 256) + squared(n_per_row) * sizeof(float) +
-           weights * (2 * sizeof(float) + sizeof(double) + 4 * sizeof(float) + 12);
+           weights * (2 * sizeof(float) + sizeof(double) + 4 * sizeof(float) + 17);
 }
 
 Place::Place(int device) : device_((use_device(device), device)) {}
@@ -221,6 +222,45 @@ void Place::quantize(const FeedbackEffort& effort) {
     job.max_passes = effort.max_passes;
     job.scratch = scratch_.of<float>(static_cast<size_t>(search_floats(job) * count));
     APEX_CUDA_CALL(launch_search(job, count, stream_.get()));
+    search_again(job, count, effort.rounds(type_, n_));
+}
+
+// FeedbackRows::quantize's rounds after the first, whose result keeps the best rows.
+void Place::search_again(SearchJob job, int count, int n_rounds) {
+    if (n_rounds < 2) return;
+    const size_t n_rows = static_cast<size_t>(n_rows_), size = static_cast<size_t>(count) * n_rows;
+    auto *least = least_.of<double>(size), *reached = reached_.of<double>(size);
+    uint8_t *const kept = job.result, *spare = start_.buffer.as<uint8_t>();
+    for (int basis = 0; basis < count; ++basis) {
+        find_errors(basis, kept, least + static_cast<size_t>(basis) * n_rows);
+    }
+    job.start = kept;
+    job.result = next_.of<uint8_t>(static_cast<size_t>(count) * basis_bytes());
+    for (int round = 1; round < n_rounds; ++round) {
+        APEX_CUDA_CALL(launch_search(job, count, stream_.get()));
+        for (int basis = 0; basis < count; ++basis) {
+            const size_t at = static_cast<size_t>(basis) * n_rows;
+            const size_t bytes = static_cast<size_t>(basis) * basis_bytes();
+            find_errors(basis, job.result, reached + at);
+            APEX_CUDA_CALL(launch_keep_less(reached + at, job.result + bytes,
+                                            static_cast<int>(n_rows_), row_bytes_, least + at,
+                                            kept + bytes, stream_.get()));
+        }
+        job.start = job.result;
+        std::swap(job.result, spare);
+    }
+}
+
+// Of a basis' rows in fitted, which holds them basis after basis, under its own moment.
+void Place::find_errors(int basis, const uint8_t* fitted, double* per_row) {
+    auto* differences = differences_.of<float>(n_weights());
+    APEX_CUDA_CALL(launch_differences(type_, fitted + static_cast<size_t>(basis) * basis_bytes(),
+                                      weights_.of<float>(n_weights()), n_rows_, n_, differences,
+                                      stream_.get()));
+    APEX_CUDA_CALL(
+        launch_forms(moment_.buffer.as<float>() + static_cast<size_t>(basis) * squared(n_),
+                     static_cast<int>(n_), differences, static_cast<int>(n_rows_),
+                     products_.of<double>(n_weights()), per_row, stream_.get()));
 }
 
 uint8_t* Place::bytes_of(int basis) {

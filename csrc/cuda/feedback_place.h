@@ -4,6 +4,7 @@
 #include "cuda/moment_basis.h"
 #include "cuda/rows_job.h"
 #include "cuda/runtime.h"
+#include "cuda/search_job.cuh"
 #include "moments/device_feedback.h"
 
 namespace apex::cuda {
@@ -51,6 +52,8 @@ class Place final : public FeedbackPlace {
     void upload(const void* from, size_t bytes, void* to);
     void download(const void* from, size_t bytes, void* to);
     void quantize_as_ggml(const float* imatrix, const float* on_host, uint8_t* bytes);
+    void search_again(SearchJob job, int count, int n_rounds);
+    void find_errors(int basis, const uint8_t* fitted, double* per_row);
     std::vector<double> forms(const float* moment, const float* rows);
     std::vector<double> errors_under(const float* moment, int basis);
 
@@ -82,7 +85,7 @@ class Place final : public FeedbackPlace {
     size_t row_bytes_ = 0;
     std::vector<float> on_host_;
     Room weights_, differences_, products_, per_row_, imatrix_, flags_;
-    Room plain_, start_, fitted_, scratch_;
+    Room plain_, start_, fitted_, next_, least_, reached_, scratch_;
 
     std::vector<BasisChoice> bases_;
     int basis_block_ = 0;

@@ -82,6 +82,22 @@ __global__ void __launch_bounds__(kSumThreads)
     per_row[row] = sum;
 }
 
+constexpr int kCopyThreads = 128;
+
+// A block a row.
+__global__ void __launch_bounds__(kCopyThreads)
+    keep_less_kernel(const double* reached, const uint8_t* rows, size_t row_bytes, double* least,
+                     uint8_t* kept) {
+    const size_t row = blockIdx.x;
+    const bool is_less = reached[row] < least[row];
+    __syncthreads();
+    if (!is_less) return;
+    for (size_t i = threadIdx.x; i < row_bytes; i += kCopyThreads) {
+        kept[row * row_bytes + i] = rows[row * row_bytes + i];
+    }
+    if (threadIdx.x == 0) least[row] = reached[row];
+}
+
 }  // namespace
 
 cudaError_t launch_differences(ggml_type type, const uint8_t* bytes, const float* weights,
@@ -104,6 +120,13 @@ cudaError_t launch_forms(const float* moment, int n, const float* rows, int n_ro
                                                                             products);
     const auto blocks = static_cast<unsigned>((n_rows + kSumThreads - 1) / kSumThreads);
     forms_kernel<<<blocks, kSumThreads, 0, stream>>>(products, n, rows, n_rows, per_row);
+    return cudaGetLastError();
+}
+
+cudaError_t launch_keep_less(const double* reached, const uint8_t* rows, int n_rows,
+                             size_t row_bytes, double* least, uint8_t* kept, cudaStream_t stream) {
+    keep_less_kernel<<<static_cast<unsigned>(n_rows), kCopyThreads, 0, stream>>>(
+        reached, rows, row_bytes, least, kept);
     return cudaGetLastError();
 }
 

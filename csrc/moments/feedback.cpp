@@ -1,7 +1,10 @@
 #include "moments/feedback.h"
 
+#include <cstring>
+
 #include "core/error.h"
 #include "kernels/kernels.h"
+#include "moments/quadratic_form.h"
 
 namespace apex {
 namespace feedback {
@@ -45,8 +48,16 @@ bool has_feedback(ggml_type type) {
     return scalar_format(type) != nullptr || grid_format(type) != nullptr;
 }
 
+int FeedbackEffort::rounds(ggml_type type, int64_t n) const {
+    return scalar_format(type) != nullptr && n <= max_round_columns ? max_rounds : 1;
+}
+
 FeedbackRows::FeedbackRows(ggml_type type, const FeedbackBasis& basis, const FeedbackEffort& effort)
-    : scalar_(scalar_format(type)), grid_(grid_format(type)), basis_(basis), effort_(effort) {
+    : type_(type),
+      scalar_(scalar_format(type)),
+      grid_(grid_format(type)),
+      basis_(basis),
+      effort_(effort) {
     if (scalar_ == nullptr && grid_ == nullptr) {
         fail<InvalidArgument>("no error feedback into ", ggml_type_name(type));
     }
@@ -54,14 +65,43 @@ FeedbackRows::FeedbackRows(ggml_type type, const FeedbackBasis& basis, const Fee
     if (grid_ != nullptr) groups_ = make_blocks(basis, 8);
 }
 
-void FeedbackRows::quantize(const float* weights, int64_t n_rows, const uint8_t* start,
-                            uint8_t* result, float* costs) const {
+void FeedbackRows::search(const float* weights, int64_t n_rows, const uint8_t* start,
+                          uint8_t* result, float* costs) const {
     const feedback::Search search{&basis_, &blocks_, grid_ != nullptr ? &groups_ : nullptr,
                                   effort_};
     if (scalar_ != nullptr) {
         feedback::scalar_rows()(*scalar_, search, weights, n_rows, start, result, costs);
     } else {
         feedback::grid_rows()(*grid_, search, weights, n_rows, start, result, costs);
+    }
+}
+
+std::vector<double> FeedbackRows::errors(const float* weights, int64_t n_rows,
+                                         const uint8_t* bytes) const {
+    std::vector<double> per_row(static_cast<size_t>(n_rows));
+    output_errors(basis_.moment.data(), basis_.n, weights, type_, bytes, n_rows, per_row.data());
+    return per_row;
+}
+
+void FeedbackRows::quantize(const float* weights, int64_t n_rows, const uint8_t* start,
+                            uint8_t* result, float* costs) const {
+    search(weights, n_rows, start, result, costs);
+    const int n_rounds = effort_.rounds(type_, basis_.n);
+    if (n_rounds < 2) return;
+    const size_t row_bytes = ggml_row_size(type_, basis_.n);
+    std::vector<uint8_t> last(result, result + static_cast<size_t>(n_rows) * row_bytes), next(last);
+    std::vector<float> next_costs(static_cast<size_t>(n_rows));
+    std::vector<double> least = errors(weights, n_rows, result);
+    for (int round = 1; round < n_rounds; ++round) {
+        search(weights, n_rows, last.data(), next.data(), next_costs.data());
+        const std::vector<double> reached = errors(weights, n_rows, next.data());
+        for (size_t row = 0; row < reached.size(); ++row) {
+            if (!(reached[row] < least[row])) continue;
+            least[row] = reached[row];
+            costs[row] = next_costs[row];
+            std::memcpy(result + row * row_bytes, next.data() + row * row_bytes, row_bytes);
+        }
+        last.swap(next);
     }
 }
 

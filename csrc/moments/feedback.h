@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "moments/basis.h"
 #include "moments/grid_format.h"
@@ -16,6 +17,12 @@ struct FeedbackEffort {
     int refine_radius = 1;    // and around the present ones later
     int max_passes = 6;       // of coordinate descent, at most
     int max_grid_passes = 3;  // for grids: three more take as long again for half a percent
+    // Whole searches, each from the scales that the one before ended with: of types with levels,
+    // and of rows that are not too wide to be searched again. Grids and wider rows have one.
+    int max_rounds = 3;
+    int max_round_columns = 1024;
+
+    int rounds(ggml_type type, int64_t n) const;
 };
 
 namespace feedback {
@@ -54,10 +61,16 @@ class FeedbackRows {
     // The basis has to outlive it. n is a multiple of the type's block.
     FeedbackRows(ggml_type type, const FeedbackBasis& basis, const FeedbackEffort& effort);
 
+    // The best of each row's rounds under the basis' moment, the first of equals.
     void quantize(const float* weights, int64_t n_rows, const uint8_t* start, uint8_t* result,
                   float* costs) const;
 
   private:
+    void search(const float* weights, int64_t n_rows, const uint8_t* start, uint8_t* result,
+                float* costs) const;
+    std::vector<double> errors(const float* weights, int64_t n_rows, const uint8_t* bytes) const;
+
+    ggml_type type_;
     const ScalarFormat* scalar_;
     const GridFormat* grid_;
     const FeedbackBasis& basis_;

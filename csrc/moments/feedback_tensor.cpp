@@ -94,10 +94,8 @@ void FeedbackTensor::quantize(const FeedbackBasis& basis, const float* weights, 
 
 double FeedbackTensor::error_of(const std::vector<float>& moment, const float* weights,
                                 const uint8_t* bytes, int64_t n_rows, double* per_row) const {
-    std::vector<float> errors(static_cast<size_t>(n_rows * source_.n()));
-    convert_to_float(task_.target_type, bytes, errors.data(), n_rows * source_.n());
-    for (size_t i = 0; i < errors.size(); ++i) errors[i] = weights[i] - errors[i];
-    return quadratic_forms(moment.data(), source_.n(), errors.data(), n_rows, per_row);
+    return output_errors(moment.data(), source_.n(), weights, task_.target_type, bytes, n_rows,
+                         per_row);
 }
 
 namespace {
@@ -116,6 +114,7 @@ FeedbackEffort FeedbackTensor::trial_effort() const {
     FeedbackEffort effort = options_.effort;
     effort.max_passes = std::min(effort.max_passes, 2);
     effort.max_grid_passes = std::min(effort.max_grid_passes, 1);
+    effort.max_rounds = 1;
     return effort;
 }
 

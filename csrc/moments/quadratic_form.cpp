@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <vector>
 
+#include "core/convert_rows.h"
 #include "core/simd_clones.h"
 
 namespace apex {
@@ -30,6 +31,14 @@ double quadratic_forms(const float* moment, int64_t n, const float* rows, int64_
         total += sum;
     }
     return total;
+}
+
+double output_errors(const float* moment, int64_t n, const float* weights, ggml_type type,
+                     const uint8_t* bytes, int64_t n_rows, double* per_row) {
+    std::vector<float> errors(static_cast<size_t>(n_rows * n));
+    convert_to_float(type, bytes, errors.data(), n_rows * n);
+    for (size_t i = 0; i < errors.size(); ++i) errors[i] = weights[i] - errors[i];
+    return quadratic_forms(moment, n, errors.data(), n_rows, per_row);
 }
 
 }  // namespace apex

@@ -169,6 +169,8 @@ class FeedbackOptions:
         refine_radius: int = ...,
         max_passes: int = ...,
         max_grid_passes: int = ...,
+        max_rounds: int = ...,
+        max_round_columns: int = ...,
     ) -> None: ...
     @property
     def damping(self) -> float: ...
@@ -186,6 +188,10 @@ class FeedbackOptions:
     def max_passes(self) -> int: ...
     @property
     def max_grid_passes(self) -> int: ...
+    @property
+    def max_rounds(self) -> int: ...
+    @property
+    def max_round_columns(self) -> int: ...
 
 def feedback(
     source: StoredTensor,

@@ -137,7 +137,8 @@ struct BasisArrays {
 
 Found compare(const Problem& problem, ggml_type type) {
     const ScalarFormat& format = *scalar_format(type);
-    const FeedbackEffort effort;
+    FeedbackEffort effort;
+    effort.max_rounds = 1;  // each is one such search
     const size_t size = row_bytes(type, problem.n);
     const size_t n_bytes = static_cast<size_t>(problem.n_rows) * size + 13;  // a gap between bases
     std::vector<uint8_t> start(kBases * n_bytes), wanted(start), found(start);
