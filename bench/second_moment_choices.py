@@ -85,6 +85,8 @@ def variants() -> list[Variant]:
         Variant("scale radius 3", default, {**damped, "scale_radius": 3}),
         Variant("refine radius 2", default, {**damped, "refine_radius": 2}),
         Variant("12 passes", default, {**damped, "max_passes": 12, "max_grid_passes": 12}),
+        Variant("1 round", default, {**damped, "max_rounds": 1}),
+        Variant("12 rounds", default, {**damped, "max_rounds": 12}),
         Variant("1 pass", default, {**damped, "max_passes": 1, "max_grid_passes": 1}),
     ]
 
