@@ -1,12 +1,13 @@
 """Findings that are published about tiers, each as a test on one model: claim, test, verdict.
 
     python bench/search_claims.py MODEL --imatrix M --narrow-imatrix P -f TEXT [-f TEXT...]
-        [--budgets 15556160,11959360,7872832] [--chunks 12] [-o docs/guide/claims.md]
+        [--budgets 15556160,11959360,7872832] [--chunks 64] [-o SECTION.md]
 
 Every strategy of `apex-native strategies` at every size, all of the same bytes, on text that
 nothing was made for. A test is a ratio of two KLDs on the same chunks with its paired 95 %
 interval: below 1 at every size where it could be made, and below 1 with the whole interval at one
 of them, is "holds", the reverse "contradicted". narrow: an importance matrix of one kind of text.
+Prints a section of bench/results/search_claims.md.
 """
 
 from __future__ import annotations
@@ -95,8 +96,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--narrow-imatrix", required=True)
     parser.add_argument("-f", "--text", action="append", required=True)
     parser.add_argument("--budgets", default="15556160,11959360,7872832")
-    parser.add_argument("--chunks", type=int, default=12)
+    parser.add_argument("--chunks", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--title")
     parser.add_argument("-o", "--output")
     return parser.parse_args()
 
@@ -118,26 +120,17 @@ def cell(ratio: Ratio | None) -> str:
 
 
 def page(rankings: Sequence[Ranking], options: argparse.Namespace) -> str:
+    """A section on one model."""
     sizes = [f"{ranking.budget / 1e6:.2f} MB" for ranking in rankings]
-    n_chunks = len(rankings[0].rows[0].measured.kld)
     names = " ".join(f"-f {Path(path).name}" for path in options.text)
     lines = [
-        "# Published findings, tested",
-        "",
-        "Findings that the description of the tiers reports, as tests on the demo model: ratios of",
-        "the KLDs of two strategies that spend the same bytes, on the same chunks of text that",
-        f"neither was made for ({n_chunks} chunks of 512 tokens, four kinds of text), with the",
-        "paired 95 % interval. Below 1: what the claim favours is better. One small model decides",
-        "nothing about others; the script tests any:",
+        f"## {options.title or Path(options.model).stem}",
         "",
         "```console",
         f"python bench/search_claims.py {Path(options.model).name} --imatrix M \\",
         f"    --narrow-imatrix P --budgets {options.budgets} --chunks {options.chunks} \\",
         f"    {names}",
         "```",
-        "",
-        "M was collected on the first 75,000 bytes of each text, P on those of one. `holds`: below",
-        "1 at every size, clearly at one at least; `contradicted`: the reverse.",
         "",
         "| claim | test | " + " | ".join(sizes) + " | verdict |",
         "|---|---|" + "---|" * len(sizes) + "---|",
@@ -147,16 +140,8 @@ def page(rankings: Sequence[Ranking], options: argparse.Namespace) -> str:
         found = verdict([ratio for ratio in ratios if ratio is not None])
         cells = " | ".join(cell(ratio) for ratio in ratios)
         lines.append(f"| {claim.says} | {claim.test} | {cells} | {found} |")
-    lines += [
-        "",
-        "A dash: one of the two does not fit the size. That stock quantizers are optimal is not a",
-        "matter of allocation; {doc}`second-moments` has other bytes for the same types.",
-        "",
-        "## All strategies",
-        "",
-    ]
     for ranking, size in zip(rankings, sizes, strict=True):
-        lines += ["", f"### At most {size}", "", *strategies_of(ranking)]
+        lines += ["", f"### All strategies, at most {size}", "", *strategies_of(ranking)]
     return "\n".join(lines)
 
 

@@ -12,20 +12,23 @@ import apex_native as apex
 from apex_native.allocation import DomainText, ProbeStore, SearchRequest, TextSizes
 from apex_native.allocation.fixed import FixedRecipe, fixed_recipes
 from apex_native.allocation.outcome import BudgetOutcome
-from apex_native.allocation.session import ProbeSession, SessionSettings
+from apex_native.allocation.session import Measurement, ProbeSession, SessionSettings
 from apex_native.allocation.solve import Solution
 from apex_native.allocation.space import SearchSpace
+from apex_native.allocation.store import Scores
 from apex_native.allocation.texts import SearchText, split_texts
-from apex_native.allocation.verdict import kld_ratio
+from apex_native.allocation.verdict import LOOKS, kld_ratio
 from apex_native.allocation.verification import Verifier
 from apex_native.demo_text import demo_text
 from apex_native.engine import Placement
 from apex_native.types import GgmlType
 
 CTX = 64
-SIZES = TextSizes(fit=1, choose=1, verify=4, more=5)
+SIZES = TextSizes(fit=1, choose=1, verify=4, more=13)
+N_READ = (4, 12, 17)
+"""Chunks at each look."""
 BUDGET = 30_000_000
-TEXTS = tuple(DomainText(str(seed), demo_text(6_000, seed=seed)) for seed in (21, 22))
+TEXTS = tuple(DomainText(str(seed), demo_text(8_000, seed=seed)) for seed in (21, 22))
 
 
 @dataclass(frozen=True)
@@ -70,16 +73,18 @@ def test_what_is_open_is_read_on(bench: Bench) -> None:
     ratio = kld_ratio(*first)
     assert ratio.low < 1 <= ratio.high
     outcome = bench.verified(types)
+    n_read = len(outcome.measured.scores)
+    assert n_read in N_READ[1:]
     rest = bench.session.measure(both, bench.text.reserve)
-    ours, theirs = (np.r_[a.kld, b.kld] for a, b in zip(first, rest, strict=True))
-    assert len(ours) == SIZES.verify + SIZES.more
+    ours, theirs = (np.r_[a.kld, b.kld][:n_read] for a, b in zip(first, rest, strict=True))
     best = outcome.best_baseline
     assert best is not None
     assert best.ratio is not None
     assert best.ratio.value == pytest.approx(ours.mean() / theirs.mean())
     assert best.kld_mean == pytest.approx(theirs.mean())
     assert outcome.kld_mean == pytest.approx((ours if outcome.name == "search" else theirs).mean())
-    assert outcome.measured.positions.shape[0] == SIZES.verify + SIZES.more
+    assert outcome.measured.positions.shape[0] == n_read
+    assert (best.ratio.low < 1 <= best.ratio.high) == (n_read == N_READ[-1])
 
 
 @pytest.mark.slow
@@ -95,6 +100,30 @@ def test_what_is_clear_needs_no_more_text(bench: Bench) -> None:
         assert len(outcome.measured.scores) == SIZES.verify
     # Reference, result and recipe on every chunk, twice.
     assert bench.session.costs.forward_passes - before == 2 * 3 * SIZES.verify
+
+
+@pytest.mark.parametrize("n_looks", [1, 2, 3])
+def test_all_looks_together_hold_with_95_percent(n_looks: int) -> None:
+    """Sums over n and 3 n chunks correlate as sqrt(n / 3 n); the normal integral is scipy's."""
+    from scipy.stats import multivariate_normal, norm
+
+    read = 3.0 ** np.arange(n_looks)
+    correlation = np.sqrt(np.minimum.outer(read, read) / np.maximum.outer(read, read))
+    z = np.full(n_looks, norm.isf((1 - LOOKS[n_looks - 1]) / 2))
+    inside = multivariate_normal.cdf(z, cov=correlation, lower_limit=-z)
+    assert inside == pytest.approx(0.95, abs=5e-4)
+
+
+def test_more_looks_widen_the_interval() -> None:
+    kld = np.random.default_rng(0).exponential(size=(2, 400))
+    ours, theirs = (
+        Measurement(tuple(Scores(n=1, kld=k, nll=0, reference_nll=0, same_top=1) for k in row))
+        for row in kld
+    )
+    log_se = np.sqrt(2 / 400)
+    for n_looks, z in ((1, 1.960), (2, 2.202), (3, 2.345)):
+        ratio = kld_ratio(ours, theirs, n_looks)
+        assert np.log(ratio.high / ratio.low) == pytest.approx(2 * z * log_se, rel=0.1)
 
 
 def test_the_reserve_follows_the_verify_part(bench: Bench) -> None:

@@ -33,7 +33,7 @@ class Effort:
 
 EFFORTS: Mapping[str, Effort] = {
     "quick": Effort(
-        TextSizes(fit=6, choose=16, verify=16, more=16),
+        TextSizes(fit=6, choose=16, verify=16, more=112),
         candidates=2,
         recipes=1,
         moves=1,
@@ -42,7 +42,7 @@ EFFORTS: Mapping[str, Effort] = {
     ),
     "normal": Effort(),
     "thorough": Effort(
-        TextSizes(fit=32, choose=80, verify=80, more=80),
+        TextSizes(fit=32, choose=80, verify=80, more=560),
         candidates=6,
         recipes=4,
         moves=4,

@@ -35,7 +35,7 @@ class TextSizes:
     fit: int = 12
     choose: int = 32
     verify: int = 32
-    more: int = 32
+    more: int = 224
 
 
 @dataclass(frozen=True, slots=True)

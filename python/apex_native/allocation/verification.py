@@ -13,7 +13,7 @@ from apex_native.allocation.provenance import search_facts
 from apex_native.allocation.session import Measurement, ProbeSession
 from apex_native.allocation.solve import Solution
 from apex_native.allocation.space import SearchSpace
-from apex_native.allocation.texts import SearchText
+from apex_native.allocation.texts import Part, SearchText
 from apex_native.allocation.verdict import kld_ratio, log_ppl_difference, standard_error
 from apex_native.types import GgmlType
 
@@ -32,14 +32,19 @@ class _Contest:
     types: Types
     ours: Measurement
     pairs: dict[str, tuple[Measurement, Measurement]]
+    n_looks: int
 
     def close(self) -> list[str]:
-        """Recipes to look at again: none where the best one's interval leaves out 1."""
-        if not self.pairs:
+        """Recipes to read on for: none where the best one's interval leaves out 1."""
+        means = {
+            name: theirs.mean
+            for name, (ours, theirs) in self.pairs.items()
+            if ours is self.ours  # or it was left behind
+        }
+        if not means:
             return []
-        means = {name: theirs.mean for name, (_, theirs) in self.pairs.items()}
         best = min(means, key=lambda name: means[name])
-        ratio = kld_ratio(*self.pairs[best])
+        ratio = kld_ratio(*self.pairs[best], self.n_looks)
         if not ratio.low < 1 <= ratio.high:
             return []
         return [name for name, mean in means.items() if mean <= IN_THE_CONTEST * means[best]]
@@ -58,7 +63,7 @@ class Verifier:
     ) -> None:
         """Take the text, of which verify part and reserve are used, and all recipes."""
         self._space, self._session, self._part = space, session, text.verify
-        self._reserve = text.reserve
+        self._rounds = _rounds(text)
         self._text_sha256 = text.sha256
         self._recipes = recipes
         self._step = step
@@ -72,7 +77,7 @@ class Verifier:
         """For each (budget, solution, KLD when chosen, solutions tried): outcome and verdict.
 
         Of the recipes that fit, the n_baselines best predicted are measured. Where the interval of
-        the ratio to the best one includes 1, both are measured on the reserve as well.
+        the ratio to the best one includes 1, both are measured on more of the text as well.
         """
         self._session.values.prepare_errors(
             [pair for recipe in self._recipes for pair in recipe.types.items()]
@@ -97,30 +102,31 @@ class Verifier:
                 types,
                 ours,
                 {r.name: (ours, theirs[r.name]) for r in rivals[budget] if r.name in theirs},
+                1 + len(self._rounds),
             )
             for (budget, *_), types, ours in zip(chosen, candidates, found, strict=False)
         ]
-        self._look_again(contests)
+        for part in self._rounds:
+            self._read_on(contests, part)
         outcomes = []
         for (budget, solution, _, tried), contest in zip(chosen, contests, strict=True):
             baselines = [
-                self._baseline(recipe, expected[recipe.name], contest.pairs.get(recipe.name))
-                for recipe in rivals[budget]
+                _baseline(recipe, expected[recipe.name], contest) for recipe in rivals[budget]
             ]
             outcomes.append(self._outcome(budget, solution, predict, tried, contest, baselines))
         return outcomes
 
-    def _look_again(self, contests: Sequence[_Contest]) -> None:
-        """Where an interval includes 1, both are measured on the reserve, too."""
+    def _read_on(self, contests: Sequence[_Contest], part: Part) -> None:
+        """Where an interval includes 1, both are measured on this part, too."""
         closes = [(contest, contest.close()) for contest in contests]
         names = list(dict.fromkeys(name for _, close in closes for name in close))
-        if not names or not self._reserve.n_chunks:
+        if not names:
             return
         open_ones = [(contest, close) for contest, close in closes if close]
         types = {recipe.name: recipe.types for recipe in self._recipes}
         found = self._session.measure(
             [*(contest.types for contest, _ in open_ones), *(types[name] for name in names)],
-            self._reserve, positions=True, progress=self._step("verifying what is open"),
+            part, positions=True, progress=self._step("verifying what is open"),
         )  # fmt: skip
         more = dict(zip(names, found[len(open_ones) :], strict=True))
         for (contest, close), ours in zip(open_ones, found, strict=False):
@@ -131,22 +137,6 @@ class Verifier:
 
     def _changed(self, types: Types) -> dict[str, GgmlType]:
         return {n: t for n, t in types.items() if t is not self._space.infos[n].type}
-
-    @staticmethod
-    def _baseline(
-        recipe: FixedRecipe, predicted: float, pair: tuple[Measurement, Measurement] | None
-    ) -> Baseline:
-        if pair is None:
-            return Baseline(recipe.name, recipe.nbytes, predicted)
-        return Baseline(
-            recipe.name,
-            recipe.nbytes,
-            predicted,
-            pair[1].mean,
-            kld_ratio(*pair),
-            log_ppl_difference(*pair),
-            _p999(pair[1]),
-        )
 
     def _outcome(
         self,
@@ -187,6 +177,27 @@ class Verifier:
             tried=tried,
             measured=measured,
         )
+
+
+def _rounds(text: SearchText) -> list[Part]:
+    """What is read on: twice as much as was read, then all there is."""
+    n = 2 * text.verify.n_chunks
+    return [part for part in (text.reserve.first(n), text.reserve.after(n)) if part.n_chunks]
+
+
+def _baseline(recipe: FixedRecipe, predicted: float, contest: _Contest) -> Baseline:
+    if recipe.name not in contest.pairs:
+        return Baseline(recipe.name, recipe.nbytes, predicted)
+    ours, theirs = contest.pairs[recipe.name]
+    return Baseline(
+        recipe.name,
+        recipe.nbytes,
+        predicted,
+        theirs.mean,
+        kld_ratio(ours, theirs, contest.n_looks),
+        log_ppl_difference(ours, theirs),
+        _p999(theirs),
+    )
 
 
 def _p999(measured: Measurement) -> float:

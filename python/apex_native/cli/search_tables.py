@@ -134,8 +134,8 @@ def notes(outcome: SearchOutcome) -> Iterator[str]:
     domain = outcome.report.get("dominating_domain")
     if domain:
         yield (
-            f"warning: {domain} diverges far more than the other text; every domain was given the "
-            "same voice"
+            f"warning: {domain} diverges far more than the other text; it has a larger voice than "
+            "they have, but less so than its KLD"
         )
 
 
