@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,9 @@ __all__ = [
     "show_share",
     "step_progress",
 ]
+
+BAR_AFTER_S = 0.5
+"""Seconds without news until a bar says that something is going on: errors come before."""
 
 PLAIN_EVERY_S = 5.0
 """Seconds between lines in a log: often enough to see that it lives."""
@@ -86,14 +90,42 @@ def _bar(label: str) -> Iterator[ShowShare]:
         TaskProgressColumn(),
         TextColumn("{task.fields[state]}"),
     )
-    with Bar(*columns, console=Console(file=sys.stderr), transient=True) as bar:
-        task = bar.add_task(label, total=None, state="")
+    bar = Bar(*columns, console=Console(file=sys.stderr), transient=True)
+    task = bar.add_task(label, total=None, state="")
+    with _late(bar.start, bar.stop) as start:
 
         def show(done: int, total: int, state: str, label: str | None = None) -> None:
             # rich leaves a description of None as it is.
             bar.update(task, total=total, completed=done, state=state, description=label)
+            start()
 
         yield show
+
+
+@contextmanager
+def _late(start: Callable[[], None], stop: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """Start something when it is asked for, or after BAR_AFTER_S; stop it in the end if it runs."""
+    lock = threading.Lock()
+    is_over = is_started = False
+
+    def start_once() -> None:
+        nonlocal is_started
+        with lock:
+            if not (is_over or is_started):
+                start()
+                is_started = True
+
+    timer = threading.Timer(BAR_AFTER_S, start_once)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield start_once
+    finally:
+        timer.cancel()
+        with lock:
+            is_over = True
+        if is_started:
+            stop()
 
 
 def _lines(out: Output, first_label: str) -> ShowShare:
