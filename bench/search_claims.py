@@ -57,7 +57,7 @@ CLAIMS = (
     Claim("IQ3_S is worse than Q3_K", "routed experts in Q3_K, against IQ3_S", "experts-Q3_K",
           "experts-IQ3_S"),
     Claim("", "K types only, against IQ types only", "uniform-k", "uniform-iq"),
-    Claim("Diverse calibration helps", "uniform with the matrix of all texts, against one text",
+    Claim("Diverse calibration helps", "uniform with the matrix M of many kinds of text, against P",
           "uniform", NARROW),
     Claim("", "uniform with a matrix, against none", "uniform", "uniform-no-matrix"),
     Claim("Attention and state space first", "Q8_0 for them and shared experts, against uniform",
