@@ -172,3 +172,16 @@ def test_rotary_sections_beyond_the_rotated_dimensions_are_refused(tmp_path: Pat
     path.write_bytes(content)
     with pytest.raises(apex.GgufError, match=r"rope\.dimension_sections add up to \d+ pairs"):
         apex.load_model(path)
+
+
+@pytest.mark.parametrize("epsilon", [np.nan, -1e-6])
+def test_an_epsilon_that_ggml_aborts_on_is_refused(tmp_path: Path, epsilon: float) -> None:
+    content = bytearray(apex.demo_model().read_bytes())
+    key = b"qwen35moe.attention.layer_norm_rms_epsilon"
+    at = content.index(key) + len(key)
+    assert np.frombuffer(content, "<u4", 1, at) == [6]  # float32
+    content[at + 4 : at + 8] = np.array([epsilon], "<f4").tobytes()
+    path = tmp_path / "epsilon.gguf"
+    path.write_bytes(content)
+    with pytest.raises(apex.GgufError, match=r"rms_epsilon is -?(nan|1e-06), expected 0 or more"):
+        apex.load_model(path)

@@ -86,6 +86,21 @@ void check_rope(const GgufFile& file, const std::string& path, const std::string
                     ": at most half of it; convert the model again");
 }
 
+// ggml's norms abort on a negative or NaN epsilon, on a thread of their own.
+void check_norms(const GgufFile& file, const std::string& path) {
+    const std::string end = "epsilon";
+    for (const GgufKeyValue& pair : file.header().key_values) {
+        const std::string& key = pair.key;
+        const bool is_epsilon =
+            key.size() > end.size() && key.compare(key.size() - end.size(), end.size(), end) == 0;
+        if (!is_epsilon || pair.is_array) continue;
+        const auto* value = std::get_if<double>(&pair.values[0]);
+        if (value == nullptr || *value >= 0) continue;
+        fail<GgufError>(path, ": ", key, " is ", *value,
+                        ", expected 0 or more; convert the model again");
+    }
+}
+
 // The number in "blk.<number>.", or -1.
 int64_t block_of(const std::string& name) {
     const std::string prefix = "blk.";
@@ -160,6 +175,7 @@ ModelFile check_model_file(const std::string& path, int expert_used_count) {
     }
     check_experts(file, path, architecture, expert_used_count);
     check_rope(file, path, architecture);
+    check_norms(file, path);
     check_trunk(file, path, architecture, blocks);
     check_types(file, path);
     return {std::move(architecture), file.shard_paths(), blocks, layer_bytes(file)};
