@@ -101,7 +101,7 @@ def test_errors_are_those_of_fitting(fitted: Fitted) -> None:
 def found(fitted: Fitted) -> SearchOutcome:
     texts = tuple(DomainText(f"part {seed}", demo_text(9_000, seed=seed)) for seed in (11, 12))
     effort = Effort(
-        TextSizes(fit=2, choose=2, verify=4),
+        TextSizes(fit=2, choose=2, verify=4, more=4),
         candidates=1,
         recipes=0,
         moves=0,
