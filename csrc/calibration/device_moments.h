@@ -20,7 +20,7 @@ struct MomentOnHost {
 };
 
 // Totals of X^T X; every sum has the CPU's order (moments/products.h) and its bits. Used by one
-// thread.
+// thread at a time.
 class DeviceMoments {
   public:
     virtual ~DeviceMoments() = default;
@@ -35,8 +35,9 @@ class DeviceMoments {
 
     virtual void write(size_t number, const MomentOnHost& from) = 0;
     virtual void read(size_t number, const MomentOnHost& to) = 0;
-    // Rounded to float, n_matrices * packed_size(n_per_row) each.
-    virtual void read_floats(size_t number, float* total, float* part) = 0;
+    // Sums of all matrices from `begin` on, rounded to float. Several threads may read at once,
+    // while nothing else is called.
+    virtual void read_floats(size_t number, size_t begin, size_t n, float* total, float* part) = 0;
     virtual void drop(size_t number) = 0;
 };
 

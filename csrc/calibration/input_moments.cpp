@@ -193,15 +193,8 @@ const std::map<std::string, InputMoment>& InputMoments::read() {
 void InputMoments::take(const std::string& input, float* total, float* part, ThreadPool& pool) {
     InputMoment& moment = moments_.at(input);
     const auto found = on_device_.find(input);
-    const bool is_on_device = found != on_device_.end();
-    if (is_on_device) {
-        MomentOnHost counts = on_host(moment);
-        counts.total = counts.part = nullptr;
-        found->second.moments->read(found->second.number, counts);
-        found->second.moments->read_floats(found->second.number, total, part);
-        found->second.moments->drop(found->second.number);
-        on_device_.erase(found);
-    } else {
+    const OnDevice* on_device = found == on_device_.end() ? nullptr : &found->second;
+    if (on_device == nullptr) {
         moment.total.resize(moment.n_sums());
         moment.part.resize(moment.n_sums());
     }
@@ -210,9 +203,21 @@ void InputMoments::take(const std::string& input, float* total, float* part, Thr
         const size_t n = moment.n_sums(), i = static_cast<size_t>(thread);
         const size_t begin = n * i / static_cast<size_t>(n_threads);
         const size_t end = n * (i + 1) / static_cast<size_t>(n_threads);
-        if (!is_on_device) round_sums(moment, begin, end, total, part);
+        if (on_device != nullptr) {
+            on_device->moments->read_floats(on_device->number, begin, end - begin, total + begin,
+                                            part + begin);
+        } else {
+            round_sums(moment, begin, end, total, part);
+        }
         if (!is_finite(total + begin, end - begin)) all_finite = false;
     });
+    if (on_device != nullptr) {
+        MomentOnHost counts = on_host(moment);
+        counts.total = counts.part = nullptr;
+        on_device->moments->read(on_device->number, counts);
+        on_device->moments->drop(on_device->number);
+        on_device_.erase(found);
+    }
     moment.total = moment.part = {};
     if (!all_finite) {
         fail<ModelError>(input,

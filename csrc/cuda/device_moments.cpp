@@ -1,6 +1,7 @@
 // calibration/device_moments.h on CUDA.
 #include "calibration/device_moments.h"
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -35,17 +36,21 @@ struct Total {
     }
 };
 
-// One matrix on its way to the host, as floats.
+// Sums on their way to the host, as floats: kLandingFloats at a time.
+constexpr size_t kLandingFloats = size_t{1} << 19;
+
 class Landing {
   public:
-    explicit Landing(size_t n) : n_(n), rounded_(n * sizeof(float)), landed_(n * sizeof(float)) {}
+    explicit Landing(const Stream& stream) : stream_(stream) {}
 
-    void fill(const double* from, float* to, const Stream& stream) {
+    void fill(const double* from, size_t n, float* to) {
+        empty();
         APEX_CUDA_CALL(
-            launch_round(from, static_cast<int64_t>(n_), rounded_.as<float>(), stream.get()));
-        stream.copy(landed_.as(), rounded_.as(), n_ * sizeof(float));
-        filled_.record(stream);
+            launch_round(from, static_cast<int64_t>(n), rounded_.as<float>(), stream_.get()));
+        stream_.copy(landed_.as(), rounded_.as(), n * sizeof(float));
+        filled_.record(stream_);
         to_ = to;
+        n_ = n;
     }
     void empty() {
         if (to_ == nullptr) return;
@@ -55,11 +60,12 @@ class Landing {
     }
 
   private:
-    size_t n_;
-    DeviceBuffer rounded_;
-    PinnedBuffer landed_;
-    Event filled_;
+    const Stream& stream_;
+    DeviceBuffer rounded_{kLandingFloats * sizeof(float)};
+    PinnedBuffer landed_{kLandingFloats * sizeof(float)};
+    Event filled_{cudaEventDisableTiming};
     float* to_ = nullptr;
+    size_t n_ = 0;
 };
 
 class Moments final : public DeviceMoments {
@@ -120,17 +126,15 @@ class Moments final : public DeviceMoments {
         stream_->wait();
     }
 
-    void read_floats(size_t number, float* total, float* part) override {
+    void read_floats(size_t number, size_t begin, size_t n, float* total, float* part) override {
         use_device(device_);
         const Total& from = *totals_.at(number);
-        const auto packed = static_cast<size_t>(from.packed);
-        Landing landings[2] = {Landing(packed), Landing(packed)};  // one fills, one is emptied
-        for (size_t i = 0; i < static_cast<size_t>(from.n_matrices); ++i) {
-            const auto at = i * packed;
-            landings[0].empty();
-            landings[0].fill(from.total.as<double>() + at, total + at, *stream_);
-            landings[1].empty();
-            landings[1].fill(from.part.as<double>() + at, part + at, *stream_);
+        const Stream stream;
+        Landing landings[2] = {Landing(stream), Landing(stream)};  // one fills, one is emptied
+        for (size_t at = 0; at < n; at += kLandingFloats) {
+            const size_t count = std::min(kLandingFloats, n - at);
+            landings[0].fill(from.total.as<double>() + begin + at, count, total + at);
+            landings[1].fill(from.part.as<double>() + begin + at, count, part + at);
         }
         for (Landing& landing : landings) landing.empty();
     }

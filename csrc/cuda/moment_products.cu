@@ -10,14 +10,26 @@ struct MomentJob {
     DeviceInput input;
     MomentsOnDevice totals;
     bool in_part;
+    bool is_aligned;
 };
+
+// Does every row begin where four floats are read at once?
+bool rows_are_aligned(const DeviceInput& input) {
+    size_t places = reinterpret_cast<size_t>(input.data);
+    for (const size_t step : {input.nb[1], input.nb[2], input.nb[3]}) places |= step;
+    return places % 16 == 0;
+}
 
 __device__ __forceinline__ MomentTotals totals_of(const MomentJob& job, int64_t matrix) {
     const int64_t at = matrix * packed_size(job.input.ne[0]);
     return {job.totals.total + at, job.in_part ? job.totals.part + at : nullptr};
 }
 
-__global__ void __launch_bounds__(kMomentThreads) plain_moments_kernel(const MomentJob job) {
+__device__ __forceinline__ MomentPlace place_of(const MomentJob& job) {
+    return {MomentTile(blockIdx.x), job.input.ne[0], job.is_aligned};
+}
+
+__global__ void __launch_bounds__(kMomentThreads, 2) plain_moments_kernel(const MomentJob job) {
     __shared__ MomentMemory memory;
     const int64_t matrix = blockIdx.y;
     const auto per_plane = static_cast<int>(job.input.ne[1]);
@@ -28,8 +40,7 @@ __global__ void __launch_bounds__(kMomentThreads) plain_moments_kernel(const Mom
         return reinterpret_cast<const float*>(plane + at);
     };
     const auto n_rows = static_cast<int>(Planes(job.input, matrix).count()) * per_plane;
-    add_moment_products(Block{}, row, n_rows, MomentTile(blockIdx.x), job.input.ne[0],
-                        totals_of(job, matrix), memory);
+    add_moment_products(Block{}, row, n_rows, place_of(job), totals_of(job, matrix), memory);
 }
 
 __global__ void __launch_bounds__(kMomentThreads, 2)
@@ -38,8 +49,8 @@ __global__ void __launch_bounds__(kMomentThreads, 2)
     const int64_t expert = blockIdx.y;
     const uint32_t* numbers = sorted.rows + sorted.begins[expert];
     const auto row = [&](int i) { return routed_row(job.input, numbers[i]); };
-    add_moment_products(Block{}, row, sorted.counts[expert], MomentTile(blockIdx.x),
-                        job.input.ne[0], totals_of(job, expert), memory);
+    add_moment_products(Block{}, row, sorted.counts[expert], place_of(job), totals_of(job, expert),
+                        memory);
 }
 
 constexpr int kThreads = 256;
@@ -70,7 +81,7 @@ __global__ void __launch_bounds__(kThreads) round_kernel(const double* from, int
 cudaError_t launch_moments(const DeviceInput& input, const DeviceSums& squares, bool in_part,
                            void* room, const MomentsOnDevice& totals, int* failed,
                            cudaStream_t stream) {
-    const MomentJob job{input, totals, in_part};
+    const MomentJob job{input, totals, in_part, rows_are_aligned(input)};
     const auto n_matrices = static_cast<unsigned>(input.n_all_matrices());
     const dim3 tiles(static_cast<unsigned>(MomentTile::count(input.ne[0])), n_matrices);
     if (input.experts == nullptr) {

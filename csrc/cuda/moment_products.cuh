@@ -2,10 +2,12 @@
 // of moments/products.h, added in its order.
 //
 // Products of at most kProductRows rows are added in float, one row after the other, these sums in
-// double. A thread holds 8 x 8 elements of a tile of 128 x 128, those at every 16th row and column,
-// so that a warp's reads of shared memory never meet in a bank.
+// double. A thread holds 8 x 8 elements of a tile of 128 x 128: twice four rows beside each other,
+// which it reads at once, and every 16th column, so that a warp's reads of shared memory never meet
+// in a bank. Rows come into shared memory while those before are multiplied.
 #pragma once
 
+#include "cuda/copy_ahead.cuh"
 #include "cuda/squares.cuh"
 #include "cuda/thread_block.cuh"
 #include "moments/products.h"
@@ -33,9 +35,10 @@ struct MomentTile {
     }
 };
 
-struct MomentMemory {
-    float left[kMomentStep][kMomentTile];
-    float right[kMomentStep][kMomentTile];
+struct alignas(16) MomentMemory {
+    float left[2][kMomentStep][kMomentTile];  // of the rows at hand and of the next
+    float right[2][kMomentStep][kMomentTile];
+    const float* rows[kProductRows];
 };
 
 // Where sums go: those of all rows, and of the part; null where these rows are not in it.
@@ -48,46 +51,78 @@ struct MomentSums {
     float sums[kMomentSide][kMomentSide];
 };
 
+inline constexpr int kBeside = kCopied;  // rows of a thread that lie beside each other
+
 APEX_BLOCK int moment_row(int thread, int a) {
-    return thread / 16 + 16 * a;
+    return kBeside * (thread / 16) + 16 * kBeside * (a / kBeside) + a % kBeside;
 }
 
 APEX_BLOCK int moment_column(int thread, int b) {
     return thread % 16 + 16 * b;
 }
 
-// Rows begin to begin + n of the matrix, at most kMomentStep, beside each other; zeros beyond. 16
-// threads a row.
-template <typename Row>
-APEX_BLOCK void load_moment_rows(const Block& block, const Row& row, int begin, int n,
-                                 const MomentTile& tile, int64_t width, MomentMemory& memory) {
-    static_assert(kMomentThreads == 16 * kMomentStep);
-    block.run([&](int thread) {
-        const int step = thread / 16;
-        const float* values = step < n ? row(begin + step) : nullptr;
-        APEX_UNROLL
-        for (int c = 0; c < kMomentSide; ++c) {
-            const int at = moment_column(thread, c);
-            const int64_t i = tile.row + at, j = tile.column + at;
-            memory.left[step][at] = values != nullptr && i < width ? values[i] : 0.0f;
-            memory.right[step][at] = values != nullptr && j < width ? values[j] : 0.0f;
-        }
-    });
+// What a block works on: rows as wide as the matrix, and where in it.
+struct MomentPlace {
+    MomentTile tile;
+    int64_t width;
+    bool is_aligned;  // every row begins at a multiple of 16 bytes
+};
+
+APEX_BLOCK int columns_from(int64_t at, int64_t width) {
+    return at >= width ? 0 : static_cast<int>(width - at < kCopied ? width - at : kCopied);
 }
 
-APEX_BLOCK void add_moment_rows(int thread, int n, const MomentMemory& memory, MomentSums& sums) {
-    for (int step = 0; step < n; ++step) {
-        float left[kMomentSide], right[kMomentSide];
+// Starts to bring memory.rows[begin] to [begin + kMomentStep], of n_rows; zeros beyond. A warp two
+// rows.
+APEX_BLOCK void bring_moment_rows(int thread, int begin, int n_rows, int half,
+                                  const MomentPlace& place, MomentMemory& memory) {
+    constexpr int kInRow = kMomentTile / kCopied, kAtOnce = kMomentThreads / kInRow;
+    const int at = thread % kInRow * kCopied;
+    const int64_t i = place.tile.row + at, j = place.tile.column + at;
+    const int n_left = columns_from(i, place.width), n_right = columns_from(j, place.width);
+    APEX_UNROLL
+    for (int step = thread / kInRow; step < kMomentStep; step += kAtOnce) {
+        const bool is_row = begin + step < n_rows;
+        const float* row = memory.rows[is_row ? begin + step : 0];
+        copy_ahead(&memory.left[half][step][at], row + (n_left > 0 ? i : 0), is_row ? n_left : 0,
+                   place.is_aligned);
+        copy_ahead(&memory.right[half][step][at], row + (n_right > 0 ? j : 0), is_row ? n_right : 0,
+                   place.is_aligned);
+    }
+    end_copies();
+}
+
+struct alignas(16) Beside {
+    float values[kBeside];
+};
+
+APEX_BLOCK void add_moment_row_products(int thread, const float* left_row, const float* right_row,
+                                        MomentSums& sums) {
+    float left[kMomentSide], right[kMomentSide];
+    APEX_UNROLL
+    for (int a = 0; a < kMomentSide; a += kBeside) {
+        const Beside beside = *reinterpret_cast<const Beside*>(left_row + moment_row(thread, a));
         APEX_UNROLL
-        for (int a = 0; a < kMomentSide; ++a) left[a] = memory.left[step][moment_row(thread, a)];
+        for (int k = 0; k < kBeside; ++k) left[a + k] = beside.values[k];
+    }
+    APEX_UNROLL
+    for (int b = 0; b < kMomentSide; ++b) right[b] = right_row[moment_column(thread, b)];
+    APEX_UNROLL
+    for (int a = 0; a < kMomentSide; ++a) {
         APEX_UNROLL
-        for (int b = 0; b < kMomentSide; ++b) {
-            right[b] = memory.right[step][moment_column(thread, b)];
-        }
+        for (int b = 0; b < kMomentSide; ++b) sums.sums[a][b] += left[a] * right[b];
+    }
+}
+
+// n rows, and zeros up to a multiple of kBeside, which change no sum.
+APEX_BLOCK void add_moment_rows(int thread, int n, int half, const MomentMemory& memory,
+                                MomentSums& sums) {
+    APEX_ROLLED
+    for (int step = 0; step < n; step += kBeside) {
         APEX_UNROLL
-        for (int a = 0; a < kMomentSide; ++a) {
-            APEX_UNROLL
-            for (int b = 0; b < kMomentSide; ++b) sums.sums[a][b] += left[a] * right[b];
+        for (int k = 0; k < kBeside; ++k) {
+            add_moment_row_products(thread, memory.left[half][step + k],
+                                    memory.right[half][step + k], sums);
         }
     }
 }
@@ -96,7 +131,7 @@ APEX_BLOCK void add_moment_rows(int thread, int n, const MomentMemory& memory, M
 // is written: a read behind a write would wait for the one before, a way to the memory each.
 APEX_BLOCK void add_moment_row(int thread, int64_t i, int64_t first, const float* sums,
                                double* totals) {
-    constexpr int kAtOnce = 4;
+    constexpr int kAtOnce = 8;
     const int64_t left = i - first - thread % 16;  // from a thread's first column to the diagonal
     double* row = totals + packed_size(i) + first + thread % 16;
     APEX_UNROLL
@@ -132,19 +167,30 @@ APEX_BLOCK void add_moment_tile(int thread, const MomentTile& tile, int64_t widt
 // row(i): the i-th of n_rows rows that meet the matrix.
 template <typename Row>
 APEX_BLOCK void add_moment_products(const Block& block, const Row& row, int n_rows,
-                                    const MomentTile& tile, int64_t width,
-                                    const MomentTotals& totals, MomentMemory& memory) {
+                                    const MomentPlace& place, const MomentTotals& totals,
+                                    MomentMemory& memory) {
     Block::PerThread<MomentSums> sums(block);
     for (int first = 0; first < n_rows; first += static_cast<int>(kProductRows)) {
         const int left = n_rows - first;
         const int count = left < static_cast<int>(kProductRows) ? left : int{kProductRows};
-        block.run([&](int thread) { sums[thread] = MomentSums{}; });
+        block.run([&](int thread) {
+            if (thread < count) memory.rows[thread] = row(first + thread);
+            sums[thread] = MomentSums{};
+        });
+        block.run([&](int thread) { bring_moment_rows(thread, 0, count, 0, place, memory); });
         for (int begin = 0; begin < count; begin += kMomentStep) {
+            const int half = begin / kMomentStep % 2;
             const int n = count - begin < kMomentStep ? count - begin : kMomentStep;
-            load_moment_rows(block, row, first + begin, n, tile, width, memory);
-            block.run([&](int thread) { add_moment_rows(thread, n, memory, sums[thread]); });
+            block.run([&](int thread) {
+                bring_moment_rows(thread, begin + kMomentStep, count, 1 - half, place, memory);
+                wait_for_copies<1>();
+            });
+            block.run([&](int thread) { add_moment_rows(thread, n, half, memory, sums[thread]); });
         }
-        block.run([&](int thread) { add_moment_tile(thread, tile, width, sums[thread], totals); });
+        block.run([&](int thread) {
+            wait_for_copies<0>();
+            add_moment_tile(thread, place.tile, place.width, sums[thread], totals);
+        });
     }
 }
 

@@ -56,8 +56,8 @@ void add_as_twin(const std::vector<const float*>& rows, int64_t n, bool in_part,
     const auto row = [&](int i) { return rows[static_cast<size_t>(i)]; };
     for (int64_t tile = 0; tile < cuda::MomentTile::count(n); ++tile) {
         cuda::add_moment_products(cuda::Block{cuda::kMomentThreads}, row,
-                                  static_cast<int>(rows.size()), cuda::MomentTile(tile), n, totals,
-                                  *memory);
+                                  static_cast<int>(rows.size()), {cuda::MomentTile(tile), n, false},
+                                  totals, *memory);
     }
     if (rows.empty()) return;
     std::vector<double> squares(static_cast<size_t>(n));
