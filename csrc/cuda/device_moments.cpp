@@ -7,7 +7,6 @@
 #include <memory>
 
 #include "cuda/moment_products.h"
-#include "cuda/routed_rows.h"
 #include "cuda/runtime.h"
 #include "moments/products.h"
 
@@ -95,10 +94,8 @@ class Moments final : public DeviceMoments {
     void add(size_t number, const DeviceInput& input, const DeviceSums& squares,
              bool in_part) override {
         use_device(device_);
-        if (input.experts != nullptr) {
-            sorted_ = at_least(std::move(sorted_), routed_rows_bytes(input));
-        }
-        APEX_CUDA_CALL(launch_moments(input, squares, in_part, sorted_.as(),
+        room_ = at_least(std::move(room_), moments_room_bytes(input));
+        APEX_CUDA_CALL(launch_moments(input, squares, in_part, room_.as(),
                                       totals_.at(number)->pointers(), failed_.as<int>(),
                                       stream_->get()));
         stream_->wait();
@@ -148,7 +145,7 @@ class Moments final : public DeviceMoments {
   private:
     int device_;
     std::map<size_t, std::unique_ptr<Total>> totals_;
-    DeviceBuffer failed_, sorted_;
+    DeviceBuffer failed_, room_;
     std::unique_ptr<Stream> stream_;  // destroyed first: buffers are freed after it
 };
 

@@ -127,41 +127,66 @@ APEX_BLOCK void add_moment_rows(int thread, int n, int half, const MomentMemory&
     }
 }
 
-// A thread's elements of one row, those before the diagonal. Some are read before the first of them
-// is written: a read behind a write would wait for the one before, a way to the memory each.
-APEX_BLOCK void add_moment_row(int thread, int64_t i, int64_t first, const float* sums,
+// Adds sums of a thread's elements of one row, those before the diagonal: sum(group, b), one group
+// after the other. All totals are read before the first is written: a read behind a write would
+// wait for the one before, a way to the memory each.
+template <typename Sum>
+APEX_BLOCK void add_moment_row(int thread, int64_t i, int64_t first, int n_groups, const Sum& sum,
                                double* totals) {
-    constexpr int kAtOnce = 8;
     const int64_t left = i - first - thread % 16;  // from a thread's first column to the diagonal
     double* row = totals + packed_size(i) + first + thread % 16;
+    double values[kMomentSide];
     APEX_UNROLL
-    for (int begin = 0; begin < kMomentSide; begin += kAtOnce) {
-        double values[kAtOnce];
+    for (int b = 0; b < kMomentSide; ++b) values[b] = 16 * b < left ? row[16 * b] : 0.0;
+    APEX_ROLLED
+    for (int group = 0; group < n_groups; ++group) {
         APEX_UNROLL
-        for (int b = 0; b < kAtOnce; ++b) {
-            const int at = 16 * (begin + b);
-            values[b] = at < left ? row[at] : 0.0;
-        }
-        APEX_UNROLL
-        for (int b = 0; b < kAtOnce; ++b) {
-            const int at = 16 * (begin + b);
-            if (at < left) row[at] = values[b] + static_cast<double>(sums[begin + b]);
-        }
+        for (int b = 0; b < kMomentSide; ++b) values[b] += static_cast<double>(sum(group, b));
+    }
+    APEX_UNROLL
+    for (int b = 0; b < kMomentSide; ++b) {
+        if (16 * b < left) row[16 * b] = values[b];
     }
 }
 
-// The diagonal is left as it is: exact squares are added to it (add_moment_squares).
-APEX_BLOCK void add_moment_tile(int thread, const MomentTile& tile, int64_t width,
-                                const MomentSums& sums, const MomentTotals& totals) {
-    APEX_UNROLL
-    for (int a = 0; a < kMomentSide; ++a) {
-        const int64_t i = opaque(tile.row + moment_row(thread, a));
-        if (i >= width) continue;
-        add_moment_row(thread, i, tile.column, sums.sums[a], totals.total);
-        if (totals.part != nullptr) {
-            add_moment_row(thread, i, tile.column, sums.sums[a], totals.part);
-        }
+// The a-th row of a thread's elements; sum(group, b). The diagonal is left as it is: exact squares
+// are added to it (add_moment_squares).
+template <typename Sum>
+APEX_BLOCK void add_moment_elements(int thread, int a, const MomentPlace& place, int n_groups,
+                                    const Sum& sum, const MomentTotals& totals) {
+    const int64_t i = opaque(place.tile.row + moment_row(thread, a));
+    if (i >= place.width) return;
+    add_moment_row(thread, i, place.tile.column, n_groups, sum, totals.total);
+    if (totals.part != nullptr) {
+        add_moment_row(thread, i, place.tile.column, n_groups, sum, totals.part);
     }
+}
+
+// Products of rows row(first) to row(first + count), kProductRows of them at most.
+template <typename Row>
+APEX_BLOCK void multiply_moment_rows(const Block& block, const Row& row, int first, int count,
+                                     const MomentPlace& place, MomentMemory& memory,
+                                     Block::PerThread<MomentSums>& sums) {
+    block.run([&](int thread) {
+        if (thread < count) memory.rows[thread] = row(first + thread);
+        sums[thread] = MomentSums{};
+    });
+    block.run([&](int thread) { bring_moment_rows(thread, 0, count, 0, place, memory); });
+    for (int begin = 0; begin < count; begin += kMomentStep) {
+        const int half = begin / kMomentStep % 2;
+        const int n = count - begin < kMomentStep ? count - begin : kMomentStep;
+        block.run([&](int thread) {
+            bring_moment_rows(thread, begin + kMomentStep, count, 1 - half, place, memory);
+            wait_for_copies<1>();
+        });
+        block.run([&](int thread) { add_moment_rows(thread, n, half, memory, sums[thread]); });
+    }
+    block.run([&](int) { wait_for_copies<0>(); });
+}
+
+APEX_BLOCK int moment_group_rows(int first, int n_rows) {
+    const int left = n_rows - first;
+    return left < static_cast<int>(kProductRows) ? left : int{kProductRows};
 }
 
 // row(i): the i-th of n_rows rows that meet the matrix.
@@ -171,27 +196,45 @@ APEX_BLOCK void add_moment_products(const Block& block, const Row& row, int n_ro
                                     MomentMemory& memory) {
     Block::PerThread<MomentSums> sums(block);
     for (int first = 0; first < n_rows; first += static_cast<int>(kProductRows)) {
-        const int left = n_rows - first;
-        const int count = left < static_cast<int>(kProductRows) ? left : int{kProductRows};
+        multiply_moment_rows(block, row, first, moment_group_rows(first, n_rows), place, memory,
+                             sums);
         block.run([&](int thread) {
-            if (thread < count) memory.rows[thread] = row(first + thread);
-            sums[thread] = MomentSums{};
-        });
-        block.run([&](int thread) { bring_moment_rows(thread, 0, count, 0, place, memory); });
-        for (int begin = 0; begin < count; begin += kMomentStep) {
-            const int half = begin / kMomentStep % 2;
-            const int n = count - begin < kMomentStep ? count - begin : kMomentStep;
-            block.run([&](int thread) {
-                bring_moment_rows(thread, begin + kMomentStep, count, 1 - half, place, memory);
-                wait_for_copies<1>();
-            });
-            block.run([&](int thread) { add_moment_rows(thread, n, half, memory, sums[thread]); });
-        }
-        block.run([&](int thread) {
-            wait_for_copies<0>();
-            add_moment_tile(thread, place.tile, place.width, sums[thread], totals);
+            APEX_UNROLL
+            for (int a = 0; a < kMomentSide; ++a) {
+                const auto sum = [&](int, int b) { return sums[thread].sums[a][b]; };
+                add_moment_elements(thread, a, place, 1, sum, totals);
+            }
         });
     }
+}
+
+// Where few tiles would leave most of a GPU idle, groups of kProductRows rows are multiplied side
+// by side and added one after the other: the same sums. Of one group and tile, kept in between:
+inline constexpr int kMomentElements = kMomentTile * kMomentTile;
+
+template <typename Row>
+APEX_BLOCK void keep_moment_products(const Block& block, const Row& row, int first, int n_rows,
+                                     const MomentPlace& place, MomentMemory& memory, float* kept) {
+    Block::PerThread<MomentSums> sums(block);
+    multiply_moment_rows(block, row, first, moment_group_rows(first, n_rows), place, memory, sums);
+    block.run([&](int thread) {
+        APEX_UNROLL
+        for (int a = 0; a < kMomentSide; ++a) {
+            APEX_UNROLL
+            for (int b = 0; b < kMomentSide; ++b) {
+                kept[(a * kMomentSide + b) * kMomentThreads + thread] = sums[thread].sums[a][b];
+            }
+        }
+    });
+}
+
+// The a-th row of each thread's elements. step: from one group's to the next's.
+APEX_BLOCK void add_kept_products(int thread, int a, const MomentPlace& place, const float* kept,
+                                  int n_groups, int64_t step, const MomentTotals& totals) {
+    const auto sum = [&](int group, int b) {
+        return kept[group * step + (a * kMomentSide + b) * kMomentThreads + thread];
+    };
+    add_moment_elements(thread, a, place, n_groups, sum, totals);
 }
 
 // Of one column: the squares of the importance matrix, as it adds them.

@@ -15,8 +15,11 @@ struct MomentsOnDevice {
     int64_t* part_counts;
 };
 
-// Adds an input's products and squares, to the part too where it is in it. room:
-// routed_rows_bytes() where rows are routed. failed: set to 1 where an expert's number is none.
+// Of the device, while an input is added.
+size_t moments_room_bytes(const DeviceInput& input);
+
+// Adds an input's products and squares, to the part too where it is in it. failed: set to 1 where
+// an expert's number is none.
 cudaError_t launch_moments(const DeviceInput& input, const DeviceSums& squares, bool in_part,
                            void* room, const MomentsOnDevice& totals, int* failed,
                            cudaStream_t stream);

@@ -49,6 +49,16 @@ void add(const std::vector<const float*>& rows, int64_t n, bool in_part, Moments
     }
 }
 
+void add_squares(const std::vector<const float*>& rows, int64_t n,
+                 const cuda::MomentTotals& totals) {
+    if (rows.empty()) return;
+    std::vector<double> squares(static_cast<size_t>(n));
+    apex::sum_squared_columns(rows.data(), rows.size(), 0, n, squares.data());
+    for (int64_t i = 0; i < n; ++i) {
+        cuda::add_moment_squares(i, squares[static_cast<size_t>(i)], totals);
+    }
+}
+
 // cuda/moment_products.cu, block by block.
 void add_as_twin(const std::vector<const float*>& rows, int64_t n, bool in_part, Moments& moments) {
     const cuda::MomentTotals totals{moments.total.data(), in_part ? moments.part.data() : nullptr};
@@ -59,12 +69,38 @@ void add_as_twin(const std::vector<const float*>& rows, int64_t n, bool in_part,
                                   static_cast<int>(rows.size()), {cuda::MomentTile(tile), n, false},
                                   totals, *memory);
     }
-    if (rows.empty()) return;
-    std::vector<double> squares(static_cast<size_t>(n));
-    apex::sum_squared_columns(rows.data(), rows.size(), 0, n, squares.data());
-    for (int64_t i = 0; i < n; ++i) {
-        cuda::add_moment_squares(i, squares[static_cast<size_t>(i)], totals);
+    add_squares(rows, n, totals);
+}
+
+// The same where groups of rows are multiplied side by side; some groups at a time.
+void add_as_kept_twin(const std::vector<const float*>& rows, int64_t n, bool in_part,
+                      Moments& moments) {
+    constexpr int kGroups = 2, kStep = kGroups * static_cast<int>(apex::kProductRows);
+    const cuda::MomentTotals totals{moments.total.data(), in_part ? moments.part.data() : nullptr};
+    const auto memory = std::make_unique<cuda::MomentMemory>();
+    const auto row = [&](int i) { return rows[static_cast<size_t>(i)]; };
+    const auto n_rows = static_cast<int>(rows.size());
+    std::vector<float> kept(size_t{kGroups} * cuda::kMomentElements);
+    for (int64_t tile = 0; tile < cuda::MomentTile::count(n); ++tile) {
+        const cuda::MomentPlace place{cuda::MomentTile(tile), n, false};
+        for (int first = 0; first < n_rows; first += kStep) {
+            int n_groups = 0;
+            for (; n_groups < kGroups; ++n_groups) {
+                const int at = first + n_groups * static_cast<int>(apex::kProductRows);
+                if (at >= n_rows) break;
+                cuda::keep_moment_products(cuda::Block{cuda::kMomentThreads}, row, at, n_rows,
+                                           place, *memory,
+                                           kept.data() + n_groups * cuda::kMomentElements);
+            }
+            for (int thread = 0; thread < cuda::kMomentThreads; ++thread) {
+                for (int a = 0; a < cuda::kMomentSide; ++a) {
+                    cuda::add_kept_products(thread, a, place, kept.data(), n_groups,
+                                            cuda::kMomentElements, totals);
+                }
+            }
+        }
     }
+    add_squares(rows, n, totals);
 }
 
 }  // namespace
@@ -79,13 +115,14 @@ int main(int argc, char** argv) {
         int n_differ = 0;
         double trace = 0;
         for (int64_t matrix = 0; matrix < once.input.n_all_matrices(); ++matrix) {
-            Moments wanted(n), found(n);
+            Moments wanted(n), found(n), kept(n);
             for (const InputData* data : {&once, &again}) {
                 const std::vector<const float*> rows = data->rows_of(matrix);
                 add(rows, n, data == &again, wanted);
                 add_as_twin(rows, n, data == &again, found);
+                add_as_kept_twin(rows, n, data == &again, kept);
             }
-            if (!(wanted == found)) ++n_differ;
+            if (!(wanted == found) || !(wanted == kept)) ++n_differ;
             trace += wanted.total.back();
         }
         std::printf("%-8s matrices %d trace %s differ %d\n", shape.name,
