@@ -250,19 +250,48 @@ class Bench:
                 self.add(f"up in Q4_K: {what}", seconds=seconds, layer_mean_s=self.layer_mean_s)
 
     def whole(self) -> None:
-        with GgufFile(self.path) as source:
-            for type in self.args.types:
-                layer = 0.0
-                for name, times in ((UP, 2), (DOWN, 1)):
-                    begun = time.perf_counter()
-                    seconds, _, errors = self.quantize(source, name, type, self.moment_of(name))
-                    layer += times * (time.perf_counter() - begun)
-                    self.add(f"{name} in {type}", seconds=seconds, layer_mean_s=self.layer_mean_s,
-                             of_ggml=errors["error"] / errors["ggml_error"],
-                             kept=errors["n_kept"])  # fmt: skip
+        """The experts of a layer; gate and up choose together, and by themselves."""
+        for type in self.args.types:
+            for together in (True, False):
+                seconds, errors = self.quantize_layer(GgmlType.parse(type), together=together)
                 share = self.args.experts / 256
-                self.add(f"experts of a layer in {type}", seconds=layer,
-                         layers_40_s=layer / share * N_LAYERS)  # fmt: skip
+                self.add(
+                    f"experts of a layer in {type}", together=together, seconds=seconds,
+                    layers_40_s=seconds / share * N_LAYERS,
+                    of_ggml=[round(found["error"] / found["ggml_error"], 6) for found in errors],
+                    kept=[found["n_kept"] for found in errors],
+                )  # fmt: skip
+
+    def quantize_layer(self, type: GgmlType, *, together: bool) -> tuple[float, list[Any]]:
+        threads = self.args.threads
+        begun = time.perf_counter()
+        with GgufFile(self.path) as source, (self.args.folder / "out.bin").open("w+b") as output:
+            devices = core.FeedbackDevices([0], n_places=threads, n_per_row=2048)
+            made: dict[str, Any] = {}
+            tasks: list[Any] = []
+            for name in (GATE, UP, DOWN):
+                moment = self.moment_of(name)
+                first = self.input_of[name]
+                made[name] = core.feedback(
+                    source.stored_tensor(name), type.id, total=moment.total, part=moment.part,
+                    counts=moment.counts, part_counts=moment.part_counts, devices=devices,
+                    n_threads=threads, beside=made.get(first) if together else None,
+                )  # fmt: skip
+                made.setdefault(first, made[name])
+                tasks.append(
+                    core.QuantizeTask(
+                        source.stored_tensor(name), type.id, output_fd=output.fileno(),
+                        output_offset=len(tasks) << 30, converter=made[name],
+                    )
+                )  # fmt: skip
+            job = core.QuantizeJob(tasks, n_threads=threads, max_memory=64 << 30)
+            try:
+                while not job.finished:
+                    job.wait(1000)
+                seconds = time.perf_counter() - begun
+                return seconds, [job.output_errors(i) for i in range(len(tasks))]
+            finally:
+                job.close()
 
     def threads(self) -> None:
         with GgufFile(self.path) as source:

@@ -99,6 +99,7 @@ PYBIND11_MODULE(_core, module) {
     register_stored_tensor(module);
     register_quantize(module);
     register_moments(module);
+    register_feedback(module);
     register_statistics(module);
     register_model(module);
     register_engine(module);

@@ -29,5 +29,6 @@ void register_hidden(py::module_& module);
 void register_speed(py::module_& module);
 void register_imatrix(py::module_& module);
 void register_moments(py::module_& module);
+void register_feedback(py::module_& module);
 
 }  // namespace apex::bind

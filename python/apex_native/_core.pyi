@@ -205,6 +205,7 @@ def feedback(
     options: FeedbackOptions = ...,
     devices: FeedbackDevices | None = None,
     n_threads: int = 1,
+    beside: RowsConverter | None = None,
 ) -> RowsConverter: ...
 def grouped_feedback(
     source: StoredTensor,

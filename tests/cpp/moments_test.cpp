@@ -162,9 +162,10 @@ std::string quantize(const QuantizeTask& pattern, const Moments& moments, int n_
     options.sampled_rows = 4;
     FeedbackTensor converter(
         task,
-        MomentSource(kColumns, task.source.rows.n_slices, moments.total.data(), moments.part.data(),
-                     moments.counts.data(), moments.part_counts.data()),
-        options);
+        std::make_shared<InputChoices>(
+            MomentSource(kColumns, task.source.rows.n_slices, moments.total.data(),
+                         moments.part.data(), moments.counts.data(), moments.part_counts.data()),
+            options));
     task.converter = &converter;
     QuantizeOptions job;
     job.n_threads = n_threads;

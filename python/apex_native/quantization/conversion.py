@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from apex_native._native import core
@@ -54,16 +54,26 @@ class _Converters:
     moments: Hessian | None
     devices: FeedbackDevices | None
     n_threads: int
+    first: dict[Any, RowsConverter] = field(default_factory=dict)
+    """Of every input, type and number of matrices: those beside it choose with it."""
 
     def make(self, tensor: PlannedTensor, values: Any) -> RowsConverter | None:
         """Values: the tensor's importances. None where it is quantized as ggml does."""
         if not has_feedback(tensor):
             return None
-        return feedback_for(
+        # Groups of rows have moments of their own: nothing reads these beside them.
+        moment = None if self.moments is None else self.moments.moment_of(tensor.name)
+        shared = moment is not None and moment.groups is None
+        key = (id(moment), tensor.type, tensor.shape[:-2])
+        made = feedback_for(
             *(self.source, tensor.name, tensor.type, values, self.moments),
             devices=self.devices,
             n_threads=self.n_threads,
+            beside=self.first.get(key) if shared else None,
         )
+        if made is not None:
+            self.first.setdefault(key, made)
+        return made
 
 
 class Conversion:

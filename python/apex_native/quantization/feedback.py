@@ -124,10 +124,12 @@ def feedback_for(
     *,
     devices: FeedbackDevices | None = None,
     n_threads: int = 1,
+    beside: RowsConverter | None = None,
 ) -> RowsConverter | None:
     """What quantizes a tensor into another type with error feedback; None where it cannot.
 
-    devices: GPUs that do it, where they have the type; n_threads prepare the layer's mean.
+    devices: GPUs that do it, where they have the type; n_threads prepare the layer's mean. beside:
+    what this gave for another tensor of the same input, type and matrices: bases are made once.
     Raises ImatrixError where the moments are of another model.
     """
     moment = None if hessian is None else hessian.moment_of(name)
@@ -151,7 +153,7 @@ def feedback_for(
     try:
         if moment.groups is not None:
             return core.grouped_feedback(tensor, type.id, groups=moment.groups, **moments)
-        return core.feedback(tensor, type.id, **moments, n_threads=n_threads)
+        return core.feedback(tensor, type.id, **moments, n_threads=n_threads, beside=beside)
     except ValueError as error:
         raise ImatrixError(f"the second moments do not go with this model: {error}") from error
 
