@@ -34,6 +34,7 @@ def build_program(
     """Path of a built program; sanitize: with address and undefined-behaviour sanitizers.
 
     arm64: for 64-bit ARM Linux, which runs under qemu only; clang: by Clang there, not by GCC.
+    The environment's APEX_LLAMA_CPP_DIR is the source where none can be downloaded.
     """
     name = "arm64" if arm64 else "sanitize" if sanitize else "tests"
     folder = ROOT / "build" / (f"{name}-clang" if clang else name)
@@ -53,6 +54,7 @@ def _configure_and_build(folder: Path, target: str, sanitize: bool, toolchain: l
         *(f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}", f"-DPython_EXECUTABLE={sys.executable}"),
         *("-DAPEX_BUILD_EXTENSION=OFF", "-DAPEX_BUILD_TESTS=ON"),
         f"-DAPEX_SANITIZE={'ON' if sanitize else 'OFF'}",
+        *(f"-D{name}={os.environ[name]}" for name in ["APEX_LLAMA_CPP_DIR"] if name in os.environ),
         *toolchain,
     )
     _run(_tool("cmake"), "--build", str(folder), "--target", target)
