@@ -259,6 +259,7 @@ def test_a_line_says_where_what_and_how() -> None:
         "type_v": "f16",
         "repetitions": 2,
         "warm_up": True,
+        "flash_attn": None,
         "beyond_context": False,
     }
     assert record["load"]["n_gpu_layers"] == 0

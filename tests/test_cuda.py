@@ -31,7 +31,7 @@ MATRIX_USE = {GgmlType.from_id(id).name: use for id, use in core.quantized_types
 TYPES = list(MATRIX_USE)
 NEEDING_IMATRIX = [name for name, use in MATRIX_USE.items() if use == "required"]
 
-N_KERNELS = 26 + 15 + 2 + 3 + 4 + 8 + 17 + 3 + 5 + 1
+N_KERNELS = 26 + 15 + 2 + 3 + 6 + 8 + 18 + 3 + 5 + 1
 """Quantizers with and without a matrix (three need one, Q8_0 ignores it), error sums, scores, sums
 of squares, second moments, bases made of them, output errors, routed rows sorted and multiplied,
 and the benchmark's reading."""
