@@ -45,13 +45,6 @@ step_quality() {
 }
 
 {
-  echo "date: $(date -u +%F), commit: ${APEX_COMMIT:-$(git rev-parse --short HEAD 2> /dev/null || echo unknown)}"
-  nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
-  for step in "$@"; do
-    echo "== $step"
-    began=$SECONDS
-    "step_$step"
-    echo "== $step took $((SECONDS - began)) s"
-  done
+  run_steps "$@"
   exit $failed
 } 2>&1 | tee -a "$out/kv_cache.txt"

@@ -19,14 +19,11 @@ limit=${APEX_STEP_SECONDS:-240}
 mkdir -p "$out"
 export PYTHONPATH="$PWD/python${PYTHONPATH:+:$PYTHONPATH}"
 
-failed=0
-run() {
-  echo "$ $*"
-  timeout "$limit" "$@" || { echo "exit code $?"; failed=1; }
-}
+# shellcheck source=bench/run_step.sh
+. bench/run_step.sh
 step_tests() {
   run python3 -m pytest -q -rf -p no:cacheprovider tests/test_feedback.py \
-    tests/test_output_groups.py -k "a_gpu_fits or rows_are_a_gpus"
+    tests/test_input_choices.py tests/test_output_groups.py -k "a_gpu_fits or rows_are_a_gpus"
   run python3 -m pytest -q -rf -p no:cacheprovider tests/test_cuda_model.py -k "second_moments or sums"
 }
 step_layer() {
@@ -45,11 +42,7 @@ step_memcheck() {
 }
 
 {
-  nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
-  for step in "$@"; do
-    echo "== $step $(date +%T)"
-    "step_$step"
-  done
+  run_steps "$@"
   rm -rf /dev/shm/moments
   exit "$failed"
 } 2>&1 | tee "$out/second_moment_gpu.txt"

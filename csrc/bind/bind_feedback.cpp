@@ -32,22 +32,39 @@ class Choices : public InputChoices {
 struct MomentArrays {
     const FloatArray &total, &part;
     const CountsArray &counts, &part_counts;
+
+    // Throws InvalidArgument where they are not of as many matrices of n columns as counts.
+    void require_columns(int64_t n) const {
+        require_size(part_counts, counts.size(), "part_counts");
+        require_size(total, counts.size() * packed_size(n), "total");
+        require_size(part, total.size(), "part");
+    }
+    Owners owners() const { return {total, part, counts, part_counts}; }
+    MomentSource source(int64_t n, int n_threads) const {
+        return {n,           counts.size(), total.data(),
+                part.data(), counts.data(), part_counts.data(),
+                n_threads};
+    }
+    // Of one matrix alone.
+    MomentSource source_of(int64_t matrix, int64_t n) const {
+        const int64_t at = matrix * packed_size(n);
+        return {n,
+                1,
+                total.data() + at,
+                part.data() + at,
+                counts.data() + matrix,
+                part_counts.data() + matrix};
+    }
 };
 
 std::shared_ptr<Choices> make_choices(const MomentArrays& arrays, int64_t n,
                                       FeedbackOptions options, int n_threads) {
-    const int64_t n_slices = arrays.counts.size();
-    require_size(arrays.part_counts, n_slices, "part_counts");
-    require_size(arrays.total, n_slices * packed_size(n), "total");
-    require_size(arrays.part, arrays.total.size(), "part");
+    arrays.require_columns(n);
     MomentSource moments = [&] {
         const py::gil_scoped_release unlocked;  // adds up a layer's experts
-        return MomentSource(n, n_slices, arrays.total.data(), arrays.part.data(),
-                            arrays.counts.data(), arrays.part_counts.data(), n_threads);
+        return arrays.source(n, n_threads);
     }();
-    return std::make_shared<Choices>(
-        std::move(moments), std::move(options),
-        Owners{arrays.total, arrays.part, arrays.counts, arrays.part_counts});
+    return std::make_shared<Choices>(std::move(moments), std::move(options), arrays.owners());
 }
 
 // The choices of another tensor's feedback, which reads the same input.
@@ -88,12 +105,11 @@ std::shared_ptr<RowsConverter> make_feedback(
 class GroupedFeedback : public GroupedTensor {
   public:
     GroupedFeedback(ggml_type type, int64_t n, std::vector<int32_t> groups,
-                    std::vector<std::unique_ptr<RowsConverter>> parts,
-                    std::vector<py::object> owners)
+                    std::vector<std::unique_ptr<RowsConverter>> parts, Owners owners)
         : GroupedTensor(type, n, std::move(groups), std::move(parts)), owners_(std::move(owners)) {}
 
   private:
-    std::vector<py::object> owners_;
+    Owners owners_;
 };
 
 // A moment for each group of rows.
@@ -103,25 +119,22 @@ std::shared_ptr<RowsConverter> make_grouped_feedback(
     const CountsArray& counts, const CountsArray& part_counts, const FeedbackOptions& options,
     std::shared_ptr<FeedbackDevices> devices) {
     if (!device_has_feedback(type, source.rows.n_per_row)) devices.reset();
-    const int64_t n = source.rows.n_per_row, n_groups = counts.size(), packed = packed_size(n);
+    const int64_t n = source.rows.n_per_row;
+    const MomentArrays arrays{total, part, counts, part_counts};
     require_size(groups, source.rows.n_rows(), "groups");
-    require_size(part_counts, n_groups, "part_counts");
-    require_size(total, n_groups * packed, "total");
-    require_size(part, total.size(), "part");
+    arrays.require_columns(n);
     if (imatrix) require_size(*imatrix, n, "imatrix");
-    std::vector<py::object> owners = {total, part, counts, part_counts};
+    Owners owners = arrays.owners();
     if (imatrix) owners.push_back(*imatrix);
     std::vector<int32_t> of_rows(groups.data(), groups.data() + groups.size());
     std::vector<std::unique_ptr<RowsConverter>> parts;
-    for (int64_t i = 0; i < n_groups; ++i) {
+    for (int64_t i = 0; i < counts.size(); ++i) {
         QuantizeTask task;
         task.source = rows_of_group(source, of_rows, static_cast<int32_t>(i));
         task.target_type = type;
         task.imatrix = imatrix ? imatrix->data() : nullptr;
-        MomentSource moments(n, 1, total.data() + i * packed, part.data() + i * packed,
-                             counts.data() + i, part_counts.data() + i);
         parts.push_back(std::make_unique<FeedbackTensor>(
-            task, std::make_shared<InputChoices>(std::move(moments), options), devices));
+            task, std::make_shared<InputChoices>(arrays.source_of(i, n), options), devices));
     }
     return std::make_shared<GroupedFeedback>(type, n, std::move(of_rows), std::move(parts),
                                              std::move(owners));

@@ -55,8 +55,7 @@ const FeedbackTensor::Slice& FeedbackTensor::prepared(int64_t number) {
 SliceChoice FeedbackTensor::chosen(int64_t number, FeedbackPlace& place) {
     Slice& slice = *slices_[static_cast<size_t>(number)];
     const std::lock_guard<std::mutex> lock(slice.mutex);
-    if (!slice.ready) slice.choice = choices_->of(number_, number, &place);
-    slice.ready = true;
+    slice.choice = choices_->of(number_, number, &place);
     return slice.choice;
 }
 

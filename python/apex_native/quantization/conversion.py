@@ -61,17 +61,16 @@ class _Converters:
         """Values: the tensor's importances. None where it is quantized as ggml does."""
         if not has_feedback(tensor):
             return None
-        # Groups of rows have moments of their own: nothing reads these beside them.
         moment = None if self.moments is None else self.moments.moment_of(tensor.name)
-        shared = moment is not None and moment.groups is None
         key = (id(moment), tensor.type, tensor.shape[:-2])
         made = feedback_for(
             *(self.source, tensor.name, tensor.type, values, self.moments),
             devices=self.devices,
             n_threads=self.n_threads,
-            beside=self.first.get(key) if shared else None,
+            beside=self.first.get(key),
         )
-        if made is not None:
+        # Groups of rows have moments of their own: nothing reads these beside them.
+        if made is not None and moment is not None and moment.groups is None:
             self.first.setdefault(key, made)
         return made
 
