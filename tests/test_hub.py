@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ pytest.importorskip("huggingface_hub")
 
 import apex_native as apex
 from apex_native.hub import HubRepository, Shards, Workspace, parse_address
+from apex_native.hub.client import explained
 from cli_tools import run
 from hub_server import Hub, hub_server, point_client_at
 
@@ -129,9 +131,22 @@ def test_a_gated_model_says_how_to_get_in(hub: Hub, status: int, said: str) -> N
     assert "\n" not in str(caught.value)
 
 
+def test_the_http_librarys_own_errors_are_sentences_too() -> None:
+    from huggingface_hub.utils import get_session
+
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # taken, and nobody listens
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        with (
+            pytest.raises(apex.CorpusError, match=r"the data set: .+; check the network"),
+            explained("the data set", apex.CorpusError),
+        ):
+            get_session().get(url)
+
+
 def test_unknown_names_are_one_sentence(hub: Hub) -> None:
     hub.publish(REPO, {"model.gguf": b"GGUF"})
-    with pytest.raises(apex.HubError, match=r"hf://no/body: there is no such model, or not for"):
+    with pytest.raises(apex.HubError, match="hf://no/body: there is no such repository"):
         apex.make_plan("hf://no/body", ftype="Q8_0")
     with pytest.raises(apex.HubError, match="no such revision"):
         apex.make_plan(f"{ADDRESS}@v2", ftype="Q8_0")
@@ -144,7 +159,7 @@ def test_the_command_line_says_it_in_one_line(hub: Hub, tmp_path: Path) -> None:
     done = run("inspect", "hf://no/body", **environment(hub, tmp_path / "home"))
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "no such model" in done.stderr
+    assert "no such repository" in done.stderr
     misused = run("plan", tmp_path / "x.gguf", "--type", "Q8_0", "--cache-limit", "1G")
     assert misused.returncode == 2
     assert "is for an hf:// address" in misused.stderr

@@ -73,6 +73,7 @@ def test_a_log_has_a_line_now_and_then(clock: list[float]) -> None:
         bar(Step(second / 12))
         clock[0] += 1
     bar(Step(1.0))
+    bar(Step(1.0))  # as some work says at its very end
     assert out.getvalue().splitlines() == [
         "calibrating: 42% 3/12 tensors, 1:02 left",
         "calibrating: 83% 3/12 tensors, 1:02 left",

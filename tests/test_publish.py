@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -363,6 +364,14 @@ def test_the_real_client_uploads_it_and_goes_on(folder: Path, hub: Hub) -> None:
     build_repository(folder, REPO, title="Another title")
     upload(build_repository(folder, REPO, title="Another title"), hub)
     assert set(hub.commits[-1]) == {"README.md", "SHA256SUMS", "localai-gallery.yaml"}
+
+
+def test_a_hub_that_is_not_there_is_a_sentence(folder: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # taken, and nobody listens
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        with pytest.raises(OutputError, match=r"did not take it .*; check the network"):
+            upload_repository(build_repository(folder, REPO), endpoint=url, token="hf_test")
 
 
 def test_what_changed_after_it_was_verified_is_not_sent(folder: Path, hub: Hub) -> None:

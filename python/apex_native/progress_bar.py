@@ -56,13 +56,15 @@ class ProgressBar(Closable):
         self._where = _where(self._file, chosen=file is not None)
         self._next = 0.0 if self._where != "log" else time.monotonic() + _EVERY_S["log"]
         self._width = 0
+        self._is_full = False
         self._handle: Any = None
 
     def __call__(self, progress: Snapshot) -> None:
-        """Draw, unless it was drawn a moment ago and there is more to come."""
+        """Draw, unless it was drawn a moment ago and there is more to come; a full bar once."""
         share = min(max(progress.share, 0.0), 1.0)
+        was_full, self._is_full = self._is_full, share >= 1
         now = time.monotonic()
-        if now < self._next and share < 1:
+        if (was_full and self._is_full) or (now < self._next and share < 1):
             return
         self._next = now + _EVERY_S[self._where]
         text = f"{share:4.0%} {printable(progress.state)}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from apex_native.corpus.files import InputFile
 from apex_native.corpus.source_specs import HubSpec
 from apex_native.errors import CorpusError
+from apex_native.hub.client import explained
 
 __all__ = ["fetch_dataset"]
 
@@ -24,13 +25,12 @@ def fetch_dataset(spec: HubSpec) -> list[InputFile]:
     """
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     except ImportError as error:
         raise CorpusError(
             f"{spec.label}: the hub needs huggingface_hub; "
             "install it with `pip install 'apex-native[hub]'`"
         ) from error
-    try:
+    with explained(f"dataset {spec.repo} at {spec.revision} cannot be had", CorpusError):
         folder = Path(
             snapshot_download(
                 spec.repo,
@@ -39,12 +39,6 @@ def fetch_dataset(spec: HubSpec) -> list[InputFile]:
                 allow_patterns=list(spec.files),
             )
         )
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise CorpusError(
-            f"dataset {spec.repo} at {spec.revision} cannot be had: {reason}; check the name, the "
-            "revision and the network, and log in where the dataset is not public"
-        ) from error
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     wanted = [name for name in names if any(fnmatch(name, pattern) for pattern in spec.files)]
     if not wanted:

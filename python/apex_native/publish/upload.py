@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from apex_native.errors import DataError, OutputError
+from apex_native.hub.client import first_line
 from apex_native.publish.build import Repository
 from apex_native.publish.sums import sha256_of
 
@@ -29,7 +30,6 @@ def upload_repository(
     was verified any more, OutputError where the Hub refuses or cannot be reached.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     for name, expected in repository.sums.items():
         if (repository.folder / name).stat().st_size and _changed(repository, name, expected):
@@ -44,11 +44,10 @@ def upload_repository(
             commit_message="Upload by apex-native publish",
             create_pr=create_pr,
         )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()
+    except Exception as error:  # the connection's are its HTTP library's, which changes
         raise OutputError(
-            f"{repository.repo}: the Hub did not take it ({reason[0] if reason else error}); "
-            "publish again to go on, `hf auth login` gives you a token"
+            f"{repository.repo}: the Hub did not take it ({first_line(error)}); check the network, "
+            "publish again to go on; `hf auth login` gives you a token"
         ) from error
     return str(commit.commit_url)
 

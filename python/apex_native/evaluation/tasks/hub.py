@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from apex_native.errors import DataError
+from apex_native.hub.client import explained
 
 __all__ = ["HUB_PREFIX", "fetch_from_hub"]
 
@@ -37,23 +38,11 @@ def fetch_from_hub(address: str) -> Path:
         )
     try:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError:
         raise DataError(
             f"'{address}': needs huggingface_hub; `pip install apex-native[hub]`"
         ) from None
-    try:
-        path = hf_hub_download(match["repo"], match["path"], repo_type="dataset", revision=revision)
-    except LocalEntryNotFoundError as error:
-        raise DataError(
-            f"'{address}' is not in the cache and cannot be downloaded "
-            f"({_first_line(error)}); connect, or unset HF_HUB_OFFLINE"
-        ) from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise DataError(f"'{address}' cannot be downloaded: {_first_line(error)}") from error
-    return Path(path)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    with explained(f"'{address}' cannot be downloaded", DataError):
+        return Path(
+            hf_hub_download(match["repo"], match["path"], repo_type="dataset", revision=revision)
+        )
