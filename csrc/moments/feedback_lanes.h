@@ -8,6 +8,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 #if defined(__AVX512F__)
 #define APEX_FEEDBACK_ISA avx512
 #define APEX_FEEDBACK_LANES 16
@@ -27,6 +31,10 @@ using Mask = int __attribute__((vector_size(4 * APEX_FEEDBACK_LANES)));
 
 inline Lanes all(float value) {
     return value - Lanes{};
+}
+
+inline Mask each(int value) {
+    return Mask{} + value;
 }
 
 inline Lanes pick(Mask mask, Lanes yes, Lanes no) {
@@ -51,11 +59,23 @@ inline Lanes inverse(Lanes value) {
     return pick(zero, all(0.0f), 1.0f / pick(zero, all(1.0f), value));
 }
 
+// A bit for each lane of a comparison's result.
+inline uint32_t bits(Mask mask) {
+#if defined(__AVX512DQ__)
+    return _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask));
+#elif defined(__AVX2__)
+    return static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(mask)));
+#elif defined(__SSE2__)
+    return static_cast<uint32_t>(_mm_movemask_ps(reinterpret_cast<__m128>(mask)));
+#else
+    uint32_t found = 0;
+    for (int lane = 0; lane < kLanes; ++lane) found |= (mask[lane] != 0 ? 1u : 0u) << lane;
+    return found;
+#endif
+}
+
 inline bool any(Mask mask) {
-    uint64_t words[sizeof(mask) / sizeof(uint64_t)], found = 0;
-    std::memcpy(words, &mask, sizeof(mask));
-    for (const uint64_t word : words) found |= word;
-    return found != 0;
+    return bits(mask) != 0;
 }
 
 }  // namespace apex::feedback::APEX_FEEDBACK_ISA
