@@ -90,7 +90,7 @@ step_kernels() {
 }
 step_tests() {
   # The others are for machines without a GPU.
-  run python3 -m pytest -q -p no:cacheprovider tests/test_cuda.py tests/test_cuda_model.py \
+  run python3 -m pytest -q -p no:cacheprovider tests/test_cuda.py tests/test_cuda_model.py tests/test_upload.py \
     tests/test_real_widths.py tests/test_kv_cache.py -k "not (cpus_bits or algorithms or compile or cpu)"
 }
 step_sanitize() {

@@ -116,6 +116,12 @@ def test_jobs_that_are_stopped_refused_or_fail(program: Path, model: Path) -> No
     assert run_clean(program, "jobs", model).endswith("jobs: as they must\n")
 
 
+@pytest.mark.parametrize("part", ["pieces", "failures", "mappings"])
+def test_uploads(part: str) -> None:
+    program = build_program("upload_test", sanitize=True)
+    assert run_clean(program, part) == f"{part}: as they must\n"
+
+
 def test_error_feedback() -> None:
     lines = run_clean(build_program("moments_test", sanitize=True)).splitlines()
     assert len(lines) == 15  # as many types as it has formats for (test_feedback.py)

@@ -29,8 +29,8 @@ std::shared_ptr<Model> load(const std::string& path, int n_gpu_layers,
                             bool use_mmap, bool repack, bool load_mtp, bool no_alloc,
                             bool vocab_only, const std::string& flash_attn, int expert_used_count,
                             int n_cpu_moe, bool headless, std::vector<int> streamed_layers,
-                            int n_places, int n_stream_threads, uint64_t read_ahead_bytes,
-                            std::shared_ptr<StopFlag> stop) {
+                            int n_places, int n_stream_threads, int n_upload_threads,
+                            uint64_t read_ahead_bytes, std::shared_ptr<StopFlag> stop) {
     ModelOptions options;
     options.n_gpu_layers = n_gpu_layers;
     options.devices = std::move(devices);
@@ -49,6 +49,7 @@ std::shared_ptr<Model> load(const std::string& path, int n_gpu_layers,
     options.streamed_layers = std::move(streamed_layers);
     options.n_places = n_places;
     options.n_stream_threads = n_stream_threads;
+    options.n_upload_threads = n_upload_threads;
     options.read_ahead_bytes = read_ahead_bytes;
     const py::gil_scoped_release unlocked;
     return Model::load(path, options, std::move(stop));
@@ -153,7 +154,7 @@ void register_engine(py::module_& module) {
              "load_mtp"_a = false, "no_alloc"_a = false, "vocab_only"_a = false,
              "flash_attn"_a = "auto", "expert_used_count"_a = 0, "n_cpu_moe"_a = 0,
              "headless"_a = false, "streamed_layers"_a = std::vector<int>{}, "n_places"_a = 4,
-             "n_stream_threads"_a = 1, "read_ahead_bytes"_a = uint64_t{0},
+             "n_stream_threads"_a = 1, "n_upload_threads"_a = 0, "read_ahead_bytes"_a = uint64_t{0},
              "stop"_a = std::shared_ptr<StopFlag>{})
         .def("generate", &generate_tokens, "prompt"_a.noconvert(), py::kw_only(), "n_predict"_a,
              "temperature"_a, "top_k"_a, "top_p"_a, "seed"_a, "n_threads"_a,
@@ -169,6 +170,7 @@ void register_engine(py::module_& module) {
         .def_property_readonly("n_gpu_layers",
                                [](const Model& self) { return self.options().n_gpu_layers; })
         .def("weight_bytes", &weight_bytes)
+        .def_property_readonly("n_uploaded_bytes", &Model::n_uploaded_bytes)
         .def_property_readonly("headless",
                                [](const Model& self) { return self.options().headless; })
         .def_property_readonly("n_ctx_train", &Model::n_ctx_train)

@@ -2,6 +2,7 @@
 #include "bind/types.h"
 #include "model/cache_tensors.h"
 #include "model/memory_use.h"
+#include "model/model_weights.h"
 
 namespace apex::bind {
 namespace {
@@ -57,6 +58,17 @@ py::list caches_of(const std::shared_ptr<Model>& model, uint32_t n_ctx, uint32_t
     return result;
 }
 
+py::list weight_data(const Model& model, const std::string& name) {
+    std::vector<std::vector<char>> found;
+    {
+        const py::gil_scoped_release unlocked;
+        found = read_weights(model, name);
+    }
+    py::list result;
+    for (const std::vector<char>& data : found) result.append(py::bytes(data.data(), data.size()));
+    return result;
+}
+
 }  // namespace
 
 void register_memory(py::class_<Model, std::shared_ptr<Model>>& model) {
@@ -64,6 +76,7 @@ void register_memory(py::class_<Model, std::shared_ptr<Model>>& model) {
         .def("memory_use", &memory_of, py::kw_only(), "n_ctx"_a, "n_batch"_a, "n_seq_max"_a,
              "n_outputs_max"_a, "type_k"_a = GGML_TYPE_F16, "type_v"_a = GGML_TYPE_F16,
              "swa_full"_a = true, "n_tokens"_a = 0)
+        .def("weight_data", &weight_data, "name"_a)
         .def("cache_tensors", &caches_of, py::kw_only(), "n_ctx"_a, "n_batch"_a, "n_seq_max"_a,
              "type_k"_a = GGML_TYPE_F16, "type_v"_a = GGML_TYPE_F16, "swa_full"_a = true);
 }

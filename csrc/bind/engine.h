@@ -24,7 +24,7 @@ inline TokenArray to_array(const std::vector<llama_token>& tokens) {
 // auto, on or off. Throws InvalidArgument.
 FlashAttention to_flash_attention(const std::string& name);
 
-// Model's memory_use and cache_tensors.
+// Model's memory_use, weight_data and cache_tensors.
 void register_memory(py::class_<Model, std::shared_ptr<Model>>& model);
 
 }  // namespace apex::bind

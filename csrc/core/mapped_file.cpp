@@ -12,6 +12,22 @@
 
 namespace apex {
 
+void read_file_at(int fd, const std::string& name, uint64_t offset, size_t n_bytes, void* out) {
+    auto* target = static_cast<uint8_t*>(out);
+    while (n_bytes > 0) {
+        const ssize_t n = ::pread(fd, target, n_bytes, static_cast<off_t>(offset));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) fail<GgufError>(name, ": reading at ", offset, ": ", std::strerror(errno));
+        if (n == 0) {
+            fail<GgufError>(name, ": expected ", n_bytes, " more bytes at ", offset,
+                            ", found the end of the file: it was truncated while being read");
+        }
+        target += n;
+        offset += static_cast<uint64_t>(n);
+        n_bytes -= static_cast<size_t>(n);
+    }
+}
+
 MappedFile::MappedFile(const std::string& path) : path_(path) {
     // O_NONBLOCK: opening a FIFO must fail below, not wait for a writer.
     fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -39,19 +55,7 @@ MappedFile::~MappedFile() {
 }
 
 void MappedFile::read_at(uint64_t offset, size_t n_bytes, void* out) const {
-    auto* target = static_cast<uint8_t*>(out);
-    while (n_bytes > 0) {
-        const ssize_t n = ::pread(fd_, target, n_bytes, static_cast<off_t>(offset));
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) fail<GgufError>(path_, ": reading at ", offset, ": ", std::strerror(errno));
-        if (n == 0) {
-            fail<GgufError>(path_, ": expected ", n_bytes, " more bytes at ", offset,
-                            ", found the end of the file: it was truncated while being read");
-        }
-        target += n;
-        offset += static_cast<uint64_t>(n);
-        n_bytes -= static_cast<size_t>(n);
-    }
+    read_file_at(fd_, path_, offset, n_bytes, out);
 }
 
 void MappedFile::will_need(uint64_t offset, size_t n_bytes) const {

@@ -7,6 +7,10 @@
 
 namespace apex {
 
+// Copies [offset, offset + n_bytes) of an open file to out. Throws GgufError, with the file's name,
+// where it is shorter than that or cannot be read.
+void read_file_at(int fd, const std::string& name, uint64_t offset, size_t n_bytes, void* out);
+
 // Two ways to the same bytes on purpose. The mapping serves headers and numpy views. Long jobs use
 // read_at: a file that is truncated, or a disk that fails, while we work is then an exception with
 // a name and an offset, where touching the mapping would kill the process with SIGBUS.

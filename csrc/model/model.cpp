@@ -16,6 +16,7 @@
 #include "model/own_products.h"
 #include "model/read_ahead.h"
 #include "model/weight_stream.h"
+#include "model/weight_upload.h"
 
 namespace apex {
 namespace {
@@ -104,9 +105,15 @@ void check_device_memory(const std::string& path, const ModelFile& file,
                       "; put fewer layers there, or end what else uses it");
 }
 
-bool go_on(float, void* stop) {
-    const auto* flag = static_cast<const StopFlag*>(stop);
-    return flag == nullptr || !flag->is_set();
+// What ends a load between two weights.
+struct LoadEnds {
+    const StopFlag* stop;
+    const WeightUpload* upload;
+};
+
+bool go_on(float, void* ends) {
+    const auto& [stop, upload] = *static_cast<const LoadEnds*>(ends);
+    return !upload->has_failed() && (stop == nullptr || !stop->is_set());
 }
 
 // The layers whose experts stay on the host.
@@ -168,7 +175,11 @@ std::string last_errors() {
 namespace {
 
 llama_model_ptr load_weights(const std::string& path, const std::string& first_shard,
-                             const llama_model_params& params, const StopFlag* stop) {
+                             llama_model_params params, const StopFlag* stop,
+                             WeightUpload& upload) {
+    LoadEnds ends{stop, &upload};
+    params.progress_callback = go_on;
+    params.progress_callback_user_data = &ends;
     drain_log();
     llama_model_ptr model;
     try {
@@ -176,6 +187,7 @@ llama_model_ptr load_weights(const std::string& path, const std::string& first_s
     } catch (const GgmlAbort& abort) {
         fail<ModelError>(path, ": llama.cpp cannot load it: ", abort.what());
     }
+    upload.rethrow_failure();
     if (!model && stop != nullptr && stop->is_set()) {
         fail<Cancelled>("loading ", path, " was stopped");
     }
@@ -197,6 +209,7 @@ std::shared_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
     install_own_products();
     const ModelFile file = check_model_file(path, options.expert_used_count);
     check_gpu_options(options);
+    if (options.n_gpu_layers != 0) install_weight_upload();
     std::vector<ggml_backend_dev_t> devices = find_devices(options.devices);
     check_device_memory(path, file, options, devices);
     const ModelTraits traits =
@@ -227,11 +240,11 @@ std::shared_ptr<Model> Model::load(const std::string& path, const ModelOptions& 
     params.vocab_only = options.vocab_only;
     if (!overrides.empty()) params.kv_overrides = overrides.data();
     if (!on_host.overrides.empty()) params.tensor_buft_overrides = on_host.overrides.data();
-    params.progress_callback = go_on;
-    params.progress_callback_user_data = const_cast<StopFlag*>(stop.get());
 
-    llama_model_ptr model = load_weights(path, file.shards.front(), params, stop.get());
+    WeightUpload upload(path, on_cpu || options.no_alloc ? 0 : options.n_upload_threads);
+    llama_model_ptr model = load_weights(path, file.shards.front(), params, stop.get(), upload);
     std::shared_ptr<Model> made(new Model(path, options, traits, std::move(model)));
+    made->n_uploaded_bytes_ = upload.n_bytes();
     made->finish();
     return made;
 }

@@ -47,6 +47,8 @@ struct ModelOptions {
     std::vector<int> streamed_layers;
     int n_places = 4;          // for streamed tensors
     int n_stream_threads = 1;  // that bring them
+    int n_upload_threads =
+        0;  // that copy weights to GPUs: model/weight_upload.h; 0: llama.cpp's one
 };
 
 class Model {
@@ -76,6 +78,8 @@ class Model {
     bool on_gpu() const { return options_.n_gpu_layers != 0; }
     ggml_backend_dev_t gpu() const;  // the first one it is on; null: it is on none
     std::string description() const;
+    // Bytes of weights that went to GPUs by threads of ours while it was loaded.
+    uint64_t n_uploaded_bytes() const { return n_uploaded_bytes_; }
     WeightStream* stream() const { return stream_.get(); }  // null: nothing is streamed
 
   private:
@@ -89,6 +93,7 @@ class Model {
     ModelOptions options_;
     ModelTraits traits_;
     llama_model_ptr model_;
+    uint64_t n_uploaded_bytes_ = 0;
     std::unique_ptr<NarrowHead> head_;
     std::unique_ptr<WeightStream> stream_;
 };

@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "core/error.h"
+#include "ggml-backend-impl.h"
 #include "ggml-cpp.h"
 #include "llama-model.h"
 #include "model/model_params.h"
@@ -73,6 +74,19 @@ std::vector<std::pair<std::string, size_t>> weight_bytes(const Model& model) {
     std::vector<std::pair<std::string, size_t>> found;
     for (const auto& [name, tensor] : llama_internal_get_tensor_map(model.get())) {
         found.emplace_back(name, ggml_nbytes(tensor));
+    }
+    return found;
+}
+
+std::vector<std::vector<char>> read_weights(const Model& model, const std::string& name) {
+    std::vector<std::vector<char>> found;
+    for (const ggml_tensor* tensor : find_weights(model, name)) {
+        if (tensor->buffer->iface.get_tensor == nullptr) {
+            fail<ModelError>(model.path(), ": '", name,
+                             "' was rearranged for this CPU; load the model with repack=False");
+        }
+        found.emplace_back(ggml_nbytes(tensor));
+        ggml_backend_tensor_get(tensor, found.back().data(), 0, found.back().size());
     }
     return found;
 }

@@ -22,6 +22,10 @@ std::vector<StreamedWeight> expert_weights(const Model& model, const std::vector
 // Name in the file and bytes of all weights; tied embeddings come twice.
 std::vector<std::pair<std::string, size_t>> weight_bytes(const Model& model);
 
+// What the model's tensors of this name hold: find_weights. Throws ModelError where ggml rearranged
+// one for this CPU.
+std::vector<std::vector<char>> read_weights(const Model& model, const std::string& name);
+
 // Which memory a weight would get that llama.cpp loads in the place of `like`: the same GPU's, or
 // the host's, rearranged for the products of this CPU where ggml has faster code for that (asked as
 // src/llama-model-loader.cpp, weight_buft_supported, asks). weight has no memory yet.

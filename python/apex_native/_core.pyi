@@ -272,12 +272,16 @@ class Model:
         streamed_layers: Sequence[int] = (),
         n_places: int = 4,
         n_stream_threads: int = 1,
+        n_upload_threads: int = 0,
         read_ahead_bytes: int = 0,
         stop: StopFlag | None = None,
     ) -> None: ...
     @property
     def headless(self) -> bool: ...
     def weight_bytes(self) -> list[tuple[str, int]]: ...
+    def weight_data(self, name: str) -> list[bytes]: ...
+    @property
+    def n_uploaded_bytes(self) -> int: ...
     def generate(
         self,
         prompt: _Tokens,

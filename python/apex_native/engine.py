@@ -45,7 +45,7 @@ GPU_UBATCH = 2048
 """llama.cpp's default n_batch; with 512 a GPU mostly waits for the next kernel to start."""
 
 MAX_STREAM_THREADS = 32
-"""That read weights while others are computed with: each gave 2 GiB/s from memory, 16 gave 30."""
+"""That read weights and copy them to a GPU: each gave 2 GiB/s from memory, 16 gave 30."""
 
 Tokens = npt.NDArray[np.int32]
 SplitMode = Literal["none", "layer", "row"]
@@ -103,7 +103,7 @@ def load_model(
         "vocab_only": vocab_only,
         "flash_attn": flash_attn,
         "expert_used_count": expert_used_count or 0,
-        "read_ahead_bytes": free_memory() or 0,
+        **_reading(n_threads),
         "stop": stop,
     }
     file = os.fspath(local_gguf(path))
@@ -121,6 +121,14 @@ def load_model(
     native, plan = run_interruptible(open_native, stop.set)
     forward_log()
     return Model(native, n_threads or default_threads(), plan)
+
+
+def _reading(n_threads: int | None) -> dict[str, int]:
+    """How a native model gets its weights: ahead of llama.cpp, and onto GPUs."""
+    return {
+        "read_ahead_bytes": free_memory() or 0,
+        "n_upload_threads": min(n_threads or usable_threads(), MAX_STREAM_THREADS),
+    }
 
 
 def _count_layers(n: GpuLayers, load: Callable[..., Any], reserve: int) -> int:
