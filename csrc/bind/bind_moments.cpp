@@ -72,6 +72,7 @@ void register_moments(py::module_& module) {
         .field("max_passes", &FeedbackOptions::effort, &FeedbackEffort::max_passes)
         .field("max_grid_passes", &FeedbackOptions::effort, &FeedbackEffort::max_grid_passes)
         .field("max_rounds", &FeedbackOptions::effort, &FeedbackEffort::max_rounds)
+        .field("max_grid_rounds", &FeedbackOptions::effort, &FeedbackEffort::max_grid_rounds)
         .field("max_round_columns", &FeedbackOptions::effort, &FeedbackEffort::max_round_columns);
     module.def("can_reorder", &can_reorder, "tensor"_a,
                "Whether rows of the tensor can be read in another order: not computed ones.");

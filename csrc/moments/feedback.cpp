@@ -49,7 +49,8 @@ bool has_feedback(ggml_type type) {
 }
 
 int FeedbackEffort::rounds(ggml_type type, int64_t n) const {
-    return scalar_format(type) != nullptr && n <= max_round_columns ? max_rounds : 1;
+    if (n > max_round_columns) return 1;
+    return scalar_format(type) != nullptr ? max_rounds : max_grid_rounds;
 }
 
 FeedbackRows::FeedbackRows(ggml_type type, const FeedbackBasis& basis, const FeedbackEffort& effort)

@@ -18,8 +18,9 @@ struct FeedbackEffort {
     int max_passes = 6;       // of coordinate descent, at most
     int max_grid_passes = 3;  // for grids: three more take as long again for half a percent
     // Whole searches, each from the scales that the one before ended with: of types with levels,
-    // and of rows that are not too wide to be searched again. Grids and wider rows have one.
+    // and of grids. Rows that are too wide to be searched again have one.
     int max_rounds = 3;
+    int max_grid_rounds = 2;
     int max_round_columns = 1024;
 
     int rounds(ggml_type type, int64_t n) const;

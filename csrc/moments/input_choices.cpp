@@ -111,6 +111,7 @@ FeedbackEffort InputChoices::trial_effort() const {
     effort.max_passes = std::min(effort.max_passes, 2);
     effort.max_grid_passes = std::min(effort.max_grid_passes, 1);
     effort.max_rounds = 1;
+    effort.max_grid_rounds = 1;
     return effort;
 }
 

@@ -170,6 +170,7 @@ class FeedbackOptions:
         max_passes: int = ...,
         max_grid_passes: int = ...,
         max_rounds: int = ...,
+        max_grid_rounds: int = ...,
         max_round_columns: int = ...,
     ) -> None: ...
     @property
@@ -190,6 +191,8 @@ class FeedbackOptions:
     def max_grid_passes(self) -> int: ...
     @property
     def max_rounds(self) -> int: ...
+    @property
+    def max_grid_rounds(self) -> int: ...
     @property
     def max_round_columns(self) -> int: ...
 

@@ -30,7 +30,7 @@ __all__ = [
     "with_hessian_metadata",
 ]
 
-METHOD = "error-feedback-4"
+METHOD = "error-feedback-5"
 DIGEST_KEY = "apex.hessian.digest"
 
 
