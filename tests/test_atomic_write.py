@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import apex_native as apex
 from apex_native.atomic_write import require_place, write_atomically
 from apex_native.errors import OutputError
+from cli_tools import write_experts, write_imatrix
 
 
 def test_text_and_bytes_replace_what_was_there(tmp_path: Path) -> None:
@@ -61,7 +63,6 @@ from apex_native.errors import OutputError
 
 if os.geteuid() == 0:
     os.setuid(65534)
-require_place("/dev/null")
 guard_outputs({"output": Path("/apex.gguf"), "dry_run": True})
 for work in (
     lambda: require_place("/apex.gguf"),
@@ -87,6 +88,22 @@ def test_a_folder_that_may_not_be_written_is_found_before_the_work() -> None:
     lines = done.stdout.splitlines()
     assert len(lines) == 4, done.stderr
     assert all("the folder / is not writable; choose another place" in line for line in lines)
+
+
+def test_only_a_file_is_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    model = write_experts(tmp_path / "m.gguf", n_layers=1, rows=2)
+    matrix = apex.load_imatrix(write_imatrix(tmp_path / "i.gguf", n_layers=1))
+    for write in (
+        lambda: write_atomically(pipe, "text", what="report"),
+        lambda: require_place(pipe),
+        lambda: apex.quantize(model, apex.make_plan(model, ftype="Q8_0"), pipe, force=True),
+        lambda: apex.save_imatrix(matrix, pipe),
+    ):
+        with pytest.raises(OutputError, match=r"pipe is a device or a pipe, expected a file"):
+            write()
+    assert pipe.is_fifo()
 
 
 def test_a_disk_without_room_is_found_before_the_work(tmp_path: Path) -> None:

@@ -200,3 +200,23 @@ def test_json_lines_are_appended_to_nothing_else(files: dict[str, Path]) -> None
     assert done.exit_code == 1
     assert "is no file of JSON lines" in done.stderr
     assert notes.read_text() == "not JSON\n"
+
+
+def test_a_device_is_no_input(tmp_path: Path) -> None:
+    model = write_experts(tmp_path / "m.gguf", n_layers=1, rows=2)
+    for verb in (
+        ("imatrix", model, "-f", "/dev/zero", "-o", tmp_path / "i.gguf"),
+        ("quantize", model, "--type", "Q8_0", "--imatrix", "/dev/zero", "-o", tmp_path / "q.gguf"),
+        ("report", "/dev/zero", "-o", tmp_path / "report"),
+    ):
+        done = invoke(*verb)
+        assert done.exit_code == 1
+        assert "/dev/zero is a device, expected a file; choose another" in done.stderr
+
+
+def test_too_little_memory_for_a_row_is_a_sentence(tmp_path: Path) -> None:
+    model = write_experts(tmp_path / "m.gguf", n_layers=1, rows=2)
+    done = invoke("quantize", model, "--type", "Q8_0", "--max-memory", "1K", "-o", tmp_path / "q")
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[-1].endswith("for the longest row; raise --max-memory")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]

@@ -21,6 +21,7 @@ ORDER = [
         "printable",
         "progress_bar",
         "atomic_write",
+        "text_file",
         "json_codec",
         "types",
         "interrupt",

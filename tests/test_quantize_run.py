@@ -68,7 +68,7 @@ def test_threads_and_memory_do_not_change_a_byte(
 
 
 def test_too_little_memory_is_refused_with_the_number(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="max_memory is 1000 bytes, one worker needs"):
+    with pytest.raises(apex.QuantizeError, match="max_memory is 1000 bytes, one worker needs"):
         quantize(model, tmp_path / "out.gguf", max_memory=1000)
     assert leftovers(tmp_path) == []
 

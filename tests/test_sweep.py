@@ -302,3 +302,4 @@ def test_without_ray_there_is_a_sentence(definition: dict[str, Any], tmp_path: P
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert "pip install 'apex-native[sweep]'" in done.stderr
+    assert list((tmp_path / "out").iterdir()) == []  # nothing that the next run would stop at

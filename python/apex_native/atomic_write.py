@@ -8,25 +8,36 @@ from pathlib import Path
 
 from apex_native.errors import OutputError
 
-__all__ = ["free_name", "nearest_folder", "require_place", "write_atomically"]
+__all__ = ["free_name", "nearest_folder", "require_file", "require_place", "write_atomically"]
 
 _LEAST = 1 << 20
 """Bytes that every disk must have free before work is begun: results, manifests, journals."""
 
 
+def require_file(path: str | os.PathLike[str]) -> None:
+    """Raise OutputError where something lies that is neither file nor folder, as /dev/null.
+
+    What is written whole takes a name over: root's machine would be left without its device.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OutputError(f"{path} is a device or a pipe, expected a file; choose another name")
+
+
 def require_place(path: str | os.PathLike[str], n_bytes: int = _LEAST) -> None:
     """Raise OutputError where a file, or a folder's files, could not be written when it is time.
 
-    To be asked before work whose result would be lost. What is no plain file (/dev/null) passes, a
-    folder that is missing is looked at where it would be made.
+    To be asked before work whose result would be lost. A folder that is missing is looked at where
+    it would be made.
     """
     path = Path(path).absolute()
     try:
-        folder = _folder_of(path)
+        require_file(path)
+        folder = nearest_folder(path)
+    except OutputError:
+        raise
     except OSError as error:  # a folder on the way that may not be looked into
         raise OutputError(f"cannot write {path}: {error.strerror}; choose another place") from error
-    if folder is None:
-        return
     if not os.access(
         folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids
     ):
@@ -39,13 +50,6 @@ def require_place(path: str | os.PathLike[str], n_bytes: int = _LEAST) -> None:
             f"cannot write {path}: its disk has {free:,} bytes free, expected {n_bytes:,} or more; "
             "free some space or choose another disk"
         )
-
-
-def _folder_of(path: Path) -> Path | None:
-    """Where a path's files will lie: the nearest folder; None for what is no plain file."""
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        return None
-    return nearest_folder(path)
 
 
 def nearest_folder(path: Path) -> Path:
@@ -78,11 +82,14 @@ def write_atomically(
     data = content.encode("utf-8") if isinstance(content, str) else content
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
+        require_file(path)
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OutputError:
+        raise
     except OSError as error:
         _remove(temporary)
         raise OutputError(

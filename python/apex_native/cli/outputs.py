@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from apex_native.atomic_write import require_place
-from apex_native.errors import OutputError
+from apex_native.errors import DataError, OutputError
 
 __all__ = ["guard_outputs"]
 
@@ -43,6 +44,7 @@ def guard_outputs(values: Mapping[str, Any]) -> None:
     """Raise OutputError where two of a command's files are one, the inputs' shards included.
 
     And where an output could not be written, which would else be found when the work is done.
+    Raises DataError for an input that is a device: there may be no end to it.
 
     values are the parsed parameters by name. Whether an output may replace an older file is the
     verb's own question (``--force``).
@@ -58,6 +60,8 @@ def guard_outputs(values: Mapping[str, Any]) -> None:
         if name not in dict(outputs)
         for path in _files(value)
     ]
+    for path in _devices(v for name, v in values.items() if name not in dict(outputs)):
+        raise DataError(f"{path} is a device, expected a file; choose another")
     for i, (name, output) in enumerate(outputs):
         for written in _written(output):
             clash = next((path for path in inputs if _same(written, path)), None)
@@ -96,6 +100,16 @@ def _files(value: object) -> Iterator[Path]:
             if _is_file(path):
                 yield path
                 yield from _siblings(path)
+
+
+def _devices(values: Iterable[object]) -> Iterator[Path]:
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _devices(value)
+        elif isinstance(value, str | Path) and str(value).startswith("/"):
+            with suppress(OSError, ValueError):
+                if Path(value).is_char_device() or Path(value).is_block_device():
+                    yield Path(value)
 
 
 def _siblings(path: Path) -> Iterator[Path]:

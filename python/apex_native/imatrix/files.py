@@ -14,6 +14,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from apex_native.argument_kinds import require_kind
+from apex_native.atomic_write import require_file
 from apex_native.errors import ImatrixError, OutputError
 from apex_native.gguf import open_gguf
 from apex_native.imatrix.entries import Imatrix, ImatrixEntry
@@ -107,6 +108,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
     A kill leaves ``PATH.tmp``, which the next write takes over.
     """
+    require_file(path)
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:

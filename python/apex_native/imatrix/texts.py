@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from apex_native.errors import DataError
+from apex_native.text_file import read_text_file
 
 __all__ = ["read_text"]
 
@@ -20,18 +21,7 @@ def read_text(paths: Sequence[str | os.PathLike[str]]) -> str:
 
 
 def _read(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read the text {path}: {error.strerror}") from error
-    if content.startswith(b"GGUF"):
-        raise DataError(f"{path}: is a GGUF file, expected a text; were the two files swapped?")
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: byte {error.start} is no UTF-8; convert the text to UTF-8"
-        ) from error
+    text = read_text_file(path)
     if not text.strip():
-        raise DataError(f"{path}: there is no text in it")
-    return text.removesuffix("\n")
+        raise DataError(f"{path}: there is no text in it; give another file")
+    return text

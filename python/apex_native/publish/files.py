@@ -106,8 +106,7 @@ def scan_folder(folder: Path, starting: Callable[[str], None] | None = None) -> 
             kind = find_kind(file.facts)
             if kind is FileKind.MODEL:
                 name = path.name if match is None else f"{match['stem']}.gguf"
-                say(f"comparing {name} with its manifest")
-                models.append(_compared(_verified(name, file), file))
+                models.append(_verified(name, file))
         if kind is FileKind.PROJECTOR:
             projectors.append(path)
         elif kind is FileKind.IMATRIX:
@@ -118,6 +117,7 @@ def scan_folder(folder: Path, starting: Callable[[str], None] | None = None) -> 
         )
     models.sort(key=lambda model: -model.nbytes)
     _require_own_tags(models)
+    models = [_compared(model, say) for model in models]  # hours of reading: when all else is right
     return PublishedFolder(folder, tuple(models), tuple(projectors), tuple(matrices))
 
 
@@ -130,7 +130,8 @@ def _verified(name: str, file: GgufFile) -> ModelFiles:
         total, bpw = int(manifest["total_bytes"]), float(manifest["bpw"])
     except FileNotFoundError:
         raise DataError(
-            f"{path}: missing; quantize writes it, and nothing is published without"
+            f"{path}: missing; quantize writes it, and nothing is published without; keep the "
+            "model that files were made from in another folder"
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: no manifest of quantize ({error}); quantize again") from error
@@ -147,11 +148,12 @@ def _verified(name: str, file: GgufFile) -> ModelFiles:
     return ModelFiles(name, paths, facts, {**manifest, "bpw": bpw}, model_fingerprint(file))
 
 
-def _compared(model: ModelFiles, file: GgufFile) -> ModelFiles:
+def _compared(model: ModelFiles, say: Callable[[str], None]) -> ModelFiles:
     """Raise DataError where a file's header or weights are not what its manifest was written for.
 
     A manifest of before, which says nothing of them, leaves the model uncompared.
     """
+    say(f"comparing {model.name} with its manifest")
     for path, header in zip(model.paths, model.manifest.get("headers", ()), strict=False):
         with path.open("rb") as stored:
             digest = hashlib.sha256(stored.read(header["nbytes"])).hexdigest()
@@ -162,7 +164,8 @@ def _compared(model: ModelFiles, file: GgufFile) -> ModelFiles:
     written = {t["name"]: t.get("checksum") for t in model.manifest["tensors"] if t["bytes"]}
     if not all(written.values()):
         return replace(model, is_compared=False)
-    found = file.checksums()
+    with open_gguf(model.paths[0]) as file:
+        found = file.checksums()
     changed = [name for name, checksum in written.items() if found[name] != checksum]
     if changed:
         more = f" and those of {len(changed) - 1} more tensors" if len(changed) > 1 else ""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from apex_native._native import core
-from apex_native.errors import Cancelled
+from apex_native.errors import ApexError, Cancelled, QuantizeError
 from apex_native.plan import PlannedTensor
 from apex_native.quantization.device import DeviceUse
 from apex_native.quantization.feedback import (
@@ -124,14 +124,7 @@ class Conversion:
             ):
                 converters = self._converters(names, moments, device, n_threads)
                 tasks, places, sizes = self._tasks(names, converters)
-                job = core.QuantizeJob(
-                    tasks,
-                    n_threads=n_threads,
-                    max_memory=max_memory,
-                    devices=device.numbers,
-                    verify_rate=device.verify_rate,
-                    group_sizes=sizes,
-                )
+                job = _make_job(tasks, sizes, n_threads, max_memory, device)
                 try:
                     self._finish(job, places, recorders, done)
                     done += job.source_bytes_done
@@ -243,3 +236,17 @@ class Conversion:
             elapsed_s=time.perf_counter() - self._started,
             finished=tuple(tensor.name for tensors in done.values() for tensor in tensors),
         )
+
+
+def _make_job(
+    tasks: list[QuantizeTask], sizes: list[int], n_threads: int, max_memory: int, device: DeviceUse
+) -> QuantizeJob:
+    try:
+        return core.QuantizeJob(
+            tasks, n_threads=n_threads, max_memory=max_memory, devices=device.numbers,
+            verify_rate=device.verify_rate, group_sizes=sizes,
+        )  # fmt: skip
+    except ValueError as error:
+        if isinstance(error, ApexError):
+            raise
+        raise QuantizeError(str(error)) from error  # max_memory is too small for one row

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from apex_native._native import core
+from apex_native.atomic_write import require_file
 from apex_native.errors import ApexError, OutputError
 from apex_native.gguf import GgufFile
 from apex_native.gguf_encode import encode_entry, encode_header
@@ -237,6 +238,7 @@ def require_fresh(shards: Sequence[OutputShard], sources: Sequence[Path], *, for
                     raise OutputError(
                         f"{shard.path} is the input itself; choose another name for the output"
                     )
+        require_file(shard.path)
         if shard.path.exists() and not force:
             raise OutputError(f"{shard.path} exists; choose another name or pass `force=True`")
 

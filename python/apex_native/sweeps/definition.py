@@ -144,6 +144,9 @@ def read_definition(
 ) -> SweepDefinition:
     """The same of what a TOML file holds; paths are relative to folder."""
     reader = TomlReader(data, origin, error=DataError)
+    if "reference" not in reader:
+        what = 'is missing; name the model in 16 bits: reference = "model-bf16.gguf"'
+        raise reader.error("reference", what)
     reference = folder / reader.text("reference")
     texts = tuple(_text(r, folder) for r in _tables(reader, "texts"))
     tasks = tuple(_task(r, folder) for r in _tables(reader, "tasks"))

@@ -53,6 +53,7 @@ class SweepStore(Closable):
         """Open or make the file; DataError for one that is no store or that is in use."""
         self.path = Path(path)
         self._files = self.path.with_name(self.path.name + ".parts")
+        self._is_new = not self.path.exists()
         try:
             self._db = sqlite3.connect(self.path, timeout=2)
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -81,8 +82,16 @@ class SweepStore(Closable):
             self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def close(self) -> None:
-        """Close the database; what was kept stays in it."""
+        """Close the database; what was kept stays in it. One made for nothing is taken away."""
+        is_needless = self._is_new and not self._has_rows()
+        self._is_new = False
         self._db.close()
+        if is_needless:
+            self.path.unlink(missing_ok=True)
+
+    def _has_rows(self) -> bool:
+        query = "SELECT 1 FROM results UNION ALL SELECT 1 FROM attempts LIMIT 1"
+        return self._db.execute(query).fetchone() is not None
 
     def known(self, keys: Sequence[str]) -> set[str]:
         """Those that there is a result for."""

@@ -12,6 +12,7 @@ import numpy as np
 from apex_native.engine import Model, Tokens
 from apex_native.errors import DataError
 from apex_native.results import TextData
+from apex_native.text_file import read_text_file
 
 __all__ = ["Chunks", "Text", "chunk_text", "hash_tokens", "read_text"]
 
@@ -45,20 +46,7 @@ def read_text(path: str | os.PathLike[str]) -> Text:
 
     Raises DataError where it cannot be read or is no text.
     """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read the text {path}: {error.strerror}") from error
-    if data.startswith(b"GGUF"):
-        raise DataError(f"{path}: is a GGUF file, expected a text; were the two files swapped?")
-    try:
-        content = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: byte {error.start} is no UTF-8; convert the text to UTF-8"
-        ) from error
-    return Text(path.name, content.removesuffix("\n"))
+    return Text(Path(path).name, read_text_file(path))
 
 
 def chunk_text(
