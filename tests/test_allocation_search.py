@@ -196,6 +196,13 @@ def test_impossible_budgets_are_said_with_the_numbers(
         search_types(source, request(ladder="none"), imatrix)
 
 
+def test_pins_without_effect_are_named_before_anything_is_measured(source: apex.GgufFile) -> None:
+    pins = ("no_such_tensor=Q8_0", "output=Q8_0")
+    assert check_budgets(source, request(tensor_types=pins)) == [
+        "rule no_such_tensor=Q8_0 matches no tensor"
+    ]
+
+
 def test_too_little_text_is_said_with_the_numbers(source: apex.GgufFile, imatrix: Imatrix) -> None:
     short = (DomainText("short", demo_text(400, seed=1)),)
     with pytest.raises(DataError, match=r"the text has \d chunks of 64 tokens .*at least 8"):

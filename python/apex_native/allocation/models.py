@@ -57,13 +57,17 @@ def search(
     return search_types(source, request, imatrix, hessian=hessian, store=store, progress=progress)
 
 
-def check_budgets(source: GgufFile, request: SearchRequest) -> None:
-    """Raise PlanError, with the numbers, for a budget that no importance matrix could meet."""
+def check_budgets(source: GgufFile, request: SearchRequest) -> list[str]:
+    """Raise PlanError, with the numbers, for a budget that no importance matrix could meet.
+
+    Returns a sentence for every rule of `tensor_types` without effect.
+    """
     if request.min_tg is not None:
         parse_min_speed(request.min_tg)
     space = SearchSpace.with_any_matrix(source, request)
     for budget in request.budgets:
         space.problem(budget)
+    return space.rules_without_effect()
 
 
 def _provenance() -> dict[str, MetadataValue]:

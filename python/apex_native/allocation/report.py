@@ -34,6 +34,7 @@ def search_report(
                 "a": curve.a,
                 "s": curve.s,
                 "floor": curve.floor,
+                "tensor_weights": [surrogate.weights.get(name, 1.0) for name in data.unit.tensors],
                 "measured": [
                     {
                         "types": sorted({type.name for type in point.types.values()}),

@@ -84,9 +84,9 @@ class TensorCosts:
         curve = self._surrogate.curves[unit.name]
         factor = self._scale.get(unit.name, 1.0)
         error = self._errors(name, type)
-        n = len(unit.tensors)
+        share = self._surrogate.weights.get(name, 1.0) / len(unit.tensors)
         root = factor * curve.root(error)
-        return factor * curve.quadratic(error) / n, root**2 / n, root / n
+        return factor * curve.quadratic(error) * share, root**2 * share, root * share
 
     def totals(self, types: Mapping[str, GgmlType]) -> tuple[float, float, float]:
         """Q, the sum of S^2 and that of S of a choice."""

@@ -19,7 +19,7 @@ from apex_native.imatrix import Hessian
 from apex_native.plan import Plan, make_plan
 from apex_native.plan.imatrix import ImatrixSummary
 from apex_native.plan.names import is_token_embedding
-from apex_native.plan.parts import DecidedBy
+from apex_native.plan.parts import DecidedBy, FindingKind
 from apex_native.quantization import with_hessian_metadata
 from apex_native.types import Classification, GgmlType, MetadataValue, Role, TensorInfo
 
@@ -106,6 +106,14 @@ class SearchSpace:
             tensor.name: GgmlType.Q8_0 for tensor in self.source.tensors if tensor.type.is_float
         }
         return self.plan(types)
+
+    def rules_without_effect(self) -> list[str]:
+        """A sentence for every pin that matches nothing, or decides nothing."""
+        return [
+            finding.message
+            for finding in self._smallest_plan.findings
+            if finding.kind is FindingKind.RULE_WITHOUT_EFFECT
+        ]
 
     @cached_property
     def choices(self) -> dict[str, tuple[GgmlType, ...]]:
@@ -214,9 +222,11 @@ class SearchSpace:
         reasons = ""
         if self.request.tensor_types:
             free = replace(self, request=replace(self.request, tensor_types=()))
-            reasons += (
-                f", with the types that rules pin ({free.smallest_bytes():,} bytes without them)"
-            )
+            if free.smallest_bytes() < self.smallest_bytes():
+                reasons += (
+                    f", with the types that rules pin ({free.smallest_bytes():,} bytes without "
+                    "them)"
+                )
         if self.imatrix is None:
             other = SearchSpace.with_any_matrix(self.source, self.request)
             if other.smallest_bytes() < self.smallest_bytes():

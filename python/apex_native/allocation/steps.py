@@ -22,6 +22,7 @@ from apex_native.allocation.solve import SUM, Link, Problem, Solution, TensorCos
 from apex_native.allocation.space import SearchSpace
 from apex_native.allocation.speed_goal import SpeedGoal, surface
 from apex_native.allocation.surrogate import Surrogate, fit_surrogate
+from apex_native.allocation.tensor_shares import measure_tensors
 from apex_native.allocation.texts import Part, SearchText
 from apex_native.allocation.verification import Verifier
 from apex_native.types import GgmlType
@@ -84,7 +85,8 @@ class Search:
         """Everything; resumable through the session's store."""
         self._errors()
         self.probed = self._probe()
-        self.surrogate = fit_surrogate(self.probed.data(), self.session.values.weight_error)
+        self.surrogate = self._fitted()
+        self.surrogate = replace(self.surrogate, weights=self._tensor_weights())
         self._first_joints()
         n_fitted = len(self._joints)
         self._choose([*self._first_candidates(), *self._recipe_candidates()])
@@ -120,6 +122,18 @@ class Search:
         return probe_units(
             self.space, self.session, self.text, progress=self._step("probing units")
         )
+
+    def _fitted(self, seed: int | None = None) -> Surrogate:
+        """Curves of what was probed; with a seed, of chunks drawn with replacement."""
+        return fit_surrogate(self.probed.data(seed), self.session.values.weight_error)
+
+    def _tensor_weights(self) -> dict[str, float]:
+        """On half of the fit part: what is asked is a share of what was measured on all of it."""
+        half = self.text.fit.first(max(1, self.text.fit.n_chunks // 2))
+        return measure_tensors(
+            self.space, self.session, half, self.probed.weights, self.surrogate,
+            self._step("probing tensors"),
+        )  # fmt: skip
 
     def _measure(self, what: str, candidates: Sequence[Types], part: Part) -> list[Measurement]:
         changed = [self._changed(types) for types in candidates]
@@ -166,8 +180,7 @@ class Search:
         models: list[JointModel] = [plain, *(self._model(form=form) for form in _FORMS)]
         ways = [(model, self._costs(model)) for model in models]
         for i in range(n - len(models)):
-            data = self.probed.data(self.request.seed + 1 + i)
-            fit = fit_surrogate(data, self.session.values.weight_error)
+            fit = replace(self._fitted(self.request.seed + 1 + i), weights=self.surrogate.weights)
             ways.append((plain, self._costs(plain, fit)))
         return [
             (budget, solve(budget.problem, costs, model.link, exact=i < len(models)))

@@ -90,6 +90,8 @@ class Surrogate:
     """Relative root mean square over the measured points."""
     shares: Mapping[int | None, float] = field(default_factory=dict)
     """By layer, the quadratic term's share at `TYPICAL_ERROR`."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """What a tensor costs over the mean of its unit's at equal error; 1 where it is not named."""
 
     def unit_of(self) -> dict[str, Unit]:
         """The unit of every tensor."""

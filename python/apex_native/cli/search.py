@@ -111,7 +111,8 @@ def search(
         request = make_request(out, source, budgets, texts, rules, compute)
         paths = output_paths(source, output.output, request.budgets)
         _require_fresh(paths, output, force=force)
-        check_budgets(source, request)
+        for line in check_budgets(source, request):
+            out.warning(line)
         if not output.no_file:
             require_place(paths[0], sum(request.budgets))  # before an hour of measuring
         if output.store is not None:

@@ -69,7 +69,8 @@ def strategies(
     out = Output(json_mode=json_mode, quiet=quiet)
     with open_gguf(file) as source:
         request = make_request(out, source, budgets, texts, rules, compute)
-        check_budgets(source, request)
+        for line in check_budgets(source, request):
+            out.warning(line)
         paths = output_paths(source, None, request.budgets)
         imatrix, _ = search_matrix(
             out, source, paths, texts.imatrix, calibration, HessianChoices(), compute
