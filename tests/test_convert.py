@@ -211,6 +211,12 @@ def test_the_folder_is_not_in_the_metadata(folders: dict[str, Path], tmp_path: P
         assert source.facts.metadata["general.name"] == "Given"
 
 
+def test_a_pre_tokenizer_that_nobody_knows_is_refused(folders: dict[str, Path]) -> None:
+    """llama.cpp would not load the file."""
+    with pytest.raises(apex.CheckpointError, match=r"'qwen_2' is no .*; did you mean qwen2"):
+        open_checkpoint(folders["llama"], ConversionOptions(pre_tokenizer="qwen_2"))
+
+
 def test_the_plan_needs_no_weights(folders: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "partial"
     shutil.copytree(folders["qwen3_moe"], folder)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ tensor by tensor while it records."""
 
 
 _ENCODERS = ("vision", "audio")
+_PRE_TOKENIZER = re.compile(r'res = "([\w.-]+)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,12 +214,20 @@ def _configured(found: type[Any], architecture: str, options: ConversionOptions)
                 f"the MTP layers of {architecture} cannot be taken apart from the model"
             )
         settings["mtp_only" if options.part is Part.MTP else "no_mtp"] = True
-    if options.pre_tokenizer is not None:
-        settings["get_vocab_base_pre"] = _named_pre_tokenizer(options.pre_tokenizer)
+    if options.pre_tokenizer is not None and hasattr(found, "get_vocab_base_pre"):
+        settings["get_vocab_base_pre"] = _named_pre_tokenizer(found, options.pre_tokenizer)
     return type(found.__name__, (found,), settings)
 
 
-def _named_pre_tokenizer(name: str) -> Callable[[Any, Any], str]:
+def _named_pre_tokenizer(found: type[Any], name: str) -> Callable[[Any, Any], str]:
+    """What answers with the name; CheckpointError for one that no llama.cpp would know."""
+    # The names stand in upstream's code only, where the hash of a tokenizer decides on one.
+    known = {"default", *_PRE_TOKENIZER.findall(inspect.getsource(found.get_vocab_base_pre))}
+    if name not in known:
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+        raise CheckpointError(f"'{name}' is no pre-tokenizer of llama.cpp's; {hint}")
     return lambda _model, _tokenizer: name
 
 
