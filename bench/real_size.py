@@ -9,12 +9,12 @@ llama-imatrix and llama-bench of a build of the same source.
 
 Whole processes are timed. What loading takes is timed too, by processes that load the same files
 and end; "beyond loading" is a process' time less that, and of evaluations less what runs of 8 and
-of all chunks say that a process takes for no chunk. plain: prompt rates by llama-bench, 2,048
-tokens at once. llama-imatrix beyond loading: the difference of two runs. host: the peak of a
-process' own memory, sampled, without pages of files. job: what a publisher does, one process after
-the other; the four files take 70 GiB beside the model's 65, half of which --spill may take. gpus:
-reference and three candidates side by side on all GPUs, beside the reference alone on one GPU and
-beside all four on one. Prints a table, and a line of JSON last.
+of all chunks, in the same mode, say that a process takes for no chunk. plain: prompt rates by
+llama-bench, 2,048 tokens at once. llama-imatrix beyond loading: the difference of two runs. host:
+the peak of a process' own memory, sampled, without pages of files. job: what a publisher does, one
+process after the other; the four files take 70 GiB beside the model's 65, half of which --spill may
+take. gpus: reference and three candidates side by side on all GPUs, beside the reference alone on
+one GPU and beside all four on one. Prints a table, and a line of JSON last.
 """
 
 from __future__ import annotations
@@ -240,30 +240,32 @@ class Bench:
     # --- scores ---------------------------------------------------------------------------------
 
     def evaluate(self) -> None:
-        """Beyond what starting and loading take, by runs of the first mode with few chunks."""
+        """Beyond what starting and loading take, by runs of every mode with few chunks."""
         candidates = self.two_candidates()
-        n, few = self.args.eval_chunks, FEW_CHUNKS
-        kinds = {"few chunks": (few, MODES["lockstep alone"])}
-        kinds |= {name: (n, mode) for name, mode in MODES.items()}
-        runs: dict[str, list[Run]] = {name: [] for name in kinds}
+        n = self.args.eval_chunks
+        runs: dict[tuple[str, int], list[Run]] = {}
         for _ in range(self.args.repeat):
-            for name, (chunks, mode) in kinds.items():
-                runs[name].append(self._evaluate(candidates, chunks, mode))
-        seconds = {name: statistics.median(run.seconds for run in runs[name]) for name in kinds}
-        a_chunk = (seconds["lockstep alone"] - seconds["few chunks"]) / (n - few)
-        fixed = seconds["lockstep alone"] - n * a_chunk
-        self.add("starting and loading, reference + 2", fixed, "s")
+            for name, mode in MODES.items():
+                for chunks in (FEW_CHUNKS, n):
+                    run = self._evaluate(candidates, chunks, mode)
+                    runs.setdefault((name, chunks), []).append(run)
+        beyond: dict[str, list[float]] = {}
+        for name in MODES:
+            few, all = ([run.seconds for run in runs[name, k]] for k in (FEW_CHUNKS, n))
+            share = n / (n - FEW_CHUNKS)
+            beyond[name] = [(b - a) * share for a, b in zip(few, all, strict=True)]
+            fixed = statistics.median(all) - statistics.median(beyond[name])
+            self.add(f"{name}: starting and loading, reference + 2", fixed, "s")
         tokens = n * CTX
         plain = sum(tokens / self.plain_rate(path) for path in (self.model, *candidates))
-        others = {"sum of the plain prompt times": plain, "lockstep alone": n * a_chunk,
-                  "lockstep with the same": seconds[SAME_WORK] - fixed}  # fmt: skip
+        others = {"sum of the plain prompt times": plain}
+        others |= {name: statistics.median(beyond[name]) for name in ("lockstep alone", SAME_WORK)}
         for name in MODES:
-            beyond = [run.seconds - fixed for run in runs[name]]
-            middle = statistics.median(beyond)
+            middle = statistics.median(beyond[name])
             for beside, other in others.items():
                 self.add(f"{name}, reference + 2, {tokens:,} tokens beyond loading", middle, "s",
-                         spread=_spread(beyond), beside=f"{beside} {other:.1f} s",
-                         ratio=middle / other, host_gib=runs[name][0].host_gib)  # fmt: skip
+                         spread=_spread(beyond[name]), beside=f"{beside} {other:.1f} s",
+                         ratio=middle / other, host_gib=runs[name, n][0].host_gib)  # fmt: skip
 
     def _evaluate(self, candidates: Sequence[Path], chunks: int, mode: Sequence[str]) -> Run:
         return self.apex("eval", "-r", self.model, *candidates, "-f", self.text, "--chunks", chunks,

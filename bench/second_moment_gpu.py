@@ -1,15 +1,18 @@
 """What `--hessian` costs on a GPU at the widths of Qwen3.5-35B-A3B, step by step, for one layer.
 
-    python bench/second_moment_gpu.py OUT_FOLDER [--folder /dev/shm/moments] [--tokens 65536]
+    python bench/second_moment_gpu.py OUT_FOLDER [--folder /dev/shm/moments] [--tokens 262144]
         [--threads N] [--types Q3_K Q4_K] [--experts 256] [--seconds 200]
-        [--only write collect ...]
+        [--only write collect ... tier] [--tier i-compact] [--tier-layers 8] [--tier-tokens 1000448]
 
 The model is wide_model.py's with four layers of random weights, of which the first is measured.
-Collection: a pass with an importance matrix only (a quarter of all four layers'), one with second
-moments too that ends behind the first, what comes to the host. Quantization: one expert's rows on
+Collection: a pass with an importance matrix only (a quarter of all four layers'), two with second
+moments too that end behind the first, of all tokens and of a quarter, which tell what a layer costs
+and what a token, and what comes to the host. Quantization: one expert's rows on
 the GPU and on the CPU, whose bytes and error sums must agree; the tensors of the layer's experts,
 whole, and with parts of the work left out, to tell what takes how long. What 40 layers would take
-is the layer's time times 40, and said to be so. Every result is printed and appended to
+is the layer's time times 40, and said to be so. tier, only where it is asked for: `apex-native
+quantize --calibration --hessian` of a model of --tier-layers, and the same without second moments,
+as whole processes. Every result is printed and appended to
 OUT_FOLDER/second_moment_gpu.jsonl at once; steps that would begin after --seconds are left out.
 """
 
@@ -18,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import time
 import traceback
@@ -104,29 +108,34 @@ class Bench:
             weights = (GATE, UP, DOWN, "blk.0.attn_qkv.weight", "blk.0.attn_gate.weight",
                        "blk.0.ssm_out.weight", "blk.0.ffn_down_shexp.weight")  # fmt: skip
             more = 4 * plan.ubatch
-            self.collect_once(model, plan)
-            self.collect_once(model, replace(plan, moments=True, weights=weights, ubatch=more,
-                                             batch=max(plan.batch, more)))  # fmt: skip
-            self.collect_once(model, replace(plan, moments=True, weights=weights))
+            self.collect_twice(model, plan)
+            self.collect_twice(model, replace(plan, moments=True, weights=weights, ubatch=more,
+                                              batch=max(plan.batch, more)))  # fmt: skip
+            self.collect_twice(model, replace(plan, moments=True, weights=weights))
 
-    def collect_once(self, model: Model, plan: CollectionPlan) -> None:
-        """An importance matrix sees all layers; the warm-up is not counted."""
-        settings = plan.settings(model)
-        with Collection(model, replace(plan, tokens=plan.tokens[: plan.batch]), settings) as run:
-            run.compute(None, None)
-        with Collection(model, plan, settings) as run:
+    def collect_twice(self, model: Model, plan: CollectionPlan) -> None:
+        """A quarter of the tokens, then all."""
+        self.collect_once(model, replace(plan, tokens=plan.tokens[: plan.batch]))  # warm-up
+        quarter = plan.tokens[: len(plan.tokens) // 4 // plan.batch * plan.batch]
+        few = self.collect_once(model, replace(plan, tokens=quarter))
+        seconds = self.collect_once(model, plan, keep=True)
+        a_token = (seconds - few) / (len(plan.tokens) - len(quarter))
+        fixed = seconds - a_token * len(plan.tokens)
+        self.add(
+            "a layer with moments" if plan.moments else "importance matrix of a layer",
+            tokens=len(plan.tokens), at_once=plan.ubatch, seconds=seconds, of_which_once=fixed,
+            tokens_per_s=1 / a_token,
+            layers_40_of_1M_tokens_s=N_LAYERS * (fixed + a_token * TOKENS),
+        )  # fmt: skip
+
+    def collect_once(self, model: Model, plan: CollectionPlan, *, keep: bool = False) -> float:
+        """Seconds of a layer; an importance matrix sees all of them."""
+        with Collection(model, plan, plan.settings(model)) as run:
             begun = time.perf_counter()
             run.compute(None, None)
             seconds = (time.perf_counter() - begun) / (1 if plan.moments else N_WRITTEN)
-            tokens = plan.n_chunks * plan.ctx
-            self.add(
-                "a layer with moments" if plan.moments else "importance matrix of a layer",
-                tokens=tokens, at_once=plan.ubatch, seconds=seconds,
-                tokens_per_s=tokens / seconds,
-                layers_40_of_1M_tokens_s=seconds / tokens * TOKENS * N_LAYERS,
-            )  # fmt: skip
-            if not plan.moments:
-                return
+            if not (keep and plan.moments):
+                return seconds
             begun = time.perf_counter()
             self.moments, self.input_of = run.take_moments()
             self.add("moments to the host", seconds=time.perf_counter() - begun,
@@ -134,6 +143,7 @@ class Bench:
                              for m in self.moments.values()) / 2**30)  # fmt: skip
             counts = self.moments[self.input_of[UP]].counts
             self.add("tokens of an expert", least=int(counts.min()), most=int(counts.max()))
+            return seconds
 
     def compare_collection(self) -> None:
         """A small collection on the GPU and on the host: the same bits."""
@@ -262,8 +272,10 @@ class Bench:
                     kept=[found["n_kept"] for found in errors],
                 )  # fmt: skip
 
-    def quantize_layer(self, type: GgmlType, *, together: bool) -> tuple[float, list[Any]]:
-        threads = self.args.threads
+    def quantize_layer(
+        self, type: GgmlType, *, together: bool = True, threads: int | None = None
+    ) -> tuple[float, list[Any]]:
+        threads = threads or self.args.threads
         begun = time.perf_counter()
         with GgufFile(self.path) as source, (self.args.folder / "out.bin").open("w+b") as output:
             devices = core.FeedbackDevices([0], n_places=threads, n_per_row=2048)
@@ -294,11 +306,34 @@ class Bench:
                 job.close()
 
     def threads(self) -> None:
-        with GgufFile(self.path) as source:
-            for threads in (1, 4, 2 * self.args.threads):
-                seconds, _, _ = self.quantize(source, UP, "Q4_K", self.moment_of(UP),
-                                              threads=threads)  # fmt: skip
-                self.add("up in Q4_K", threads=threads, seconds=seconds)
+        for type in self.args.types:
+            for threads in (4, *(n * self.args.threads for n in (1, 2, 3))):
+                seconds, _ = self.quantize_layer(GgmlType.parse(type), threads=threads)
+                self.add(f"experts of a layer in {type}", threads=threads, seconds=seconds)
+
+    def tier(self) -> None:
+        """What a publisher calls, on a model of fewer layers."""
+        n_layers, n_tokens = self.args.tier_layers, self.args.tier_tokens
+        model = self.args.folder / f"wide-{n_layers}.gguf"
+        if not model.exists():
+            write_wide_model(model, WideModel(n_layers=n_layers), tokenizer=Path(apex.demo_model()))
+        text = self.args.folder / "calibration.txt"
+        text.write_text(demo_text(8 * n_tokens, seed=3), encoding="utf-8")
+        for what, more in (("without second moments", ()), ("with", ("--hessian",))):
+            command = [sys.executable, "-m", "apex_native", "quantize", str(model), "--tier",
+                       self.args.tier, "--calibration", str(text), "--calibration-chunks",
+                       str(n_tokens // 512), *more, "--gpu-layers", "-1", "--device", "cuda",
+                       "--threads", str(self.args.threads), "--force",
+                       "-o", str(self.args.folder / "tier.gguf")]  # fmt: skip
+            begun = time.perf_counter()
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            seconds = time.perf_counter() - begun
+            (self.args.out / f"tier{'_hessian' if more else ''}.txt").write_text(
+                done.stdout + done.stderr, encoding="utf-8"
+            )
+            if done.returncode:
+                raise RuntimeError(done.stderr[-2000:])
+            self.add(f"{self.args.tier}, {what}", layers=n_layers, tokens=n_tokens, seconds=seconds)
 
     def compare(self) -> None:
         """One expert's first rows, on the GPU and on the CPU."""
@@ -330,12 +365,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm/moments"))
-    parser.add_argument("--tokens", type=int, default=65_536)
+    parser.add_argument("--tokens", type=int, default=262_144)
     parser.add_argument("--threads", type=int, default=min(os.cpu_count() or 1, 16))
     parser.add_argument("--types", nargs="+", default=["Q3_K", "Q4_K"])
     parser.add_argument("--experts", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=200.0)
     parser.add_argument("--only", nargs="+", default=STEPS)
+    parser.add_argument("--tier", default="i-compact")
+    parser.add_argument("--tier-layers", type=int, default=8)
+    parser.add_argument("--tier-tokens", type=int, default=1_000_448)
     bench = Bench(parser.parse_args())
     gpus = ", ".join(gpu.name for gpu in list_gpus())
     bench.add("machine", gpu=gpus, cpu=cpu_name(), threads=bench.args.threads)

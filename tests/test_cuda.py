@@ -168,10 +168,34 @@ def test_the_kernels_of_cache_types_compile(tmp_path: Path) -> None:
 
 
 def llama_cpp_source() -> Path:
-    """The pinned source, which the build has put into the cache."""
+    """The pinned source: the environment's, or what the build has put into the cache."""
+    if "APEX_LLAMA_CPP_DIR" in os.environ:
+        return Path(os.environ["APEX_LLAMA_CPP_DIR"])
     fetch = ROOT / "third_party" / "llama.cpp" / "fetch.py"
     run = subprocess.run([sys.executable, fetch], capture_output=True, text=True, check=True)
     return Path(run.stdout.strip())
+
+
+# --- the driver ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [None, "5"])
+def test_streams_have_queues_of_their_own(given: str | None) -> None:
+    """CUDA reads the variable when it starts; what the caller says stays."""
+    name = "CUDA_DEVICE_MAX_CONNECTIONS"
+    code = (
+        "import ctypes, apex_native._core\n"
+        "getenv = ctypes.CDLL(None).getenv\n"
+        "getenv.restype = ctypes.c_char_p\n"
+        f"print((getenv({name!r}.encode()) or b'unset').decode())"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != name}
+    if given is not None:
+        environment[name] = given
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True,
+                          text=True, check=True)  # fmt: skip
+    expected = "32" if core.build_info()["cuda"] else "unset"
+    assert done.stdout.strip() == (given or expected)
 
 
 # --- choosing a device --------------------------------------------------------------------------

@@ -23,6 +23,10 @@ struct DeviceInfo {
     uint64_t free_bytes = 0;
 };
 
+// What CUDA reads from the environment when it starts; before anything else of it is called. A
+// variable that is set stays.
+void prepare_devices();
+
 // All GPUs. Throws DeviceError in a build without CUDA and where there is no driver or no GPU.
 std::vector<DeviceInfo> list_devices();
 

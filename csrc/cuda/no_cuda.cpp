@@ -13,6 +13,8 @@ namespace {
 
 }  // namespace
 
+void prepare_devices() {}
+
 std::vector<DeviceInfo> list_devices() {
     fail_without_cuda();
 }

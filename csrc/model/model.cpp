@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "core/abort_guard.h"
+#include "core/device.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "ggml-backend.h"
@@ -156,6 +157,7 @@ void initialize_llama() {
     static std::once_flag once;
     std::call_once(once, [] {
         install_abort_hook();
+        prepare_devices();
         llama_log_set(log_sink, nullptr);
         llama_backend_init();
     });

@@ -26,7 +26,7 @@ __all__ = ["BATCH_BYTES", "TensorValues", "Types"]
 VALUE_BYTES = 2 << 30
 """Quantized values kept in memory at most, beside those of the batch that is measured."""
 
-BATCH_BYTES = 3 << 30
+BATCH_BYTES = 3 << 29
 """Values of the candidates that are measured in one pass."""
 
 SAMPLE_WEIGHTS = 1 << 24
