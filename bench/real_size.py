@@ -256,9 +256,8 @@ class Bench:
             beyond[name] = [(b - a) * share for a, b in zip(few, all, strict=True)]
             fixed = statistics.median(all) - statistics.median(beyond[name])
             self.add(f"{name}: starting and loading, reference + 2", fixed, "s")
-        tokens = n * CTX
-        plain = sum(tokens / self.plain_rate(path) for path in (self.model, *candidates))
-        others = {"sum of the plain prompt times": plain}
+        tokens, models = n * CTX, (self.model, *candidates)
+        others = {"sum of the plain prompt times": sum(tokens / self.plain_rate(m) for m in models)}
         others |= {name: statistics.median(beyond[name]) for name in ("lockstep alone", SAME_WORK)}
         for name in MODES:
             middle = statistics.median(beyond[name])
