@@ -36,7 +36,7 @@ import numpy as np
 import apex_native as apex
 from apex_native._native import core
 from apex_native.demo_text import demo_text
-from apex_native.engine import Model, load_model
+from apex_native.engine import GPU_UBATCH, Model, load_model
 from apex_native.gguf import GgufFile
 from apex_native.imatrix import plan_collection
 from apex_native.imatrix.collection import Collection
@@ -107,7 +107,8 @@ class Bench:
             plan = plan_collection(model, text, max_chunks=self.args.tokens // 512)
             weights = (GATE, UP, DOWN, "blk.0.attn_qkv.weight", "blk.0.attn_gate.weight",
                        "blk.0.ssm_out.weight", "blk.0.ffn_down_shexp.weight")  # fmt: skip
-            more = 4 * plan.ubatch
+            less, more = GPU_UBATCH, 4 * GPU_UBATCH
+            plan = replace(plan, ubatch=less, batch=less)
             self.collect_twice(model, plan)
             self.collect_twice(model, replace(plan, moments=True, weights=weights, ubatch=more,
                                               batch=max(plan.batch, more)))  # fmt: skip

@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kFactorThreads)
                  static_cast<int>(blockIdx.x) * kFactor, FactorMemory(nullptr));
 }
 
-__global__ void __launch_bounds__(kFactorThreads)
+__global__ void __launch_bounds__(kFactorThreads, 2)
     update_kernel(const __grid_constant__ BasisJob job, int begin, int end) {
     int i = 0;
     while (packed_size(i + 1) <= int64_t{blockIdx.x}) ++i;
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kFactorThreads)
                 FactorMemory(nullptr));
 }
 
-__global__ void __launch_bounds__(kFactorThreads)
+__global__ void __launch_bounds__(kFactorThreads, 2)
     inverse_kernel(const __grid_constant__ BasisJob job) {
     invert_columns(Block{}, job.matrix(blockIdx.y), job.n, static_cast<int>(blockIdx.x) * kFactor,
                    job.root(blockIdx.y), FactorMemory(nullptr));

@@ -81,8 +81,8 @@ APEX_BLOCK void factor_in_place(const Block& block, const Shared<double>& triang
         });
         block.run([&](int thread) {
             if (thread == 0) triangle[j * stride + j] = pivot[0];
-            for (int at = thread; at < j * j; at += block.size()) {
-                const int i = at / j, c = at % j;
+            for (int at = thread; at < j * kFactor; at += block.size()) {
+                const int i = at / kFactor, c = at % kFactor;
                 if (c > i) continue;
                 triangle[i * stride + c] -= triangle[j * stride + i] * triangle[j * stride + c];
             }
@@ -111,6 +111,27 @@ APEX_BLOCK void factor_triangle(const Block& block, double* matrix, int n, int b
     });
 }
 
+// tile[i][column] -= factor(i) * solved for i from begin to end. Eight at a time: what is read does
+// not wait for what was written before.
+template <typename Factor>
+APEX_BLOCK void subtract_in_column(const Shared<double>& tile, int column, int begin, int end,
+                                   double solved, const Factor& factor) {
+    constexpr int kTogether = 8;
+    for (int first = begin; first < end; first += kTogether) {
+        double products[kTogether], values[kTogether];
+        APEX_UNROLL
+        for (int r = 0; r < kTogether; ++r) {
+            const int i = first + r < end ? first + r : end - 1;
+            products[r] = factor(i) * solved;
+            values[r] = tile[i * kFactor + column];
+        }
+        APEX_UNROLL
+        for (int r = 0; r < kTogether; ++r) {
+            if (first + r < end) tile[(first + r) * kFactor + column] = values[r] - products[r];
+        }
+    }
+}
+
 // The rows of a factored block in columns from first on, kFactor of them, before `begin`.
 APEX_BLOCK void factor_panel(const Block& block, double* matrix, int n, int begin, int end,
                              int first, const FactorMemory& memory) {
@@ -123,19 +144,16 @@ APEX_BLOCK void factor_panel(const Block& block, double* matrix, int n, int begi
             if (column < width) memory.tile[i] = matrix[row + first + column];
         }
     });
-    for (int j = size - 1; j >= 0; --j) {
-        block.run([&](int thread) {
-            if (thread < width)
-                memory.tile[j * kFactor + thread] /= memory.triangle[j * kFactor + j];
-        });
-        block.run([&](int thread) {
-            const int column = thread % kFactor;
-            const double solved = memory.tile[j * kFactor + column];
-            for (int i = thread / kFactor; i < j; i += kFactorThreads / kFactor) {
-                memory.tile[i * kFactor + column] -= memory.triangle[j * kFactor + i] * solved;
-            }
-        });
-    }
+    block.run([&](int column) {  // a thread each: columns know nothing of each other
+        if (column >= width) return;
+        for (int j = size - 1; j >= 0; --j) {
+            const double solved =
+                memory.tile[j * kFactor + column] / memory.triangle[j * kFactor + j];
+            memory.tile[j * kFactor + column] = solved;
+            const auto factor = [&](int i) { return memory.triangle[j * kFactor + i]; };
+            subtract_in_column(memory.tile, column, 0, j, solved, factor);
+        }
+    });
     block.run([&](int thread) {
         for (int i = thread; i < size * kFactor; i += block.size()) {
             if (i % kFactor >= width) continue;
@@ -173,6 +191,18 @@ APEX_BLOCK void subtract_products(int thread, int n, const FactorMemory& memory,
     }
 }
 
+// What subtract_products takes, on its way: fetched from the GPU's memory while the step before is
+// computed. A thread's share.
+struct StagedProducts {
+    static constexpr int kShare = kFactorStep * kFactor / kFactorThreads;
+    double left[kShare], right[kShare];
+};
+
+// Of thread and share: which of the kFactorStep x kFactor that are staged.
+APEX_BLOCK int staged_at(int thread, int share) {
+    return thread + share * kFactorThreads;
+}
+
 // What the block of rows from begin to end takes from the tile at (first_row, first_column), the
 // last row first.
 APEX_BLOCK void update_tile(const Block& block, double* matrix, int n, int begin, int end,
@@ -189,20 +219,35 @@ APEX_BLOCK void update_tile(const Block& block, double* matrix, int n, int begin
             }
         }
     };
+    Block::PerThread<StagedProducts> staged(block);
+    const auto fetch = [&](int thread, int last) {
+        APEX_UNROLL
+        for (int k = 0; k < StagedProducts::kShare; ++k) {
+            const int i = staged_at(thread, k), at = i % kFactor, row = last - 1 - i / kFactor;
+            const auto element = [&](int column) {
+                return row >= begin && column < begin ? matrix[int64_t{row} * n + column] : 0.0;
+            };
+            staged[thread].left[k] = element(first_row + at);
+            staged[thread].right[k] = element(first_column + at);
+        }
+    };
     block.run([&](int thread) {
         for_elements(thread, [](const double& from, double& to) { to = from; });
+        fetch(thread, end);
     });
     for (int last = end; last > begin; last -= kFactorStep) {
         const int count = last - begin < kFactorStep ? last - begin : kFactorStep;
         block.run([&](int thread) {
-            for (int i = thread; i < count * kFactor; i += block.size()) {
-                const int64_t row = int64_t{last - 1 - i / kFactor} * n;
-                const int at = i % kFactor;
-                memory.left[i] = first_row + at < begin ? matrix[row + first_row + at] : 0.0;
-                memory.right[i] = first_column + at < begin ? matrix[row + first_column + at] : 0.0;
+            APEX_UNROLL
+            for (int k = 0; k < StagedProducts::kShare; ++k) {
+                memory.left[staged_at(thread, k)] = staged[thread].left[k];
+                memory.right[staged_at(thread, k)] = staged[thread].right[k];
             }
         });
-        block.run([&](int thread) { subtract_products(thread, count, memory, tile[thread]); });
+        block.run([&](int thread) {
+            fetch(thread, last - kFactorStep);
+            subtract_products(thread, count, memory, tile[thread]);
+        });
     }
     block.run([&](int thread) {
         for_elements(thread, [](double& to, const double& from) { to = from; });
@@ -214,37 +259,48 @@ APEX_BLOCK void subtract_rows_above(const Block& block, const double* factor, in
                                     int begin, int size, const double* root,
                                     const FactorMemory& memory,
                                     Block::PerThread<FactorTile>& tile) {
+    Block::PerThread<StagedProducts> staged(block);
+    // Of the left: 4 steps of a row by 4 threads side by side, another 4 the next share.
+    const auto fetch = [&](int thread, int k) {
+        APEX_UNROLL
+        for (int share = 0; share < StagedProducts::kShare; ++share) {
+            const int at = thread / 4, step = share * 4 + thread % 4;
+            const int i = staged_at(thread, share), column = first + i % kFactor;
+            staged[thread].left[share] =
+                at < size ? factor[int64_t{begin + at} * n + k + step] : 0.0;
+            staged[thread].right[share] =
+                column < n ? root[int64_t{k + i / kFactor} * n + column] : 0.0;
+        }
+    };
+    if (first < begin) block.run([&](int thread) { fetch(thread, first); });
     for (int k = first; k < begin; k += kFactorStep) {  // whole steps: both are multiples of 64
         block.run([&](int thread) {
-            for (int i = thread; i < kFactorStep * kFactor; i += block.size()) {
-                const int step = i / kFactorThreads * 4 + i % 4, at = i % kFactorThreads / 4;
-                memory.left[step * kFactor + at] =
-                    at < size ? factor[int64_t{begin + at} * n + k + step] : 0.0;
-                const int column = first + i % kFactor;
-                memory.right[i] = column < n ? root[int64_t{k + i / kFactor} * n + column] : 0.0;
+            APEX_UNROLL
+            for (int share = 0; share < StagedProducts::kShare; ++share) {
+                const int at = thread / 4, step = share * 4 + thread % 4;
+                memory.left[step * kFactor + at] = staged[thread].left[share];
+                memory.right[staged_at(thread, share)] = staged[thread].right[share];
             }
         });
-        block.run(
-            [&](int thread) { subtract_products(thread, kFactorStep, memory, tile[thread]); });
+        block.run([&](int thread) {
+            if (k + kFactorStep < begin) fetch(thread, k + kFactorStep);
+            subtract_products(thread, kFactorStep, memory, tile[thread]);
+        });
     }
 }
 
 // memory.tile becomes T^-1 times itself, T being memory.triangle.
 APEX_BLOCK void solve_tile(const Block& block, int size, const FactorMemory& memory) {
-    for (int k = 0; k < size; ++k) {
-        block.run([&](int thread) {
-            if (thread < kFactor) {
-                memory.tile[k * kFactor + thread] /= memory.triangle[k * kFactor + k];
-            }
-        });
-        block.run([&](int thread) {
-            const int column = thread % kFactor;
-            const double solved = memory.tile[k * kFactor + column];
-            for (int i = k + 1 + thread / kFactor; i < size; i += kFactorThreads / kFactor) {
-                memory.tile[i * kFactor + column] -= memory.triangle[i * kFactor + k] * solved;
-            }
-        });
-    }
+    block.run([&](int column) {  // a thread each: columns know nothing of each other
+        if (column >= kFactor) return;
+        for (int k = 0; k < size; ++k) {
+            const double solved =
+                memory.tile[k * kFactor + column] / memory.triangle[k * kFactor + k];
+            memory.tile[k * kFactor + column] = solved;
+            const auto factor = [&](int i) { return memory.triangle[i * kFactor + k]; };
+            subtract_in_column(memory.tile, column, k + 1, size, solved, factor);
+        }
+    });
 }
 
 // Columns first to first + kFactor of the inverse of T, from the diagonal down.

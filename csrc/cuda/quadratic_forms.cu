@@ -32,7 +32,8 @@ cudaError_t launch(const uint8_t* bytes, const float* weights, int64_t n, float*
 // double, so a fused addition rounds where the CPU's does.
 __global__ void __launch_bounds__(kThreads)
     products_kernel(const float* moment, int n, const float* rows, int n_rows, double* products) {
-    __shared__ double left[kStep][kTile], right[kStep][kTile];
+    // A double more a row: a warp writes a column of `left` at once.
+    __shared__ double left[kStep][kTile + 1], right[kStep][kTile];
     const int first_row = static_cast<int>(blockIdx.y) * kTile;
     const int first = static_cast<int>(blockIdx.x) * kTile;
     const int x = threadIdx.x % 16, y = threadIdx.x / 16;

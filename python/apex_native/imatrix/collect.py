@@ -15,6 +15,7 @@ from apex_native.argument_kinds import require_kind
 from apex_native.atomic_write import free_name
 from apex_native.engine import GPU_UBATCH, UBATCH, Model, Placement, Tokens
 from apex_native.errors import DataError, OutputError
+from apex_native.gpu_layers import free_gpu_bytes
 from apex_native.imatrix.checkpoint import State, checkpoint_path
 from apex_native.imatrix.collection import Collection, require_fresh
 from apex_native.imatrix.collection_plan import CollectionPlan, Scope
@@ -40,6 +41,9 @@ DEFAULT_CONTEXT = 512
 DEFAULT_BATCH = 2048
 DEFAULT_UBATCH = UBATCH
 """llama-imatrix's own settings (common/common.h); batches of this shape give its sums."""
+
+ROOMY_GPU_BYTES = 32 << 30
+"""Free beside the model: the logits of 8,192 tokens of a vocabulary of 250,000 take 8 GB of it."""
 
 
 def collect_imatrix(
@@ -139,8 +143,13 @@ def plan_collection(
     max_chunks: int | None = None,
     parse_special: bool = False,
 ) -> CollectionPlan:
-    """What `collect_imatrix` would compute of a text, for `LayeredHessian`. Raises DataError."""
-    ubatch = _ubatch(model)
+    """What `collect_imatrix` would compute of a text, for `LayeredHessian`. Raises DataError.
+
+    Four times as many tokens at once where a GPU has room for them: sums of products are read and
+    written once for each.
+    """
+    ubatch = _moments_ubatch(model)
+    batch = max(batch, ubatch) if ubatch > GPU_UBATCH else batch
     return CollectionPlan(
         tokens=_cut(model, text, parse_special, ctx, 0, max_chunks),
         ctx=ctx,
@@ -227,6 +236,11 @@ def _whole_chunks(batch: int, ctx: int, ubatch: int) -> int:
 
 def _ubatch(model: Model) -> int:
     return GPU_UBATCH if model.on_gpu else DEFAULT_UBATCH
+
+
+def _moments_ubatch(model: Model) -> int:
+    is_roomy = model.on_gpu and min(free_gpu_bytes(), default=0) >= ROOMY_GPU_BYTES
+    return 4 * GPU_UBATCH if is_roomy else _ubatch(model)
 
 
 def _tokens(model: Model, text: str | Tokens | Sequence[int], parse_special: bool) -> Tokens:

@@ -76,7 +76,9 @@ class LayeredHessian:
         states = self._bytes_of_states()
         self._keeps_states = 2 * KEPT_STATES * states <= max_memory
         self._bytes_per_element, self._limit = _limits(
-            model, max_memory - (KEPT_STATES * states if self._keeps_states else 0)
+            model,
+            max_memory - (KEPT_STATES * states if self._keeps_states else 0),
+            n_logits=plan.ubatch * model.n_vocab,
         )
         self.digest = settings_digest(self._settings)
         self.n_tokens = plan.n_chunks * plan.ctx
@@ -153,13 +155,14 @@ def _layer_of(weight: str) -> int | None:
     return None if found is None else int(found[1])
 
 
-def _limits(model: Model, max_memory: int) -> tuple[int, int]:
+def _limits(model: Model, max_memory: int, *, n_logits: int) -> tuple[int, int]:
     """Bytes of the host that an element takes, and how many a window may take.
 
-    On a GPU the sums grow there, in what is free beside the model.
+    On a GPU the sums grow there, in what is free beside the model and the logits of a batch.
     """
     if not model.on_gpu:
         return BYTES_PER_ELEMENT, max_memory
-    free = min(int(gpu["free_bytes"]) for gpu in core.cuda_devices()) - GPU_SPARE_BYTES
+    spare = GPU_SPARE_BYTES + 4 * n_logits
+    free = min(int(gpu["free_bytes"]) for gpu in core.cuda_devices()) - spare
     on_gpu = max(free, 0) // GPU_BYTES_PER_ELEMENT * FLOAT_BYTES_PER_ELEMENT
     return FLOAT_BYTES_PER_ELEMENT, min(max_memory, on_gpu)
