@@ -87,6 +87,26 @@ main()
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+def test_a_sigterm_that_no_verb_hears_any_more_has_its_own_code() -> None:
+    script = """
+import os, signal
+import apex_native.cli.app as verbs
+from apex_native.cli.__main__ import main
+from apex_native.cli.termination import heard_as_interrupt
+
+def app(**_):
+    with heard_as_interrupt():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+verbs.app = app
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
+
+
 def test_little_is_imported_before_ctrl_c_is_heard() -> None:
     script = "import sys, apex_native.cli.__main__; print(*sys.modules)"
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from apex_native.cli.streams import open_standard_streams
-from apex_native.cli.termination import EXIT_INTERRUPTED
+from apex_native.cli.termination import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
 
 __all__ = ["main"]
 
@@ -17,6 +17,8 @@ def main() -> None:
         from apex_native.cli.app import app  # which asks whether stdout is a terminal
 
         app(prog_name="apex-native")
+    except Terminated:
+        sys.exit(EXIT_TERMINATED)
     except KeyboardInterrupt:  # half a second of imports and of options, before a verb listens
         sys.exit(EXIT_INTERRUPTED)
 

@@ -12,7 +12,7 @@ import typer
 
 from apex_native.cli.option_names import in_options
 from apex_native.cli.output import print_error
-from apex_native.cli.termination import EXIT_INTERRUPTED, Terminated
+from apex_native.cli.termination import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
 from apex_native.errors import (
     ApexError,
     Cancelled,
@@ -38,8 +38,6 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_INVALID = 3
 """The work was done, and its result is that a model computes nothing valid."""
-EXIT_TERMINATED = 143
-"""128 + SIGTERM."""
 
 # The base class of typer's usage errors. It comes from click, which newer versions of typer have
 # inside and older ones import; through a public subclass it is found in both.

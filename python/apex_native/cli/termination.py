@@ -7,10 +7,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["EXIT_INTERRUPTED", "Terminated", "heard_as_interrupt"]
+__all__ = ["EXIT_INTERRUPTED", "EXIT_TERMINATED", "Terminated", "heard_as_interrupt"]
 
 EXIT_INTERRUPTED = 130
 """What shells give a command that Ctrl-C ended: 128 and SIGINT's number."""
+
+EXIT_TERMINATED = 143
+"""128 and SIGTERM's number."""
 
 
 class Terminated(KeyboardInterrupt):
