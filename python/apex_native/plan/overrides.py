@@ -17,6 +17,7 @@ _MAX_TEXT_BYTES = 127
 """llama.cpp's limits (common/common.cpp, string_parse_kv_override)."""
 
 _UINT32 = 1 << 32
+_FLOAT32_MAX = (2 - 2**-23) * 2.0**127
 
 
 def parse_override(text: str) -> MetadataEntry:
@@ -38,14 +39,20 @@ def parse_override(text: str) -> MetadataEntry:
         raise PlanError(f"override of {key}: a text has at most {_MAX_TEXT_BYTES} bytes")
     try:
         return _entry(key, kind, value)
+    except PlanError:
+        raise
     except ValueError:
         raise PlanError(f"override '{text}': '{value}' is no {kind}") from None
 
 
 def _entry(key: str, kind: str, value: str) -> MetadataEntry:
     if kind == "int":
-        return MetadataEntry(key, GgufValueType.UINT32, abs(int(value)) % _UINT32)
+        if abs(int(value)) >= _UINT32:
+            raise PlanError(f"override of {key}: {value} is beyond the 32 bits that are written")
+        return MetadataEntry(key, GgufValueType.UINT32, abs(int(value)))
     if kind == "float":
+        if not abs(float(value)) <= _FLOAT32_MAX:
+            raise PlanError(f"override of {key}: {value} is no finite number of 32 bits")
         return MetadataEntry(key, GgufValueType.FLOAT32, float(value))
     if kind == "bool":
         if value not in ("true", "false"):
