@@ -76,8 +76,8 @@ class Collection(Closable):
     ) -> None:
         """Make the context. Raises ValueError, ModelError.
 
-        beside: where copies of the model are loaded that compute too; not for second moments, whose
-        products keep the host's threads busy with one.
+        beside: where copies of the model are loaded that compute too; not for second moments, which
+        are added up where one model computes.
         """
         self._plan = plan
         self._sums: Summing = (
