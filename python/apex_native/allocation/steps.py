@@ -89,10 +89,10 @@ class Search:
         self.surrogate = replace(self.surrogate, weights=self._tensor_weights())
         self._first_joints()
         n_fitted = len(self._joints)
-        self._choose([*self._first_candidates(), *self._recipe_candidates()])
+        self._choose("choosing", [*self._first_candidates(), *self._recipe_candidates()])
         held_out = self._held_out(n_fitted)
         for _ in range(self.request.effort.moves):
-            self._choose(self._refined_candidates())
+            self._choose("choosing around the best", self._refined_candidates())
         self._decide()
         outcomes = self._verify(self._recipes)
         report = search_report(self.probed, self.surrogate, self._model(), held_out, self.session)
@@ -222,7 +222,7 @@ class Search:
                 candidates += [(budget, one) for one in found if one is not None]
         return candidates
 
-    def _choose(self, candidates: Sequence[tuple[_Budget, Solution]]) -> None:
+    def _choose(self, what: str, candidates: Sequence[tuple[_Budget, Solution]]) -> None:
         """Measure on the choose part what was not measured there before."""
         new = [
             (budget, solution)
@@ -230,7 +230,7 @@ class Search:
             if _key(solution.types) not in budget.tried
         ]
         types = _distinct([solution.types for _, solution in new])
-        kld = self._klds("choosing", types, self.text.choose.first(self.request.effort.look))
+        kld = self._klds(what, types, self.text.choose.first(self.request.effort.look))
         for budget, solution in new:
             key = _key(solution.types)
             budget.tried[key] = (solution, kld[key])
