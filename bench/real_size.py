@@ -251,10 +251,10 @@ class Bench:
                     runs.setdefault((name, chunks), []).append(run)
         beyond: dict[str, list[float]] = {}
         for name in MODES:
-            few, all = ([run.seconds for run in runs[name, k]] for k in (FEW_CHUNKS, n))
+            few, whole = ([run.seconds for run in runs[name, k]] for k in (FEW_CHUNKS, n))
             share = n / (n - FEW_CHUNKS)
-            beyond[name] = [(b - a) * share for a, b in zip(few, all, strict=True)]
-            fixed = statistics.median(all) - statistics.median(beyond[name])
+            beyond[name] = [(b - a) * share for a, b in zip(few, whole, strict=True)]
+            fixed = statistics.median(whole) - statistics.median(beyond[name])
             self.add(f"{name}: starting and loading, reference + 2", fixed, "s")
         tokens, models = n * CTX, (self.model, *candidates)
         others = {"sum of the plain prompt times": sum(tokens / self.plain_rate(m) for m in models)}

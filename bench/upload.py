@@ -30,6 +30,7 @@ from gguf import GGUFReader
 
 import apex_native as apex
 from apex_native._native import core
+from apex_native.engine import MAX_STREAM_THREADS
 from apex_native.machine import cpu_name, usable_threads
 from loading import GIB, print_table, read_plainly, take_turns
 from wide_model import WideModel, write_wide_model
@@ -42,7 +43,7 @@ def main() -> int:
     parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("--layers", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=min(usable_threads(), 32))
+    parser.add_argument("--threads", type=int, default=min(usable_threads(), MAX_STREAM_THREADS))
     parser.add_argument("--json", type=Path, help="append the figures to this file")
     args = parser.parse_args()
     with model_file(args.model, args.layers) as path:

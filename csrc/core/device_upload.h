@@ -8,6 +8,10 @@
 
 namespace apex {
 
+// Of weights: long enough for the bus; short beside a weight, of which the last piece decides, and
+// short enough to go from the file to the bus through a core's cache.
+inline constexpr size_t kUploadPiece = 2u << 20;
+
 // Pieces go through two rooms of pinned memory: one is filled while the other is on its way. Used
 // by one thread. All throw DeviceError.
 class DeviceUpload {

@@ -12,10 +12,7 @@
 namespace apex {
 namespace {
 
-// Long enough for the bus; short beside a weight, of which the last piece decides, and short enough
-// to go from the file to the bus through a core's cache.
-constexpr size_t kPiece = 2u << 20;
-constexpr size_t kReadAhead = 16 * kPiece;  // of a disk
+constexpr size_t kReadAhead = 16 * kUploadPiece;  // of a disk
 
 }  // namespace
 
@@ -161,7 +158,7 @@ bool WeightStream::take_piece(Piece& piece) {
     Weight& weight = weights_[i];
     piece.weight = i;
     piece.offset = weight.n_sent;
-    piece.n_bytes = std::min(kPiece, weight.n_bytes - weight.n_sent);
+    piece.n_bytes = std::min(kUploadPiece, weight.n_bytes - weight.n_sent);
     piece.to = static_cast<uint8_t*>(weight.tensor->data) + piece.offset;
     weight.n_sent += piece.n_bytes;
     const bool is_last = weight.n_sent == weight.n_bytes;
@@ -211,7 +208,7 @@ void WeightStream::work_on_host() {
 }
 
 void WeightStream::work_on_device() {
-    const std::unique_ptr<DeviceUpload> upload = make_device_upload(device_, kPiece);
+    const std::unique_ptr<DeviceUpload> upload = make_device_upload(device_, kUploadPiece);
     std::deque<Piece> sent;  // not known to have arrived: at most two
     const auto settle = [&](size_t n_left) {
         for (; sent.size() > n_left; sent.pop_front()) arrived(sent.front());

@@ -13,8 +13,7 @@
 namespace apex {
 namespace {
 
-constexpr size_t kPiece = 2u << 20;       // as in weight_stream.cpp
-constexpr size_t kSmallest = 2 * kPiece;  // else there is nothing to share out
+constexpr size_t kSmallest = 2 * kUploadPiece;  // else there is nothing to share out
 
 thread_local WeightUpload* current = nullptr;
 
@@ -94,9 +93,9 @@ void WeightUpload::rethrow_failure() const {
 bool WeightUpload::prepare(int device) {
     if (device != device_) {
         upload_.reset();  // its pinned memory first
-        upload_ = std::make_unique<ParallelUpload>(n_threads_, kPiece, [&](size_t piece_bytes) {
-            return make_device_upload(device, piece_bytes);
-        });
+        upload_ = std::make_unique<ParallelUpload>(
+            n_threads_, kUploadPiece,
+            [&](size_t piece_bytes) { return make_device_upload(device, piece_bytes); });
         device_ = device;
     }
     return upload_->n_lanes() > 0;

@@ -114,9 +114,9 @@ def load_model(
     def open_native() -> tuple[Any, StreamPlan | None]:
         if gpu_memory is not None:
             plan = _plan_stream(load, gpu_memory, batches)
-            return load(-1, **_streamed(plan, n_threads)), plan
+            return load(-1, **_streamed(plan)), plan
         n = 0 if vocab_only else _count_layers(n_gpu_layers, load, gpu_reserve)
-        return load(n, **({} if stream is None else _streamed(stream, n_threads))), stream
+        return load(n, **({} if stream is None else _streamed(stream))), stream
 
     native, plan = run_interruptible(open_native, stop.set)
     forward_log()
@@ -124,10 +124,12 @@ def load_model(
 
 
 def _reading(n_threads: int | None) -> dict[str, int]:
-    """How a native model gets its weights: ahead of llama.cpp, and onto GPUs."""
+    """How a native model gets its weights: ahead of llama.cpp, onto GPUs, and through one."""
+    n = min(n_threads or usable_threads(), MAX_STREAM_THREADS)
     return {
         "read_ahead_bytes": free_memory() or 0,
-        "n_upload_threads": min(n_threads or usable_threads(), MAX_STREAM_THREADS),
+        "n_upload_threads": n,
+        "n_stream_threads": n,
     }
 
 
@@ -152,14 +154,13 @@ def _plan_stream(load: Callable[..., Any], nbytes: int, batches: LargeBatches | 
     return fit_stream(model, nbytes, batches)
 
 
-def _streamed(plan: StreamPlan, n_threads: int | None) -> dict[str, Any]:
+def _streamed(plan: StreamPlan) -> dict[str, Any]:
     """Arguments of a native model: on one GPU, headless, whatever it streams."""
     return {
         "split_mode": "none",
         "headless": True,
         "streamed_layers": list(plan.layers),
         "n_places": plan.n_places,
-        "n_stream_threads": min(n_threads or usable_threads(), MAX_STREAM_THREADS),
     }
 
 

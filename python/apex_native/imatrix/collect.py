@@ -139,17 +139,17 @@ def plan_collection(
     text: str | Tokens | Sequence[int],
     *,
     ctx: int = DEFAULT_CONTEXT,
-    batch: int = DEFAULT_BATCH,
+    batch: int | None = None,
     max_chunks: int | None = None,
     parse_special: bool = False,
 ) -> CollectionPlan:
     """What `collect_imatrix` would compute of a text, for `LayeredHessian`. Raises DataError.
 
-    Four times as many tokens at once where a GPU has room for them: sums of products are read and
-    written once for each.
+    batch: tokens, default 2,048. Four times as many are computed at once where a GPU has room for
+    them and no batch is given: sums of products are read and written once for each.
     """
     ubatch = _moments_ubatch(model)
-    batch = max(batch, ubatch) if ubatch > GPU_UBATCH else batch
+    batch = max(DEFAULT_BATCH, ubatch) if batch is None else batch
     return CollectionPlan(
         tokens=_cut(model, text, parse_special, ctx, 0, max_chunks),
         ctx=ctx,

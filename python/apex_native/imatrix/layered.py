@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from apex_native._native import core
 from apex_native.engine import Model
 from apex_native.errors import ModelError
+from apex_native.gpu_layers import free_gpu_bytes
 from apex_native.imatrix.collection import Collection as Run
 from apex_native.imatrix.collection_plan import CollectionPlan
 from apex_native.imatrix.hessian import Hessian, packed_size, settings_digest
@@ -163,6 +164,6 @@ def _limits(model: Model, max_memory: int, *, n_logits: int) -> tuple[int, int]:
     if not model.on_gpu:
         return BYTES_PER_ELEMENT, max_memory
     spare = GPU_SPARE_BYTES + 4 * n_logits
-    free = min(int(gpu["free_bytes"]) for gpu in core.cuda_devices()) - spare
+    free = min(free_gpu_bytes()) - spare
     on_gpu = max(free, 0) // GPU_BYTES_PER_ELEMENT * FLOAT_BYTES_PER_ELEMENT
     return FLOAT_BYTES_PER_ELEMENT, min(max_memory, on_gpu)
