@@ -25,6 +25,7 @@ ORDER = [
         "json_codec",
         "types",
         "interrupt",
+        "ahead",
         "results",
     ),
     *("_core", "cuda_libraries", "_native"),

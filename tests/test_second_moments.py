@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -129,12 +130,16 @@ def test_a_resumed_collection_ends_with_the_same_bytes(
     assert resumed.read_bytes() == whole.read_bytes()
 
 
-def test_layer_by_layer_gives_the_same_moments(expert_model: apex.Model, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+def test_layer_by_layer_gives_the_same_moments(
+    expert_model: apex.Model, tmp_path: Path, ahead: bool
+) -> None:
     _, path = collect(expert_model, tmp_path)
     plan = plan_collection(expert_model, some_tokens(20 * CTX), ctx=CTX, batch=4 * CTX)
     with HessianFile(path) as file:
         whole = file.hessian
-        layered = LayeredHessian(expert_model, plan, max_memory=600_000)
+        max_memory = 1_200_000 if ahead else 600_000
+        layered = LayeredHessian(expert_model, plan, max_memory=max_memory, ahead=ahead)
         assert layered.digest == whole.digest
         windows = layered.plan_windows(layered.all_weights())
         assert len(windows) > 1
@@ -154,6 +159,26 @@ def test_layer_by_layer_gives_the_same_moments(expert_model: apex.Model, tmp_pat
         tight.plan_windows(tight.all_weights())
 
 
+def test_a_window_that_is_collected_ahead_is_stopped_with_the_others(
+    expert_model: apex.Model,
+) -> None:
+    plan = plan_collection(expert_model, some_tokens(20 * CTX), ctx=CTX, batch=4 * CTX)
+    layered = LayeredHessian(expert_model, plan, max_memory=1_200_000, ahead=True)
+    weights = layered.all_weights()
+    assert len(layered.plan_windows(weights)) > 2
+    windows = layered.windows(weights)
+    next(windows)
+    assert calls_running() > 0
+    windows.close()
+    assert calls_running() == 0
+    assert len(list(layered.windows(weights))) == len(layered.plan_windows(weights))
+
+
+def calls_running() -> int:
+    """Threads of native calls."""
+    return sum(thread.name == "apex-native call" for thread in threading.enumerate())
+
+
 def test_a_pass_starts_where_the_last_one_left_hidden_states(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -161,8 +186,9 @@ def test_a_pass_starts_where_the_last_one_left_hidden_states(
     kept: list[tuple[int, int]] = []
     real = LayeredHessian._collect
 
-    def collect(self: LayeredHessian, window: Any, start: Any, record: Any) -> Hessian:
-        found = real(self, window, start, record)
+    def collect(self: LayeredHessian, window: Any, start: Any, *others: Any) -> Hessian:
+        record = others[0]
+        found = real(self, window, start, *others)
         kept.append((0 if start is None else start.layer, 0 if record is None else record.nbytes))
         return found
 

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from apex_native.errors import Cancelled
 
-__all__ = ["POLL_S", "cancellable", "check_cancelled", "run_interruptible"]
+__all__ = ["POLL_S", "Call", "cancellable", "check_cancelled", "run_interruptible"]
 
 POLL_S = 0.1
 """Seconds between looks: Ctrl-C is heard and progress shown ten times a second."""
@@ -53,10 +53,11 @@ def check_cancelled() -> None:
         raise Cancelled("stopped by the caller")
 
 
-class _Call(Generic[Result]):
+class Call(Generic[Result]):
     """One call in a thread of its own, its result or its exception kept."""
 
     def __init__(self, call: Callable[[], Result]) -> None:
+        """Not started yet."""
         self._call = call
         self._result: Result | None = None
         self._error: BaseException | None = None
@@ -66,6 +67,7 @@ class _Call(Generic[Result]):
         self.finished = threading.Event()
 
     def start(self) -> None:
+        """Begin."""
         self._thread.start()
 
     def _run(self) -> None:
@@ -96,6 +98,7 @@ class _Call(Generic[Result]):
                 return
 
     def result(self) -> Any:
+        """Of a call that is finished: what it gave; raises what it raised."""
         if self._error is not None:
             raise self._error
         return self._result
@@ -114,7 +117,7 @@ def run_interruptible(
     raises; after a stop the exception that caused it is raised, not the call's.
     """
     check_cancelled()
-    running = _Call(call)
+    running = Call(call)
     try:
         running.start()
         while not running.finished.wait(POLL_S):

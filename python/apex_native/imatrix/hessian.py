@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,9 @@ class Hessian:
         name = self.input_of.get(weight)
         return None if name is None else self.inputs[name]
 
-    def windows(self, weights: Collection[str]) -> Iterator[tuple[tuple[str, ...], Hessian]]:
+    def windows(
+        self, weights: Collection[str]
+    ) -> Generator[tuple[tuple[str, ...], Hessian], None, None]:
         """All of these weights at once: the moments lie in memory, or in a file."""
         yield tuple(weights), self
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from apex_native._native import core
+from apex_native.ahead import one_ahead
 from apex_native.engine import Model
 from apex_native.errors import ModelError
 from apex_native.gpu_layers import free_gpu_bytes
@@ -38,6 +39,10 @@ KEPT_STATES = 2
 GPU_SPARE_BYTES = 2 << 30
 """Of a GPU's memory, for what else is computed there."""
 
+GPU_FITTING_SHARE = 1 / 3
+"""Of what is free then, where a window is quantized while the next is collected: at the widths of
+Qwen3.5-35B-A3B, on a GPU of 140 GB that holds the model too, ten experts at a time."""
+
 
 @dataclass(frozen=True, slots=True)
 class MomentWindow:
@@ -54,6 +59,9 @@ class LayeredHessian:
     into max_memory (bytes), the more passes. Where the hidden states at a border of layers fit too
     (twice: the pass before gave them, this one makes others), a pass starts there. The values are
     those of one collection of everything.
+
+    ahead: collect a window while the one before is in use, for which both have to fit; by default
+    where a GPU computes, which neither keeps busy by itself.
     """
 
     def __init__(
@@ -62,11 +70,13 @@ class LayeredHessian:
         plan: CollectionPlan,
         *,
         max_memory: int,
+        ahead: bool | None = None,
         progress: Callable[[ImatrixProgress], None] | None = None,
         cancel: threading.Event | None = None,
     ) -> None:
         """Ask the model's graph for its inputs. Raises ModelError, ValueError."""
         self._model = model
+        self._ahead = model.on_gpu if ahead is None else ahead
         self._plan = replace(plan, moments=True, output=None, weights=())
         self._max_memory = max_memory
         self._progress = progress
@@ -80,6 +90,7 @@ class LayeredHessian:
             model,
             max_memory - (KEPT_STATES * states if self._keeps_states else 0),
             n_logits=plan.ubatch * model.n_vocab,
+            ahead=self._ahead,
         )
         self.digest = settings_digest(self._settings)
         self.n_tokens = plan.n_chunks * plan.ctx
@@ -118,13 +129,24 @@ class LayeredHessian:
                 windows.append(MomentWindow(wanted, nbytes))
         return windows
 
-    def windows(self, weights: Collection[str]) -> Iterator[tuple[tuple[str, ...], Hessian]]:
+    def windows(
+        self, weights: Collection[str]
+    ) -> Generator[tuple[tuple[str, ...], Hessian], None, None]:
         """Each window's weights with their moments, which go when the next is asked for."""
         windows = self.plan_windows(weights)
+        if not self._ahead or len(windows) < 2:
+            yield from self._collected(windows, self._cancel)
+            return
+        stop = threading.Event()
+        yield from one_ahead(self._collected(windows, stop), stop.set, self._cancel)
+
+    def _collected(
+        self, windows: list[MomentWindow], cancel: threading.Event | None
+    ) -> Iterator[tuple[tuple[str, ...], Hessian]]:
         start: BorderStates | None = None
         for window, after in zip(windows, [*windows[1:], None], strict=True):
             record = self._record_for(start, after)
-            yield window.weights, self._collect(window, start, record)
+            yield window.weights, self._collect(window, start, record, cancel)
             if record is not None:
                 start = record if record.nbytes else None
 
@@ -139,14 +161,18 @@ class LayeredHessian:
         return core.BorderStates(first)
 
     def _collect(
-        self, window: MomentWindow, start: BorderStates | None, record: BorderStates | None
+        self,
+        window: MomentWindow,
+        start: BorderStates | None,
+        record: BorderStates | None,
+        cancel: threading.Event | None,
     ) -> Hessian:
         plan = replace(self._plan, weights=window.weights, start=start, record=record)
         with Run(self._model, plan, self._settings) as run:
-            run.compute(self._progress, self._cancel)
+            run.compute(self._progress, cancel)
             inputs, input_of = run.take_moments()
         found = Hessian(inputs, input_of, self.digest, self.n_tokens, dict(self._settings))
-        with cancellable(self._cancel):
+        with cancellable(cancel):
             return with_output_groups(self._model, self._plan, found)
 
 
@@ -156,14 +182,18 @@ def _layer_of(weight: str) -> int | None:
     return None if found is None else int(found[1])
 
 
-def _limits(model: Model, max_memory: int, *, n_logits: int) -> tuple[int, int]:
+def _limits(model: Model, max_memory: int, *, n_logits: int, ahead: bool) -> tuple[int, int]:
     """Bytes of the host that an element takes, and how many a window may take.
 
-    On a GPU the sums grow there, in what is free beside the model and the logits of a batch.
+    On a GPU the sums grow there, in what is free beside the model and the logits of a batch. ahead:
+    beside another window, which is quantized.
     """
+    if ahead:
+        max_memory //= 2
     if not model.on_gpu:
         return BYTES_PER_ELEMENT, max_memory
-    spare = GPU_SPARE_BYTES + 4 * n_logits
-    free = min(free_gpu_bytes()) - spare
-    on_gpu = max(free, 0) // GPU_BYTES_PER_ELEMENT * FLOAT_BYTES_PER_ELEMENT
+    free = max(min(free_gpu_bytes()) - GPU_SPARE_BYTES - 4 * n_logits, 0)
+    if ahead:
+        free -= int(free * GPU_FITTING_SHARE)
+    on_gpu = free // GPU_BYTES_PER_ELEMENT * FLOAT_BYTES_PER_ELEMENT
     return FLOAT_BYTES_PER_ELEMENT, min(max_memory, on_gpu)

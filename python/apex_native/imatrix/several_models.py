@@ -99,7 +99,7 @@ class SeveralModels:
         return turns
 
     def _begin(self, work: Callable[..., None], *arguments: object) -> None:
-        ended = threading.Event()  # waited for in the place of the thread: see `_Call`
+        ended = threading.Event()  # waited for in the place of the thread: see `Call`
 
         def run() -> None:
             try:

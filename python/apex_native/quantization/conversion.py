@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,8 @@ from apex_native.errors import ApexError, Cancelled, QuantizeError
 from apex_native.plan import PlannedTensor
 from apex_native.quantization.device import DeviceUse
 from apex_native.quantization.feedback import (
+    FeedbackPlaces,
     HessianSource,
-    feedback_devices,
     feedback_for,
     feedback_groups,
     has_feedback,
@@ -119,10 +119,12 @@ class Conversion:
                 recorders.append(stack.enter_context(recorder))
                 recorder.add(run.without_weights())
             done = self._bytes_of_finished()
-            for names, moments in feedback_groups(
-                self._source, self._hessian, self._representatives()
-            ):
-                converters = self._converters(names, moments, device, n_threads)
+            on_gpus = FeedbackPlaces(device.numbers, n_threads)
+            groups = stack.enter_context(
+                closing(feedback_groups(self._source, self._hessian, self._representatives()))
+            )
+            for names, moments in groups:
+                converters = self._converters(names, moments, on_gpus, n_threads)
                 tasks, places, sizes = self._tasks(names, converters)
                 job = _make_job(tasks, sizes, n_threads, max_memory, device)
                 try:
@@ -133,7 +135,7 @@ class Conversion:
                     raise
                 finally:
                     job.close()
-                    del tasks, converters  # and what they hold of a GPU's memory
+                    del tasks, converters, moments  # and what they hold of the memory
 
     def _representatives(self) -> list[PlannedTensor]:
         """One tensor of each name, of an output that fits it to second moments if there is one."""
@@ -179,13 +181,13 @@ class Conversion:
         self,
         names: Collection[str],
         moments: Hessian | None,
-        device: DeviceUse,
+        on_gpus: FeedbackPlaces,
         n_threads: int,
     ) -> _Converters:
         devices = None
         if moments is not None:
             tensors = (place.tensor for name in names for place in self._places.get(name, ()))
-            devices = feedback_devices(tensors, device.numbers, n_threads)
+            devices = on_gpus.for_tensors(tensors)
         return _Converters(self._source, moments, devices, n_threads)
 
     def _key(self, place: _Place) -> tuple[int, str, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METHOD",
+    "FeedbackPlaces",
     "HessianSource",
     "OutputErrors",
-    "feedback_devices",
     "feedback_for",
     "feedback_groups",
     "has_feedback",
@@ -45,8 +46,10 @@ class HessianSource(Protocol):
     def n_tokens(self) -> int:
         """Tokens of the calibration."""
 
-    def windows(self, weights: Collection[str]) -> Iterator[tuple[tuple[str, ...], Hessian]]:
-        """Groups of these weights, each with the moments of their inputs."""
+    def windows(
+        self, weights: Collection[str]
+    ) -> Generator[tuple[tuple[str, ...], Hessian], None, None]:
+        """Groups of these weights, each with the moments of their inputs; closed in the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,26 +161,40 @@ def feedback_for(
         raise ImatrixError(f"the second moments do not go with this model: {error}") from error
 
 
-def feedback_devices(
-    tensors: Iterable[PlannedTensor], numbers: Sequence[int], n_places: int
-) -> FeedbackDevices | None:
-    """GPUs for those of these tensors that they can do; None where there is none.
+class FeedbackPlaces:
+    """GPUs that fit tensors, kept from group to group: their memory takes 50 ms a place to get."""
 
-    Raises DeviceError where their memory does not suffice.
-    """
-    widths = [
-        tensor.shape[-1]
-        for tensor in tensors
-        if has_feedback(tensor) and core.device_has_feedback(tensor.type.id, tensor.shape[-1])
-    ]
-    if not widths or not numbers:
-        return None
-    return core.FeedbackDevices(list(numbers), n_places=n_places, n_per_row=max(widths))
+    def __init__(self, numbers: Sequence[int], n_places: int) -> None:
+        """Nothing is taken yet; n_places: slices at a time on each GPU, at most."""
+        self._numbers = list(numbers)
+        self._n_places = n_places
+        self._width = 0
+        self._devices: FeedbackDevices | None = None
+
+    def for_tensors(self, tensors: Iterable[PlannedTensor]) -> FeedbackDevices | None:
+        """For those of these tensors that GPUs can do; None where there is none.
+
+        Raises DeviceError where their memory does not suffice.
+        """
+        widths = [
+            tensor.shape[-1]
+            for tensor in tensors
+            if has_feedback(tensor) and core.device_has_feedback(tensor.type.id, tensor.shape[-1])
+        ]
+        if not widths or not self._numbers:
+            return None
+        if self._devices is None or max(widths) > self._width:
+            self._devices = None  # before others are made
+            self._width = max(widths)
+            self._devices = core.FeedbackDevices(
+                self._numbers, n_places=self._n_places, n_per_row=self._width
+            )
+        return self._devices
 
 
 def feedback_groups(
     source: WeightSource, hessian: HessianSource | None, tensors: Iterable[PlannedTensor]
-) -> Iterator[tuple[Collection[str], Hessian | None]]:
+) -> Generator[tuple[Collection[str], Hessian | None], None, None]:
     """Names of tensors that are quantized together: as second moments come, then the others.
 
     Embeddings that no moment was collected for have a metric of their own (`embedding_hessian`).
@@ -185,11 +202,13 @@ def feedback_groups(
     rest = {tensor.name: tensor for tensor in tensors}
     if hessian is not None:
         wanted = [name for name, tensor in rest.items() if has_feedback(tensor)]
-        for names, moments in hessian.windows(wanted) if wanted else ():
-            group = [name for name in names if name in rest and moments.moment_of(name)]
-            for name in group:
-                del rest[name]
-            yield group, moments
+        if wanted:
+            with closing(hessian.windows(wanted)) as windows:
+                for names, moments in windows:
+                    group = [name for name in names if name in rest and moments.moment_of(name)]
+                    for name in group:
+                        del rest[name]
+                    yield group, moments
         yield from _embedding_group(source, rest)
     yield list(rest), None
 
