@@ -22,23 +22,23 @@ py::list known_inputs(const ImatrixRun& run) {
     return result;
 }
 
-// {input: (total (matrices, packed), part, counts (matrices,), part counts)}; the moments are views
+// {input: (part (matrices, packed), rest, counts (matrices,), part counts)}; the moments are views
 // that later chunks change.
 py::dict moments(const std::shared_ptr<ImatrixRun>& run) {
     const py::object owner = py::cast(run);
     py::dict result;
     for (const auto& [input, moment] : moments_of(*run).read()) {
         const auto n = static_cast<py::ssize_t>(moment.counts.size());
-        const auto packed = static_cast<py::ssize_t>(moment.total.size()) / n;
-        result[py::str(input)] = py::make_tuple(SumsArray({n, packed}, moment.total.data(), owner),
-                                                SumsArray({n, packed}, moment.part.data(), owner),
+        const auto packed = static_cast<py::ssize_t>(moment.part.size()) / n;
+        result[py::str(input)] = py::make_tuple(SumsArray({n, packed}, moment.part.data(), owner),
+                                                SumsArray({n, packed}, moment.rest.data(), owner),
                                                 CountsArray(n, moment.counts.data()),
                                                 CountsArray(n, moment.part_counts.data()));
     }
     return result;
 }
 
-// (group of each row int32, total (groups, packed), part, weights of tokens (groups,), the part's)
+// (group of each row int32, part (groups, packed), rest, weights of tokens (groups,) of both)
 py::tuple output_moments(ImatrixRun& run, int n_groups) {
     std::vector<int32_t> groups;
     GroupMoments found;
@@ -46,12 +46,13 @@ py::tuple output_moments(ImatrixRun& run, int n_groups) {
         const py::gil_scoped_release unlocked;
         found = run.output_moments(n_groups, groups);
     }
-    const auto n = static_cast<py::ssize_t>(found.weights.size());
-    const auto packed = static_cast<py::ssize_t>(found.total.size()) / n;
+    const auto n = static_cast<py::ssize_t>(found.part.weights.size());
+    const auto packed = static_cast<py::ssize_t>(found.part.sums.size()) / n;
     return py::make_tuple(
         py::array_t<int32_t>(static_cast<py::ssize_t>(groups.size()), groups.data()),
-        SumsArray({n, packed}, found.total.data()), SumsArray({n, packed}, found.part.data()),
-        SumsArray(n, found.weights.data()), SumsArray(n, found.part_weights.data()));
+        SumsArray({n, packed}, found.part.sums.data()),
+        SumsArray({n, packed}, found.rest.sums.data()), SumsArray(n, found.part.weights.data()),
+        SumsArray(n, found.rest.weights.data()));
 }
 
 // {input: (n_per_row, matrices)}
@@ -81,12 +82,12 @@ py::tuple take_moment(ImatrixRun& run, const std::string& input, FloatArray& tot
 }
 
 void restore_moment(ImatrixRun& run, const std::string& input, int64_t n_per_row,
-                    const SumsArray& total, const SumsArray& part, const CountsArray& counts,
+                    const SumsArray& part, const SumsArray& rest, const CountsArray& counts,
                     const CountsArray& part_counts) {
     InputMoment moment;
     moment.n_per_row = n_per_row;
-    moment.total.assign(total.data(), total.data() + total.size());
     moment.part.assign(part.data(), part.data() + part.size());
+    moment.rest.assign(rest.data(), rest.data() + rest.size());
     moment.counts.assign(counts.data(), counts.data() + counts.size());
     moment.part_counts.assign(part_counts.data(), part_counts.data() + part_counts.size());
     moments_of(run).restore(input, std::move(moment));
@@ -114,8 +115,8 @@ void add_moment_methods(ImatrixRunClass& run) {
         .def("moment_shapes", &moment_shapes)
         .def("take_moment", &take_moment, "input"_a, "total"_a.noconvert(), "part"_a.noconvert())
         .def("moment_inputs", [](ImatrixRun& self) { return moments_of(self).inputs(); })
-        .def("restore_moment", &restore_moment, "input"_a, "n_per_row"_a, "total"_a.noconvert(),
-             "part"_a.noconvert(), "counts"_a.noconvert(), "part_counts"_a.noconvert())
+        .def("restore_moment", &restore_moment, "input"_a, "n_per_row"_a, "part"_a.noconvert(),
+             "rest"_a.noconvert(), "counts"_a.noconvert(), "part_counts"_a.noconvert())
         .def("restore_input",
              [](ImatrixRun& self, const std::string& weight, const std::string& input) {
                  moments_of(self).restore_share(weight, input);

@@ -13,20 +13,20 @@ namespace apex {
 
 // Sums on the host, packed as in moments/products.h: n_matrices triangles, and rows of each.
 struct MomentOnHost {
-    double* total;
     double* part;
+    double* rest;
     int64_t* counts;
     int64_t* part_counts;
 };
 
-// Totals of X^T X; every sum has the CPU's order (moments/products.h) and its bits. Used by one
-// thread at a time.
+// X^T X of both halves; every sum has the CPU's order (moments/products.h) and its bits. Used by
+// one thread at a time.
 class DeviceMoments {
   public:
     virtual ~DeviceMoments() = default;
 
-    // Room for a total of zeros; nothing where the GPU's memory would not leave `spare` bytes free.
-    virtual bool add_total(size_t number, int64_t n_matrices, int64_t n_per_row, size_t spare) = 0;
+    // Room for sums of zeros; nothing where the GPU's memory would not leave `spare` bytes free.
+    virtual bool add_sums(size_t number, int64_t n_matrices, int64_t n_per_row, size_t spare) = 0;
 
     // Adds an input, whose sums of squares were computed just now. Waits for it, for the input may
     // be gone afterwards. Throws DeviceError.
@@ -35,8 +35,8 @@ class DeviceMoments {
 
     virtual void write(size_t number, const MomentOnHost& from) = 0;
     virtual void read(size_t number, const MomentOnHost& to) = 0;
-    // Sums of all matrices from `begin` on, rounded to float. Several threads may read at once,
-    // while nothing else is called.
+    // Of both halves together, and of the part, from `begin` on; rounded to float. Several threads
+    // may read at once, while nothing else is called.
     virtual void read_floats(size_t number, size_t begin, size_t n, float* total, float* part) = 0;
     virtual void drop(size_t number) = 0;
 };

@@ -26,29 +26,29 @@ void add_counts(const std::string& input, const std::vector<int64_t>& counts,
 // Rows of a matrix's triangle from begin to end, their diagonal taken from exact squares: those of
 // the importance matrix, added in its order.
 void add_tile(const float* const* rows, size_t n_rows, int64_t n, int64_t begin, int64_t end,
-              const double* squares, double* total, double* part) {
-    double before[2][kProductTile];
+              const double* squares, double* sums) {
+    double before[kProductTile];
+    for (int64_t i = begin; i < end; ++i) before[i - begin] = sums[packed_size(i) + i];
+    add_products(rows, n_rows, n, begin, end, sums);
     for (int64_t i = begin; i < end; ++i) {
-        const int64_t at = packed_size(i) + i;
-        before[0][i - begin] = total[at];
-        before[1][i - begin] = part == nullptr ? 0.0 : part[at];
-    }
-    add_products(rows, n_rows, n, begin, end, total, part);
-    for (int64_t i = begin; i < end; ++i) {
-        const int64_t at = packed_size(i) + i;
-        total[at] = before[0][i - begin] + squares[i];
-        if (part != nullptr) part[at] = before[1][i - begin] + squares[i];
+        sums[packed_size(i) + i] = before[i - begin] + squares[i];
     }
 }
 
 MomentOnHost on_host(InputMoment& moment) {
-    return {moment.total.data(), moment.part.data(), moment.counts.data(),
+    return {moment.part.data(), moment.rest.data(), moment.counts.data(),
             moment.part_counts.data()};
+}
+
+// Zeros where nothing was added yet.
+void make_room(InputMoment& moment) {
+    moment.part.resize(moment.n_sums());
+    moment.rest.resize(moment.n_sums());
 }
 
 void round_sums(const InputMoment& moment, size_t begin, size_t end, float* total, float* part) {
     for (size_t i = begin; i < end; ++i) {
-        total[i] = static_cast<float>(moment.total[i]);
+        total[i] = static_cast<float>(moment.part[i] + moment.rest[i]);
         part[i] = static_cast<float>(moment.part[i]);
     }
 }
@@ -112,8 +112,8 @@ void InputMoments::add(const std::string& weight, const InputSquares& squares,
     if (input != weight) return;  // added when its owner was seen
     InputMoment& moment = moment_for(input, squares.n_per_row, squares.n_matrices());
     bring_to_host(input);
-    moment.total.resize(moment.n_sums());
-    moment.part.resize(moment.n_sums());
+    make_room(moment);
+    double* sums = in_part_ ? moment.part.data() : moment.rest.data();
     const int64_t n = squares.n_per_row, packed = packed_size(n);
     const int64_t n_tiles = (n + kProductTile - 1) / kProductTile;
     pool.run([&](int thread, int n_threads) {
@@ -121,13 +121,11 @@ void InputMoments::add(const std::string& weight, const InputSquares& squares,
             const size_t first = rows.first[static_cast<size_t>(matrix)];
             const size_t count = rows.first[static_cast<size_t>(matrix) + 1] - first;
             if (count == 0) continue;
-            double* part = in_part_ ? moment.part.data() + matrix * packed : nullptr;
             for (int64_t tile = 0; tile < n_tiles; ++tile) {
                 if ((matrix + tile) % n_threads != thread) continue;
                 const int64_t begin = tile * kProductTile;
                 add_tile(rows.data + first, count, n, begin, std::min(begin + kProductTile, n),
-                         squares.sums.data() + matrix * n, moment.total.data() + matrix * packed,
-                         part);
+                         squares.sums.data() + matrix * n, sums + matrix * packed);
             }
         }
     });
@@ -143,11 +141,11 @@ bool InputMoments::fits_device(const MatmulNode& node) {
     std::unique_ptr<DeviceMoments>& moments = devices_[device];
     if (!moments) moments = make_device_moments(device);
     InputMoment& moment = moment_for(input, node.weight.n_per_row(), node.weight.n_matrices());
-    if (!moments->add_total(next_number_, moment.n_matrices(), moment.n_per_row, kSpareBytes)) {
+    if (!moments->add_sums(next_number_, moment.n_matrices(), moment.n_per_row, kSpareBytes)) {
         too_large_.insert(input);
         return false;
     }
-    if (!moment.total.empty()) moments->write(next_number_, on_host(moment));
+    if (!moment.part.empty()) moments->write(next_number_, on_host(moment));
     on_device_[input] = {moments.get(), next_number_++, false};
     return true;
 }
@@ -166,8 +164,7 @@ void InputMoments::add_on_device(const DeviceSlot& slot) {
 
 void InputMoments::copy_to_host(InputMoment& moment, OnDevice& on_device) {
     if (!on_device.changed) return;
-    moment.total.resize(moment.n_sums());
-    moment.part.resize(moment.n_sums());
+    make_room(moment);
     on_device.moments->read(on_device.number, on_host(moment));
     on_device.changed = false;
 }
@@ -183,10 +180,7 @@ void InputMoments::bring_to_host(const std::string& input) {
 
 const std::map<std::string, InputMoment>& InputMoments::read() {
     for (auto& [input, on_device] : on_device_) copy_to_host(moments_.at(input), on_device);
-    for (auto& [input, moment] : moments_) {
-        moment.total.resize(moment.n_sums());
-        moment.part.resize(moment.n_sums());
-    }
+    for (auto& [input, moment] : moments_) make_room(moment);
     return moments_;
 }
 
@@ -194,10 +188,7 @@ void InputMoments::take(const std::string& input, float* total, float* part, Thr
     InputMoment& moment = moments_.at(input);
     const auto found = on_device_.find(input);
     const OnDevice* on_device = found == on_device_.end() ? nullptr : &found->second;
-    if (on_device == nullptr) {
-        moment.total.resize(moment.n_sums());
-        moment.part.resize(moment.n_sums());
-    }
+    if (on_device == nullptr) make_room(moment);
     std::atomic<bool> all_finite{true};
     pool.run([&](int thread, int n_threads) {
         const size_t n = moment.n_sums(), i = static_cast<size_t>(thread);
@@ -213,12 +204,12 @@ void InputMoments::take(const std::string& input, float* total, float* part, Thr
     });
     if (on_device != nullptr) {
         MomentOnHost counts = on_host(moment);
-        counts.total = counts.part = nullptr;
+        counts.part = counts.rest = nullptr;
         on_device->moments->read(on_device->number, counts);
         on_device->moments->drop(on_device->number);
         on_device_.erase(found);
     }
-    moment.total = moment.part = {};
+    moment.part = moment.rest = {};
     if (!all_finite) {
         fail<ModelError>(input,
                          ": its second moment exceeds what a float holds; calibrate on fewer "
@@ -236,7 +227,7 @@ void InputMoments::restore(const std::string& input, InputMoment moment) {
     const size_t n_matrices = moment.counts.size();
     const size_t size = n_matrices * static_cast<size_t>(packed_size(moment.n_per_row));
     bring_to_host(input);
-    if (moment.n_per_row < 1 || moment.total.size() != size || moment.part.size() != size ||
+    if (moment.n_per_row < 1 || moment.part.size() != size || moment.rest.size() != size ||
         moment.part_counts.size() != n_matrices) {
         fail<InvalidArgument>(input, ": second moments and counts do not go together");
     }

@@ -17,13 +17,13 @@
 namespace apex {
 
 // X^T X of an input, for each matrix of the weights that read it (expert, where routed): the lower
-// triangle, see moments/products.h. The part of every second group of chunks is kept beside the
-// whole: what one half suggests can be judged on the other.
+// triangle, see moments/products.h. Every second group of chunks is the part, the others are the
+// rest: what one half suggests can be judged on the other.
 struct InputMoment {
     int64_t n_per_row = 0;
-    std::vector<double> total;  // matrices x packed_size(n_per_row); empty: zeros, or on a GPU
-    std::vector<double> part;
-    std::vector<int64_t> counts;  // rows of each matrix
+    std::vector<double> part;  // matrices x packed_size(n_per_row); empty: zeros, or on a GPU
+    std::vector<double> rest;
+    std::vector<int64_t> counts;  // rows of each matrix, of both
     std::vector<int64_t> part_counts;
 
     int64_t n_matrices() const { return static_cast<int64_t>(counts.size()); }
@@ -77,8 +77,9 @@ class InputMoments {
     const std::map<std::string, InputMoment>& read();
     const std::map<std::string, std::string>& inputs() const { return input_of_; }
 
-    // The same of one input without its sums, which are rounded to floats: n_sums() each. Its sums
-    // are gone then. Throws ModelError where one exceeds what a float holds.
+    // The same of one input without its sums; what both halves give together and the part are
+    // rounded to floats: n_sums() each. Its sums are gone then. Throws ModelError where one exceeds
+    // what a float holds.
     const InputMoment& shape(const std::string& input) const { return moments_.at(input); }
     void take(const std::string& input, float* total, float* part, ThreadPool& pool);
 

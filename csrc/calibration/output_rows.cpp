@@ -29,31 +29,28 @@ class Adder {
     Adder(const OutputRows& rows, int n_groups, GroupMoments& result)
         : rows_(rows), n_groups_(n_groups), result_(result) {
         const auto size = static_cast<size_t>(n_groups * packed_size(rows.n_per_row()));
-        result.total.assign(size, 0.0);
-        result.part.assign(size, 0.0);
-        result.weights.assign(static_cast<size_t>(n_groups), 0.0);
-        result.part_weights.assign(static_cast<size_t>(n_groups), 0.0);
+        for (GroupMoments::Half* half : {&result.part, &result.rest}) {
+            half->sums.assign(size, 0.0);
+            half->weights.assign(static_cast<size_t>(n_groups), 0.0);
+        }
     }
 
     // Rows from first on, all of the part or none; weights: rows x groups.
     void add(int64_t first, int64_t n_rows, int group, const std::vector<double>& weights) {
         const int64_t n = rows_.n_per_row(), packed = packed_size(n);
-        const bool is_part = rows_.is_part(first);
+        GroupMoments::Half& half = rows_.is_part(first) ? result_.part : result_.rest;
         std::vector<float> scaled;
         std::vector<const float*> pointers;
         for (int64_t i = 0; i < n_rows; ++i) {
             const double weight = weights[static_cast<size_t>(i * n_groups_ + group)];
             const auto root = static_cast<float>(std::sqrt(weight));
             for (int64_t j = 0; j < n; ++j) scaled.push_back(root * rows_.row(first + i)[j]);
-            result_.weights[static_cast<size_t>(group)] += weight;
-            if (is_part) result_.part_weights[static_cast<size_t>(group)] += weight;
+            half.weights[static_cast<size_t>(group)] += weight;
         }
         for (int64_t i = 0; i < n_rows; ++i) pointers.push_back(scaled.data() + i * n);
-        double* part = is_part ? result_.part.data() + group * packed : nullptr;
         for (int64_t begin = 0; begin < n; begin += kProductTile) {
             add_products(pointers.data(), pointers.size(), n, begin,
-                         std::min(begin + kProductTile, n), result_.total.data() + group * packed,
-                         part);
+                         std::min(begin + kProductTile, n), half.sums.data() + group * packed);
         }
     }
 

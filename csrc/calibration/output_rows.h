@@ -30,10 +30,13 @@ class OutputRows {
     std::vector<uint8_t> is_part_;
 };
 
-// Of each group of the output's rows, packed as in moments/products.h.
+// Of each group of the output's rows, packed as in moments/products.h: of both halves of the text.
 struct GroupMoments {
-    std::vector<double> total, part;            // groups x packed_size(n_per_row)
-    std::vector<double> weights, part_weights;  // of tokens
+    struct Half {
+        std::vector<double> sums;     // groups x packed_size(n_per_row)
+        std::vector<double> weights;  // of tokens
+    };
+    Half part, rest;
 };
 
 // An error e of a logit whose token has probability p costs p (1 - p) e^2 / 2 of KL divergence, to

@@ -14,15 +14,15 @@ namespace apex {
 namespace cuda {
 namespace {
 
-struct Total {
+struct Sums {
     int64_t n_matrices, packed;
-    DeviceBuffer total, part, counts, part_counts;
+    DeviceBuffer part, rest, counts, part_counts;
 
-    Total(int64_t n_matrices, int64_t n_per_row)
+    Sums(int64_t n_matrices, int64_t n_per_row)
         : n_matrices(n_matrices),
           packed(packed_size(n_per_row)),
-          total(sums_bytes()),
           part(sums_bytes()),
+          rest(sums_bytes()),
           counts(counts_bytes()),
           part_counts(counts_bytes()) {}
 
@@ -30,7 +30,7 @@ struct Total {
     size_t sums_bytes() const { return n_sums() * sizeof(double); }
     size_t counts_bytes() const { return static_cast<size_t>(n_matrices) * sizeof(int64_t); }
     MomentsOnDevice pointers() const {
-        return {total.as<double>(), part.as<double>(), counts.as<int64_t>(),
+        return {part.as<double>(), rest.as<double>(), counts.as<int64_t>(),
                 part_counts.as<int64_t>()};
     }
 };
@@ -42,10 +42,11 @@ class Landing {
   public:
     explicit Landing(const Stream& stream) : stream_(stream) {}
 
-    void fill(const double* from, size_t n, float* to) {
+    // Of one half, or of two together.
+    void fill(const double* half, const double* other, size_t n, float* to) {
         empty();
-        APEX_CUDA_CALL(
-            launch_round(from, static_cast<int64_t>(n), rounded_.as<float>(), stream_.get()));
+        APEX_CUDA_CALL(launch_round(half, other, static_cast<int64_t>(n), rounded_.as<float>(),
+                                    stream_.get()));
         stream_.copy(landed_.as(), rounded_.as(), n * sizeof(float));
         filled_.record(stream_);
         to_ = to;
@@ -75,19 +76,19 @@ class Moments final : public DeviceMoments {
         failed_ = DeviceBuffer(sizeof(int));
     }
 
-    bool add_total(size_t number, int64_t n_matrices, int64_t n_per_row, size_t spare) override {
+    bool add_sums(size_t number, int64_t n_matrices, int64_t n_per_row, size_t spare) override {
         use_device(device_);
         const size_t needed = 2 * sizeof(double) * static_cast<size_t>(n_matrices) *
                               static_cast<size_t>(packed_size(n_per_row));
         size_t free_bytes = 0, all = 0;
         APEX_CUDA_CALL(cudaMemGetInfo(&free_bytes, &all));
         if (free_bytes < needed || free_bytes - needed < spare) return false;
-        auto made = std::make_unique<Total>(n_matrices, n_per_row);
+        auto made = std::make_unique<Sums>(n_matrices, n_per_row);
         for (const DeviceBuffer* buffer :
-             {&made->total, &made->part, &made->counts, &made->part_counts}) {
+             {&made->part, &made->rest, &made->counts, &made->part_counts}) {
             APEX_CUDA_CALL(cudaMemsetAsync(buffer->as(), 0, buffer->size(), stream_->get()));
         }
-        totals_[number] = std::move(made);
+        sums_[number] = std::move(made);
         return true;
     }
 
@@ -96,42 +97,43 @@ class Moments final : public DeviceMoments {
         use_device(device_);
         room_ = at_least(std::move(room_), moments_room_bytes(input));
         APEX_CUDA_CALL(launch_moments(input, squares, in_part, room_.as(),
-                                      totals_.at(number)->pointers(), failed_.as<int>(),
+                                      sums_.at(number)->pointers(), failed_.as<int>(),
                                       stream_->get()));
         stream_->wait();
     }
 
     void write(size_t number, const MomentOnHost& from) override {
         use_device(device_);
-        const Total& total = *totals_.at(number);
-        stream_->copy(total.total.as(), from.total, total.sums_bytes());
-        stream_->copy(total.part.as(), from.part, total.sums_bytes());
-        stream_->copy(total.counts.as(), from.counts, total.counts_bytes());
-        stream_->copy(total.part_counts.as(), from.part_counts, total.counts_bytes());
+        const Sums& sums = *sums_.at(number);
+        stream_->copy(sums.part.as(), from.part, sums.sums_bytes());
+        stream_->copy(sums.rest.as(), from.rest, sums.sums_bytes());
+        stream_->copy(sums.counts.as(), from.counts, sums.counts_bytes());
+        stream_->copy(sums.part_counts.as(), from.part_counts, sums.counts_bytes());
         stream_->wait();
     }
 
     void read(size_t number, const MomentOnHost& to) override {
         use_device(device_);
-        const Total& total = *totals_.at(number);
-        if (to.total != nullptr) {
-            stream_->copy(to.total, total.total.as(), total.sums_bytes());
-            stream_->copy(to.part, total.part.as(), total.sums_bytes());
+        const Sums& sums = *sums_.at(number);
+        if (to.part != nullptr) {
+            stream_->copy(to.part, sums.part.as(), sums.sums_bytes());
+            stream_->copy(to.rest, sums.rest.as(), sums.sums_bytes());
         }
-        stream_->copy(to.counts, total.counts.as(), total.counts_bytes());
-        stream_->copy(to.part_counts, total.part_counts.as(), total.counts_bytes());
+        stream_->copy(to.counts, sums.counts.as(), sums.counts_bytes());
+        stream_->copy(to.part_counts, sums.part_counts.as(), sums.counts_bytes());
         stream_->wait();
     }
 
     void read_floats(size_t number, size_t begin, size_t n, float* total, float* part) override {
         use_device(device_);
-        const Total& from = *totals_.at(number);
+        const Sums& from = *sums_.at(number);
         const Stream stream;
         Landing landings[2] = {Landing(stream), Landing(stream)};  // one fills, one is emptied
         for (size_t at = 0; at < n; at += kLandingFloats) {
             const size_t count = std::min(kLandingFloats, n - at);
-            landings[0].fill(from.total.as<double>() + begin + at, count, total + at);
-            landings[1].fill(from.part.as<double>() + begin + at, count, part + at);
+            const double* of_part = from.part.as<double>() + begin + at;
+            landings[0].fill(of_part, from.rest.as<double>() + begin + at, count, total + at);
+            landings[1].fill(of_part, nullptr, count, part + at);
         }
         for (Landing& landing : landings) landing.empty();
     }
@@ -139,12 +141,12 @@ class Moments final : public DeviceMoments {
     void drop(size_t number) override {
         use_device(device_);
         stream_->wait();
-        totals_.erase(number);
+        sums_.erase(number);
     }
 
   private:
     int device_;
-    std::map<size_t, std::unique_ptr<Total>> totals_;
+    std::map<size_t, std::unique_ptr<Sums>> sums_;
     DeviceBuffer failed_, room_;
     std::unique_ptr<Stream> stream_;  // destroyed first: buffers are freed after it
 };

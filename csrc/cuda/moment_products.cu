@@ -11,7 +11,7 @@ namespace {
 
 struct MomentJob {
     DeviceInput input;
-    MomentsOnDevice totals;
+    MomentsOnDevice sums;
     bool in_part;
     bool is_aligned;
 };
@@ -23,9 +23,8 @@ bool rows_are_aligned(const DeviceInput& input) {
     return places % 16 == 0;
 }
 
-__device__ __forceinline__ MomentTotals totals_of(const MomentJob& job, int64_t matrix) {
-    const int64_t at = matrix * packed_size(job.input.ne[0]);
-    return {job.totals.total + at, job.in_part ? job.totals.part + at : nullptr};
+__device__ __forceinline__ double* sums_of(const MomentJob& job, int64_t matrix) {
+    return (job.in_part ? job.sums.part : job.sums.rest) + matrix * packed_size(job.input.ne[0]);
 }
 
 __device__ __forceinline__ MomentPlace place_of(const MomentJob& job) {
@@ -54,7 +53,7 @@ __global__ void __launch_bounds__(kMomentThreads, 2) plain_moments_kernel(const 
     __shared__ MomentMemory memory;
     const int64_t matrix = blockIdx.y;
     add_moment_products(Block{}, PlainRow{job, matrix}, n_plain_rows(job.input, matrix),
-                        place_of(job), totals_of(job, matrix), memory);
+                        place_of(job), sums_of(job, matrix), memory);
 }
 
 // The first matrix: groups of rows from `first` on, a row of blocks each.
@@ -71,7 +70,7 @@ __global__ void __launch_bounds__(kMomentThreads)
     add_kept_kernel(const MomentJob job, const float* kept, int n_groups) {
     add_kept_products(static_cast<int>(threadIdx.x), static_cast<int>(blockIdx.y), place_of(job),
                       kept + int64_t{blockIdx.x} * kMomentElements, n_groups,
-                      int64_t{gridDim.x} * kMomentElements, totals_of(job, 0));
+                      int64_t{gridDim.x} * kMomentElements, sums_of(job, 0));
 }
 
 __global__ void __launch_bounds__(kMomentThreads, 2)
@@ -80,7 +79,7 @@ __global__ void __launch_bounds__(kMomentThreads, 2)
     const int64_t expert = blockIdx.y;
     const uint32_t* numbers = sorted.rows + sorted.begins[expert];
     const auto row = [&](int i) { return routed_row(job.input, numbers[i]); };
-    add_moment_products(Block{}, row, sorted.counts[expert], place_of(job), totals_of(job, expert),
+    add_moment_products(Block{}, row, sorted.counts[expert], place_of(job), sums_of(job, expert),
                         memory);
 }
 
@@ -92,18 +91,19 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t column = int64_t{blockIdx.x} * kThreads + threadIdx.x;
     if (count == 0) return;
     if (column == 0) {
-        job.totals.counts[matrix] += count;
-        if (job.in_part) job.totals.part_counts[matrix] += count;
+        job.sums.counts[matrix] += count;
+        if (job.in_part) job.sums.part_counts[matrix] += count;
     }
     if (column >= job.input.ne[0]) return;
     add_moment_squares(column, squares.sums[matrix * job.input.ne[0] + column],
-                       totals_of(job, matrix));
+                       sums_of(job, matrix));
 }
 
-__global__ void __launch_bounds__(kThreads) round_kernel(const double* from, int64_t n, float* to) {
+__global__ void __launch_bounds__(kThreads)
+    round_kernel(const double* half, const double* other, int64_t n, float* to) {
     const int64_t step = int64_t{gridDim.x} * kThreads;
     for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < n; i += step) {
-        to[i] = static_cast<float>(from[i]);
+        to[i] = static_cast<float>(other == nullptr ? half[i] : half[i] + other[i]);
     }
 }
 
@@ -138,9 +138,9 @@ size_t moments_room_bytes(const DeviceInput& input) {
 }
 
 cudaError_t launch_moments(const DeviceInput& input, const DeviceSums& squares, bool in_part,
-                           void* room, const MomentsOnDevice& totals, int* failed,
+                           void* room, const MomentsOnDevice& sums, int* failed,
                            cudaStream_t stream) {
-    const MomentJob job{input, totals, in_part, rows_are_aligned(input)};
+    const MomentJob job{input, sums, in_part, rows_are_aligned(input)};
     const auto n_matrices = static_cast<unsigned>(input.n_all_matrices());
     const dim3 tiles(static_cast<unsigned>(MomentTile::count(input.ne[0])), n_matrices);
     if (groups_at_once(input) > 1) {
@@ -158,9 +158,10 @@ cudaError_t launch_moments(const DeviceInput& input, const DeviceSums& squares, 
     return cudaGetLastError();
 }
 
-cudaError_t launch_round(const double* from, int64_t n, float* to, cudaStream_t stream) {
+cudaError_t launch_round(const double* half, const double* other, int64_t n, float* to,
+                         cudaStream_t stream) {
     constexpr int kBlocks = 1024;
-    round_kernel<<<kBlocks, kThreads, 0, stream>>>(from, n, to);
+    round_kernel<<<kBlocks, kThreads, 0, stream>>>(half, other, n, to);
     return cudaGetLastError();
 }
 

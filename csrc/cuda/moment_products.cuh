@@ -41,12 +41,6 @@ struct alignas(16) MomentMemory {
     const float* rows[kProductRows];
 };
 
-// Where sums go: those of all rows, and of the part; null where these rows are not in it.
-struct MomentTotals {
-    double* total;
-    double* part;
-};
-
 struct MomentSums {
     float sums[kMomentSide][kMomentSide];
 };
@@ -128,13 +122,13 @@ APEX_BLOCK void add_moment_rows(int thread, int n, int half, const MomentMemory&
 }
 
 // Adds sums of a thread's elements of one row, those before the diagonal: sum(group, b), one group
-// after the other. All totals are read before the first is written: a read behind a write would
-// wait for the one before, a way to the memory each.
+// after the other. All are read before the first is written: a read behind a write would wait for
+// the one before, a way to the memory each.
 template <typename Sum>
 APEX_BLOCK void add_moment_row(int thread, int64_t i, int64_t first, int n_groups, const Sum& sum,
-                               double* totals) {
+                               double* to) {
     const int64_t left = i - first - thread % 16;  // from a thread's first column to the diagonal
-    double* row = totals + packed_size(i) + first + thread % 16;
+    double* row = to + packed_size(i) + first + thread % 16;
     double values[kMomentSide];
     APEX_UNROLL
     for (int b = 0; b < kMomentSide; ++b) values[b] = 16 * b < left ? row[16 * b] : 0.0;
@@ -153,13 +147,9 @@ APEX_BLOCK void add_moment_row(int thread, int64_t i, int64_t first, int n_group
 // are added to it (add_moment_squares).
 template <typename Sum>
 APEX_BLOCK void add_moment_elements(int thread, int a, const MomentPlace& place, int n_groups,
-                                    const Sum& sum, const MomentTotals& totals) {
+                                    const Sum& sum, double* to) {
     const int64_t i = opaque(place.tile.row + moment_row(thread, a));
-    if (i >= place.width) return;
-    add_moment_row(thread, i, place.tile.column, n_groups, sum, totals.total);
-    if (totals.part != nullptr) {
-        add_moment_row(thread, i, place.tile.column, n_groups, sum, totals.part);
-    }
+    if (i < place.width) add_moment_row(thread, i, place.tile.column, n_groups, sum, to);
 }
 
 // Products of rows row(first) to row(first + count), kProductRows of them at most.
@@ -192,8 +182,7 @@ APEX_BLOCK int moment_group_rows(int first, int n_rows) {
 // row(i): the i-th of n_rows rows that meet the matrix.
 template <typename Row>
 APEX_BLOCK void add_moment_products(const Block& block, const Row& row, int n_rows,
-                                    const MomentPlace& place, const MomentTotals& totals,
-                                    MomentMemory& memory) {
+                                    const MomentPlace& place, double* to, MomentMemory& memory) {
     Block::PerThread<MomentSums> sums(block);
     for (int first = 0; first < n_rows; first += static_cast<int>(kProductRows)) {
         multiply_moment_rows(block, row, first, moment_group_rows(first, n_rows), place, memory,
@@ -202,7 +191,7 @@ APEX_BLOCK void add_moment_products(const Block& block, const Row& row, int n_ro
             APEX_UNROLL
             for (int a = 0; a < kMomentSide; ++a) {
                 const auto sum = [&](int, int b) { return sums[thread].sums[a][b]; };
-                add_moment_elements(thread, a, place, 1, sum, totals);
+                add_moment_elements(thread, a, place, 1, sum, to);
             }
         });
     }
@@ -230,18 +219,16 @@ APEX_BLOCK void keep_moment_products(const Block& block, const Row& row, int fir
 
 // The a-th row of each thread's elements. step: from one group's to the next's.
 APEX_BLOCK void add_kept_products(int thread, int a, const MomentPlace& place, const float* kept,
-                                  int n_groups, int64_t step, const MomentTotals& totals) {
+                                  int n_groups, int64_t step, double* to) {
     const auto sum = [&](int group, int b) {
         return kept[group * step + (a * kMomentSide + b) * kMomentThreads + thread];
     };
-    add_moment_elements(thread, a, place, n_groups, sum, totals);
+    add_moment_elements(thread, a, place, n_groups, sum, to);
 }
 
 // Of one column: the squares of the importance matrix, as it adds them.
-APEX_BLOCK void add_moment_squares(int64_t column, double squares, const MomentTotals& totals) {
-    const int64_t at = packed_size(column) + column;
-    totals.total[at] += squares;
-    if (totals.part != nullptr) totals.part[at] += squares;
+APEX_BLOCK void add_moment_squares(int64_t column, double squares, double* to) {
+    to[packed_size(column) + column] += squares;
 }
 
 }  // namespace apex::cuda

@@ -7,10 +7,10 @@
 
 namespace apex::cuda {
 
-// Totals of n_matrices packed triangles and counts.
+// Sums of n_matrices packed triangles, and counts: of the part, and of both halves.
 struct MomentsOnDevice {
-    double* total;
     double* part;
+    double* rest;
     int64_t* counts;
     int64_t* part_counts;
 };
@@ -18,12 +18,14 @@ struct MomentsOnDevice {
 // Of the device, while an input is added.
 size_t moments_room_bytes(const DeviceInput& input);
 
-// Adds an input's products and squares, to the part too where it is in it. failed: set to 1 where
+// Adds an input's products and squares to its half. failed: set to 1 where
 // an expert's number is none.
 cudaError_t launch_moments(const DeviceInput& input, const DeviceSums& squares, bool in_part,
-                           void* room, const MomentsOnDevice& totals, int* failed,
+                           void* room, const MomentsOnDevice& sums, int* failed,
                            cudaStream_t stream);
 
-cudaError_t launch_round(const double* from, int64_t n, float* to, cudaStream_t stream);
+// half, or half + other where that is not null, as floats.
+cudaError_t launch_round(const double* half, const double* other, int64_t n, float* to,
+                         cudaStream_t stream);
 
 }  // namespace apex::cuda

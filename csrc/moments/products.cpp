@@ -43,8 +43,8 @@ void multiply_tile(const float* rows, size_t n_rows, int64_t stride, int64_t i, 
     std::memcpy(tile, sums, sizeof(sums));
 }
 
-void add_row(const float* tile, int64_t n, double* totals) {
-    for (int64_t j = 0; j < n; ++j) totals[j] += tile[j];
+void add_row(const float* tile, int64_t n, double* sums) {
+    for (int64_t j = 0; j < n; ++j) sums[j] += tile[j];
 }
 
 // Rows one after the other, with zeros up to whole tiles.
@@ -60,7 +60,7 @@ void copy_padded(const float* const* rows, size_t n_rows, int64_t n, int64_t str
 }  // namespace
 
 void add_products(const float* const* rows, size_t n_rows, int64_t n, int64_t begin, int64_t end,
-                  double* totals, double* part) {
+                  double* sums) {
     static_assert(kColumns == 2 * kLanes && kProductTile % kColumns == 0);
     const int64_t stride = (n + kColumns - 1) / kColumns * kColumns;
     thread_local std::vector<float> copied;
@@ -74,10 +74,7 @@ void add_products(const float* const* rows, size_t n_rows, int64_t n, int64_t be
                 for (int64_t k = 0; k < std::min(kRows, end - i); ++k) {
                     const int64_t columns = std::min(kColumns, i + k + 1 - j);
                     if (columns <= 0) continue;
-                    add_row(tile + k * kColumns, columns, totals + packed_size(i + k) + j);
-                    if (part != nullptr) {
-                        add_row(tile + k * kColumns, columns, part + packed_size(i + k) + j);
-                    }
+                    add_row(tile + k * kColumns, columns, sums + packed_size(i + k) + j);
                 }
             }
         }

@@ -17,13 +17,13 @@ constexpr int64_t kProductTile = 32;
 
 // For i from begin to end (begin a multiple of kProductTile) and j <= i:
 //
-//     totals[i, j] += rows[0][i] * rows[0][j] + rows[1][i] * rows[1][j] + ...
+//     sums[i, j] += rows[0][i] * rows[0][j] + rows[1][i] * rows[1][j] + ...
 //
-// and the same to part, unless it is null. Products of at most kProductRows rows are added in float
-// in the order of the rows, these sums in double: the same for any split over threads and any
+// Products of at most kProductRows rows are added in float
+// in the order of the rows, what they give in double: the same for any split over threads and any
 // instruction set.
 constexpr size_t kProductRows = 128;
 void add_products(const float* const* rows, size_t n_rows, int64_t n, int64_t begin, int64_t end,
-                  double* totals, double* part);
+                  double* sums);
 
 }  // namespace apex

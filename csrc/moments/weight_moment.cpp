@@ -23,8 +23,7 @@ class TileWorker {
                 const int64_t n_rows =
                     std::min<int64_t>(kProductRows, tensor_.rows.rows_per_slice - row);
                 read(slice, row, n_rows);
-                add_products(pointers_.data(), pointers_.size(), n, begin, end, result_.data(),
-                             nullptr);
+                add_products(pointers_.data(), pointers_.size(), n, begin, end, result_.data());
                 row += n_rows;
             }
         }

@@ -423,8 +423,8 @@ class ImatrixRun:
         self,
         input: str,
         n_per_row: int,
-        total: _Doubles,
         part: _Doubles,
+        rest: _Doubles,
         counts: _Offsets,
         part_counts: _Offsets,
     ) -> None: ...

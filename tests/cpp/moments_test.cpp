@@ -57,8 +57,8 @@ std::vector<double> products_of(const std::vector<float>& inputs) {
     for (size_t i = 0; i < inputs.size(); i += kColumns) rows.push_back(inputs.data() + i);
     std::vector<double> packed(packed_size(kColumns), 0.0);
     for (int64_t begin = 0; begin < kColumns; begin += kProductTile) {
-        add_products(rows.data(), rows.size(), kColumns, begin, begin + kProductTile, packed.data(),
-                     nullptr);
+        add_products(rows.data(), rows.size(), kColumns, begin, begin + kProductTile,
+                     packed.data());
     }
     return packed;
 }

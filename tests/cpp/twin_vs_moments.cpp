@@ -27,56 +27,53 @@ constexpr InputShape kShapes[] = {
     {"routed", {144, 1, 300, 1}, {3, 1}, 2, 0}, {"slots", {256, 4, 100, 1}, {9, 1}, 4, 16}};
 
 struct Moments {
-    std::vector<double> total, part;
+    std::vector<double> part, rest;
     explicit Moments(int64_t n)
-        : total(static_cast<size_t>(apex::packed_size(n)), 0.0), part(total) {}
-    bool operator==(const Moments& other) const {
-        return total == other.total && part == other.part;
-    }
+        : part(static_cast<size_t>(apex::packed_size(n)), 0.0), rest(part) {}
+    bool operator==(const Moments& other) const { return part == other.part && rest == other.rest; }
+    std::vector<double>& half(bool in_part) { return in_part ? part : rest; }
 };
 
 // calibration/input_moments.cpp: products, and on the diagonal the importance matrix's squares.
 void add(const std::vector<const float*>& rows, int64_t n, bool in_part, Moments& moments) {
     std::vector<double> squares(static_cast<size_t>(n), 0.0);
     apex::sum_squared_columns(rows.data(), rows.size(), 0, n, squares.data());
-    const Moments before = moments;
-    apex::add_products(rows.data(), rows.size(), n, 0, n, moments.total.data(),
-                       in_part ? moments.part.data() : nullptr);
+    std::vector<double>& sums = moments.half(in_part);
+    const std::vector<double> before = sums;
+    apex::add_products(rows.data(), rows.size(), n, 0, n, sums.data());
     for (int64_t i = 0; i < n && !rows.empty(); ++i) {
         const auto at = static_cast<size_t>(apex::packed_size(i) + i);
-        moments.total[at] = before.total[at] + squares[static_cast<size_t>(i)];
-        if (in_part) moments.part[at] = before.part[at] + squares[static_cast<size_t>(i)];
+        sums[at] = before[at] + squares[static_cast<size_t>(i)];
     }
 }
 
-void add_squares(const std::vector<const float*>& rows, int64_t n,
-                 const cuda::MomentTotals& totals) {
+void add_squares(const std::vector<const float*>& rows, int64_t n, double* sums) {
     if (rows.empty()) return;
     std::vector<double> squares(static_cast<size_t>(n));
     apex::sum_squared_columns(rows.data(), rows.size(), 0, n, squares.data());
     for (int64_t i = 0; i < n; ++i) {
-        cuda::add_moment_squares(i, squares[static_cast<size_t>(i)], totals);
+        cuda::add_moment_squares(i, squares[static_cast<size_t>(i)], sums);
     }
 }
 
 // cuda/moment_products.cu, block by block.
 void add_as_twin(const std::vector<const float*>& rows, int64_t n, bool in_part, Moments& moments) {
-    const cuda::MomentTotals totals{moments.total.data(), in_part ? moments.part.data() : nullptr};
+    double* sums = moments.half(in_part).data();
     const auto memory = std::make_unique<cuda::MomentMemory>();
     const auto row = [&](int i) { return rows[static_cast<size_t>(i)]; };
     for (int64_t tile = 0; tile < cuda::MomentTile::count(n); ++tile) {
         cuda::add_moment_products(cuda::Block{cuda::kMomentThreads}, row,
                                   static_cast<int>(rows.size()), {cuda::MomentTile(tile), n, false},
-                                  totals, *memory);
+                                  sums, *memory);
     }
-    add_squares(rows, n, totals);
+    add_squares(rows, n, sums);
 }
 
 // The same where groups of rows are multiplied side by side; some groups at a time.
 void add_as_kept_twin(const std::vector<const float*>& rows, int64_t n, bool in_part,
                       Moments& moments) {
     constexpr int kGroups = 2, kStep = kGroups * static_cast<int>(apex::kProductRows);
-    const cuda::MomentTotals totals{moments.total.data(), in_part ? moments.part.data() : nullptr};
+    double* sums = moments.half(in_part).data();
     const auto memory = std::make_unique<cuda::MomentMemory>();
     const auto row = [&](int i) { return rows[static_cast<size_t>(i)]; };
     const auto n_rows = static_cast<int>(rows.size());
@@ -95,12 +92,12 @@ void add_as_kept_twin(const std::vector<const float*>& rows, int64_t n, bool in_
             for (int thread = 0; thread < cuda::kMomentThreads; ++thread) {
                 for (int a = 0; a < cuda::kMomentSide; ++a) {
                     cuda::add_kept_products(thread, a, place, kept.data(), n_groups,
-                                            cuda::kMomentElements, totals);
+                                            cuda::kMomentElements, sums);
                 }
             }
         }
     }
-    add_squares(rows, n, totals);
+    add_squares(rows, n, sums);
 }
 
 }  // namespace
@@ -123,7 +120,7 @@ int main(int argc, char** argv) {
                 add_as_kept_twin(rows, n, data == &again, kept);
             }
             if (!(wanted == found) || !(wanted == kept)) ++n_differ;
-            trace += wanted.total.back();
+            trace += wanted.rest.back();
         }
         std::printf("%-8s matrices %d trace %s differ %d\n", shape.name,
                     static_cast<int>(once.input.n_all_matrices()), trace > 0 ? "positive" : "0",

@@ -25,8 +25,8 @@ __all__ = [
     "write_checkpoint",
 ]
 
-SCHEMA_VERSION = 1
-MOMENT_FIELDS = ("total", "part", "counts", "part_counts")
+SCHEMA_VERSION = 2
+MOMENT_FIELDS = ("part", "rest", "counts", "part_counts")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,13 +46,13 @@ class RawEntry:
 class RawMoment:
     """An input's sums of products as the collector has them.
 
-    total, part: float64 (matrices, n (n + 1) / 2), lower triangles, of all chunks and of every
-    second group of them; counts, part_counts: int64 (matrices,).
+    part, rest: float64 (matrices, n (n + 1) / 2), lower triangles, of every second group of chunks
+    and of the others; counts, part_counts: int64 (matrices,), of both and of the part.
     """
 
     n_per_row: int
-    total: npt.NDArray[np.float64]
     part: npt.NDArray[np.float64]
+    rest: npt.NDArray[np.float64]
     counts: npt.NDArray[np.int64]
     part_counts: npt.NDArray[np.int64]
 

@@ -102,7 +102,8 @@ class Hessian:
         inputs = {}
         for name, moment in raw.inputs.items():
             with np.errstate(over="ignore"):
-                total, part = moment.total.astype(np.float32), moment.part.astype(np.float32)
+                total = (moment.part + moment.rest).astype(np.float32)
+                part = moment.part.astype(np.float32)
             if not np.isfinite(total).all():
                 raise ImatrixError(
                     f"'{name}': its second moment exceeds what a float holds; "

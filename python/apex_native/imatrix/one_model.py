@@ -162,7 +162,7 @@ class OneModel:
             return
         for name, moment in state.moments.inputs.items():
             self._run.restore_moment(
-                name, moment.n_per_row, moment.total, moment.part, moment.counts,
+                name, moment.n_per_row, moment.part, moment.rest, moment.counts,
                 moment.part_counts,
             )  # fmt: skip
         for weight, name in state.moments.input_of.items():

@@ -91,10 +91,10 @@ def _sample(plan: CollectionPlan, n: int, n_vocab: int) -> CollectionPlan:
 def _blended(
     plain: InputMoment,
     groups: npt.NDArray[np.int32],
-    total: Floats,
     part: Floats,
-    weights: Floats,
+    rest: Floats,
     part_weights: Floats,
+    rest_weights: Floats,
 ) -> InputMoment:
     shared = SHARED_TOKENS * plain.n_per_row / 2
 
@@ -103,9 +103,7 @@ def _blended(
         return (sums + shared * of_all) / (tokens + shared)[:, None] * counts[:, None], counts
 
     part_total, part_counts = blend(part, part_weights, _mean(plain, of_part=True))
-    rest_total, rest_counts = blend(
-        total - part, weights - part_weights, _mean(plain, of_part=False)
-    )
+    rest_total, rest_counts = blend(rest, rest_weights, _mean(plain, of_part=False))
     return InputMoment(
         plain.n_per_row,
         (part_total + rest_total).astype(np.float32),
