@@ -84,8 +84,7 @@ def pairs(args: argparse.Namespace, folder: Path, imatrix: Imatrix, path: Path) 
             plain, feedback = folder / f"{name}.gguf", folder / f"{name}.feedback.gguf"
             known = folder / f"{name}.json"
             if not known.exists():
-                base = {"tier": name} if name in args.tiers else {"like": uniform(source, name)}
-                plan = apex.make_plan(source, imatrix=imatrix, **base)
+                plan = planned(args, source, name, imatrix)
                 seconds = []
                 for output, hessian in ((plain, None), (feedback, file.hessian)):
                     started = time.perf_counter()
@@ -110,11 +109,23 @@ def made(manifest: apex.QuantizeManifest, seconds: list[float]) -> Made:
     )
 
 
-def uniform(source: apex.GgufFile, name: str) -> dict[str, apex.GgmlType]:
-    """Every matrix that llama-quantize quantizes in one type."""
+def planned(
+    args: argparse.Namespace, source: apex.GgufFile, name: str, imatrix: Imatrix
+) -> apex.Plan:
+    """Of a tier, or of one type."""
+    if name in args.tiers:
+        return apex.make_plan(source, tier=name, imatrix=imatrix)
+    return apex.make_plan(source, like=uniform(source, name, args.ends), imatrix=imatrix)
+
+
+def uniform(source: apex.GgufFile, name: str, ends: str) -> dict[str, apex.GgmlType]:
+    """Every matrix that llama-quantize quantizes in one type, embeddings and output in another."""
     kept = apex.make_plan(source, ftype="Q8_0", pure=True)
     type = apex.GgmlType.parse(name)
-    return {t.name: type if t.type.is_quantized else t.type for t in kept.tensors}
+    types = {t.name: type if t.type.is_quantized else t.type for t in kept.tensors}
+    for end in {"token_embd.weight", "output.weight"} & types.keys() if ends else ():
+        types[end] = apex.GgmlType.parse(ends)
+    return types
 
 
 def evaluate(args: argparse.Namespace, found: list[Pair], name: str, path: Path) -> list[str]:
@@ -189,6 +200,7 @@ def parsed(description: str) -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="keep files there, and use those that are")
     parser.add_argument("--types", nargs="*", default=[])
     parser.add_argument("--tiers", nargs="*", default=[])
+    parser.add_argument("--ends", default="", help="type of embeddings and output, for --types")
     parser.add_argument(
         "--calibration",
         nargs="*",

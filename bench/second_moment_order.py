@@ -25,8 +25,8 @@ from second_moment import (
     calibration,
     collect,
     parsed,
+    planned,
     show_divergence,
-    uniform,
 )
 
 
@@ -116,8 +116,7 @@ def run(args: argparse.Namespace, folder: Path) -> None:
         work = Work(args, folder, source, imatrix, text)
         found = []
         for name in [*args.types, *args.tiers]:
-            base = {"tier": name} if name in args.tiers else {"like": uniform(source, name)}
-            plan = apex.make_plan(source, imatrix=imatrix, **base)
+            plan = planned(args, source, name, imatrix)
             original, ordered = (folder / f"{name}.{way}.gguf" for way in ("original", "ordered"))
             apex.quantize(
                 source, plan, original, imatrix=imatrix, hessian=file.hessian,

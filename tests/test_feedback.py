@@ -26,7 +26,7 @@ from test_cuda import needs_gpu
 from tolerances import FEEDBACK_COST_RTOL
 
 SCALAR = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "IQ4_NL", "Q4_0", "Q5_0", "Q8_0")
-GRID = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
+GRID = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
 N = 512
 N_ROWS = 21  # no multiple of any number of lanes
 WEAK = core.FeedbackOptions(damping=0.01)
@@ -81,7 +81,7 @@ def test_outputs_err_less_than_with_ggmls_bytes(name: str) -> None:
     assert ours.sum() < 0.8 * ggmls.sum()
 
 
-@pytest.mark.parametrize("name", ["Q4_K", "Q3_K", "IQ4_XS", "Q8_0", "IQ2_S", "IQ3_XXS"])
+@pytest.mark.parametrize("name", ["Q4_K", "Q3_K", "IQ4_XS", "Q8_0", "IQ1_S", "IQ2_S", "IQ3_XXS"])
 def test_more_rounds_end_lower(name: str) -> None:
     type, weights, moment = GgmlType.parse(name), some_weights(), correlated_moment()
     which = "max_grid_rounds" if name in GRID else "max_rounds"
@@ -221,14 +221,14 @@ def test_an_expert_without_tokens_keeps_ggmls_bytes(tmp_path: Path, output: int)
     assert stored[len(plain) : 2 * len(plain)] == plain
 
 
-@pytest.mark.parametrize("name", ["Q3_K", "IQ3_XXS"])
+@pytest.mark.parametrize("name", ["Q3_K", "IQ3_XXS", "IQ1_M"])
 def test_threads_change_no_byte(tmp_path: Path, output: int, name: str) -> None:
     weights = experts(2, 1100)[:, :, :256]
     moments = [correlated_moment(256, seed) for seed in (1, 2)]
     found = []
     for n_threads in (1, 3):
         stored, sums = quantize_tensor(
-            tmp_path, output, weights[:, :60] if name == "IQ3_XXS" else weights,
+            tmp_path, output, weights[:, :60] if name in GRID else weights,
             (moments, moments), [500, 300], name=name, n_threads=n_threads,
         )  # fmt: skip
         found.append((hashlib.sha256(stored).hexdigest(), sums))

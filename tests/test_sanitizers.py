@@ -124,7 +124,7 @@ def test_uploads(part: str) -> None:
 
 def test_error_feedback() -> None:
     lines = run_clean(build_program("moments_test", sanitize=True)).splitlines()
-    assert len(lines) == 15  # as many types as it has formats for (test_feedback.py)
+    assert len(lines) == 17  # as many types as it has formats for (test_feedback.py)
     assert all(line.endswith(": as it must") for line in lines)
 
 

@@ -1,4 +1,5 @@
-// A group of 8 weights as grid points and signs, nearest under the metric of its second moment.
+// A group of 8 weights as grid points and signs (IQ2, IQ3), nearest under the metric of its second
+// moment.
 #pragma once
 
 #include <cstdint>
@@ -255,7 +256,7 @@ class Contest {
         Lanes magnitudes[kGroup];
         std::memcpy(magnitudes, levels, sizeof(magnitudes));
         SignSearch search(metric_, target_, scale_, magnitudes);
-        const Lanes costs = search.run(format_.even_signs);
+        const Lanes costs = search.run(format_.signs == GridSigns::even);
         for (int k = 0; k < n_; ++k) {
             if (!(costs[k] < least_)) continue;
             least_ = costs[k];

@@ -3,6 +3,7 @@
 
 #include "moments/feedback.h"
 #include "moments/grid_group.h"
+#include "moments/group_metric.h"
 
 namespace apex::feedback::APEX_FEEDBACK_ISA {
 namespace {
@@ -38,42 +39,6 @@ void subtract(const float* row, float factor, int64_t first, int64_t n, float* v
     for (int64_t i = first; i < n; ++i) values[i] -= factor * row[i];
 }
 
-// Metric and pivots of one group: of what error costs in it once later columns make good what they
-// can. With X the inverse of the group's triangle U of the root, the metric is X X^T.
-struct GroupMetric {
-    float metric[kGroup * kGroup];
-    float errors[kGroup * kGroup];  // X: an error times X is its share for each of U's rows
-
-    // element(i, j) of U, j >= i
-    template <class Element>
-    void set(const Element& element) {
-        double x[kGroup * kGroup] = {};
-        for (int i = kGroup - 1; i >= 0; --i) {
-            x[i * kGroup + i] = 1.0;
-            for (int k = i + 1; k < kGroup; ++k) {
-                for (int j = k; j < kGroup; ++j)
-                    x[i * kGroup + j] -= element(i, k) * x[k * kGroup + j];
-            }
-            for (int j = i; j < kGroup; ++j) x[i * kGroup + j] /= element(i, i);
-        }
-        for (int i = 0; i < kGroup; ++i) {
-            for (int j = 0; j < kGroup; ++j) {
-                double sum = 0;
-                for (int k = 0; k < kGroup; ++k) sum += x[i * kGroup + k] * x[j * kGroup + k];
-                metric[i * kGroup + j] = static_cast<float>(sum);
-                errors[i * kGroup + j] = static_cast<float>(x[i * kGroup + j]);
-            }
-        }
-    }
-
-    void shares(const float* error, float* result) const {
-        for (int j = 0; j < kGroup; ++j) {
-            result[j] = 0;
-            for (int i = 0; i <= j; ++i) result[j] += error[i] * errors[i * kGroup + j];
-        }
-    }
-};
-
 class GridRow {
   public:
     GridRow(const GridFormat& format, const Search& search)
@@ -92,7 +57,9 @@ class GridRow {
           found_(n_groups_),
           forward_(n_groups_),
           inside_(n_groups_),
-          upper_(int64_t{n_blocks_} * format.block * format.block) {
+          own_(n_groups_),
+          upper_(int64_t{n_blocks_} * format.block * format.block),
+          halves_(format.shifted() ? 3 * n_groups_ : 0) {
         for (int block = 0; block < n_blocks_; ++block) prepare(block);
     }
 
@@ -114,8 +81,10 @@ class GridRow {
     const float* moment_row(int i) const {
         return search_.basis->moment.data() + static_cast<int64_t>(i) * n_;
     }
-    float block_cost(const GroupMetric* metrics, const float* upper, const float* target,
-                     float scale, float limit, FoundGroup* found) const;
+    float block_cost(const GroupStep* steps, const float* upper, const float* target, float scale,
+                     int ways, float limit, FoundGroup* found) const;
+    bool solve(int block, int s, const GroupStep* steps, const float* upper, const float* target,
+               float& best);
     bool refine_block(int block);
     bool refine_group(int group);
     void move(int first, int n, const float* before);
@@ -129,8 +98,10 @@ class GridRow {
     Buffer<float> work_, gradient_, product_, d_;
     Buffer<int> s_;
     Buffer<FoundGroup> found_;
-    Buffer<GroupMetric> forward_, inside_;  // under the whole root, and under the block's own
-    Buffer<float> upper_;                   // the whole root's triangles along the blocks
+    Buffer<GroupStep> forward_, inside_;  // under the whole root, and under the block's own
+    Buffer<GroupMetric> own_;             // of the moment alone
+    Buffer<float> upper_;                 // the whole root's triangles along the blocks
+    Buffer<HalfMetrics> halves_;          // of forward_, inside_ and own_
 };
 
 void GridRow::prepare(int block) {
@@ -149,8 +120,16 @@ void GridRow::prepare(int block) {
                 return static_cast<double>(triangle[(g * kGroup + i) * size + g * kGroup + j]);
             };
         };
-        forward_[block * per_block_ + g].set(element_of(upper));
-        inside_[block * per_block_ + g].set(element_of(own));
+        const int group = block * per_block_ + g, at = group * kGroup;
+        forward_[group].set(element_of(upper));
+        inside_[group].set(element_of(own));
+        for (int i = 0; i < kGroup; ++i) {
+            std::memcpy(own_[group].values + i * kGroup, moment_row(at + i) + at,
+                        kGroup * sizeof(float));
+        }
+        forward_[group].metric.split(format_, halves_[3 * group]);
+        inside_[group].metric.split(format_, halves_[3 * group + 1]);
+        own_[group].split(format_, halves_[3 * group + 2]);
     }
 }
 
@@ -167,18 +146,19 @@ void GridRow::read(const float* weights, const uint8_t* start) {
 }
 
 // Group after group, errors made good in the block's later ones; gives up above limit.
-float GridRow::block_cost(const GroupMetric* metrics, const float* upper, const float* target,
-                          float scale, float limit, FoundGroup* found) const {
+float GridRow::block_cost(const GroupStep* steps, const float* upper, const float* target,
+                          float scale, int ways, float limit, FoundGroup* found) const {
     float wish[kMaxBlock];
     std::memcpy(wish, target, static_cast<size_t>(format_.block) * sizeof(float));
     float cost = 0;
     for (int g = 0; g < per_block_; ++g) {
         const int first = g * kGroup;
-        cost += nearest_group(format_, metrics[g].metric, wish + first, scale, found[g]);
+        cost +=
+            nearest(format_, steps[g].metric, wish + first, scale, ways, limit - cost, found[g]);
         if (!(cost < limit)) return 3e38f;
         float error[kGroup], shares[kGroup];
         for (int i = 0; i < kGroup; ++i) error[i] = wish[first + i] - scale * found[g].levels[i];
-        metrics[g].shares(error, shares);
+        steps[g].shares(error, shares);
         for (int j = 0; j < kGroup; ++j) {
             subtract(upper + (first + j) * format_.block, shares[j], first + kGroup, format_.block,
                      wish);
@@ -187,31 +167,42 @@ float GridRow::block_cost(const GroupMetric* metrics, const float* upper, const 
     return cost;
 }
 
+// A block with scale s, taken where it costs less than best, which becomes what it costs.
+bool GridRow::solve(int block, int s, const GroupStep* steps, const float* upper,
+                    const float* target, float& best) {
+    if (s < 0 || s > format_.max_scale) return false;
+    const bool one_way = format_.signs == GridSigns::block_shift;
+    bool better = false;
+    FoundGroup tried[kMaxGroups];
+    for (int ways = one_way ? kUp : kEitherWay; ways <= (one_way ? kDown : kEitherWay); ++ways) {
+        const float cost = block_cost(steps, upper, target, scale_for(block, s), ways, best, tried);
+        if (!(cost < best)) continue;
+        best = cost;
+        better = true;
+        s_[block] = s;
+        for (int g = 0; g < per_block_; ++g) found_[block * per_block_ + g] = tried[g];
+    }
+    return better;
+}
+
 void GridRow::feed_forward() {
     for (int i = 0; i < n_; ++i) work_[i] = weights_[i];
     const float* root = search_.basis->root.data();
     const int size = format_.block;
     for (int block = 0; block < n_blocks_; ++block) {
         const int first = block * size, start = s_[block];
-        const GroupMetric* metrics = forward_.data() + block * per_block_;
+        const GroupStep* steps = forward_.data() + block * per_block_;
         const float* upper = upper_.data() + int64_t{block} * size * size;
         float best = 3e38f;
-        FoundGroup tried[kMaxGroups];
         for (int step = 0; step <= 2 * search_.effort.scale_radius; ++step) {
             const int s = start + (step + 1) / 2 * (step % 2 ? 1 : -1);
-            if (s < 0 || s > 15) continue;
-            const float cost =
-                block_cost(metrics, upper, work_.data() + first, scale_for(block, s), best, tried);
-            if (!(cost < best)) continue;
-            best = cost;
-            s_[block] = s;
-            for (int g = 0; g < per_block_; ++g) found_[block * per_block_ + g] = tried[g];
+            solve(block, s, steps, upper, work_.data() + first, best);
         }
         for (int g = 0; g < per_block_; ++g) {
             const int at = first + g * kGroup;
             float error[kGroup], shares[kGroup];
             for (int i = 0; i < kGroup; ++i) error[i] = work_[at + i] - restored(at + i);
-            metrics[g].shares(error, shares);
+            steps[g].shares(error, shares);
             for (int q = at + kGroup; q < n_; ++q) {
                 const float* row = root + int64_t{q} * n_ + at;
                 float value = work_[q];
@@ -251,21 +242,13 @@ bool GridRow::refine_block(int block) {
         best += step * gradient_[first + i];
     }
     best *= kWorthwhile;
-    int chosen = -1;
-    FoundGroup tried[kMaxGroups], kept[kMaxGroups];
-    const int radius = search_.effort.refine_radius;
-    for (int s = s_[block] - radius; s <= s_[block] + radius; ++s) {
-        if (s < 0 || s > 15) continue;
-        const float cost = block_cost(inside_.data() + block * per_block_, upper, target,
-                                      scale_for(block, s), best, tried);
-        if (!(cost < best)) continue;
-        best = cost;
-        chosen = s;
-        for (int g = 0; g < per_block_; ++g) kept[g] = tried[g];
+    const GroupStep* steps = inside_.data() + block * per_block_;
+    const int present = s_[block], radius = search_.effort.refine_radius;
+    bool better = false;
+    for (int s = present - radius; s <= present + radius; ++s) {
+        better |= solve(block, s, steps, upper, target, best);
     }
-    if (chosen < 0) return false;
-    s_[block] = chosen;
-    for (int g = 0; g < per_block_; ++g) found_[block * per_block_ + g] = kept[g];
+    if (!better) return false;
     move(first, size, before);
     return true;
 }
@@ -273,18 +256,21 @@ bool GridRow::refine_block(int block) {
 bool GridRow::refine_group(int group) {
     const int first = group * kGroup;
     const float* inverse = search_.groups->inverse.data() + int64_t{group} * kGroup * kGroup;
-    float metric[kGroup * kGroup], before[kGroup], target[kGroup], present = 0;
+    float before[kGroup], target[kGroup], present = 0;
     for (int i = 0; i < kGroup; ++i) {
-        std::memcpy(metric + i * kGroup, moment_row(first + i) + first, kGroup * sizeof(float));
         before[i] = restored(first + i);
         float step = 0;
         for (int j = 0; j < kGroup; ++j) step += inverse[i * kGroup + j] * gradient_[first + j];
         target[i] = before[i] + step;
         present += step * gradient_[first + i];
     }
+    const float limit = kWorthwhile * present;
+    const bool stays = format_.signs == GridSigns::block_shift;
+    const int ways = !stays ? kEitherWay : found_[group].group.signs != 0 ? kDown : kUp;
     FoundGroup found;
-    const float cost = nearest_group(format_, metric, target, scale(first / format_.block), found);
-    if (!(cost < kWorthwhile * present)) return false;
+    const float cost =
+        nearest(format_, own_[group], target, scale(first / format_.block), ways, limit, found);
+    if (!(cost < limit)) return false;
     found_[group] = found;
     move(first, kGroup, before);
     return true;

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <memory>
@@ -21,6 +22,7 @@
 #include "core/quantizer.h"
 #include "moments/feedback.h"
 #include "moments/feedback_tensor.h"
+#include "moments/group_metric.h"
 #include "moments/products.h"
 
 namespace {
@@ -118,6 +120,55 @@ void check_rows(ggml_type type, const FeedbackBasis& basis, const std::vector<fl
     }
 }
 
+// --- the nearest point of IQ1 -------------------------------------------------------------------
+
+namespace lanes = feedback::APEX_FEEDBACK_ISA;
+
+// Of all points, moved up or down.
+float least_cost(const GridFormat& format, const float* metric, const float* target, float scale) {
+    float least = 3e38f;
+    for (int point = 0; point < format.n_points; ++point) {
+        for (const float shift : {kGridShift, -kGridShift}) {
+            float error[8];
+            for (int i = 0; i < 8; ++i) {
+                error[i] = target[i] - scale * (format.levels[point * 8 + i] + shift);
+            }
+            least = std::min(least, lanes::quadratic(metric, error));
+        }
+    }
+    return least;
+}
+
+void check_nearest_shifted(std::mt19937& random) {
+    const GridFormat& format = *grid_format(GGML_TYPE_IQ1_M);
+    std::normal_distribution<float> gaussian;
+    for (int turn = 0; turn < 60; ++turn) {
+        lanes::GroupMetric metric;
+        lanes::HalfMetrics halves;
+        lanes::FoundGroup found;
+        float root[64], target[8], error[8];
+        for (float& value : root) value = gaussian(random);
+        for (float& value : target) value = gaussian(random);
+        for (int i = 0; i < 64; ++i) {
+            metric.values[i] = i % 9 == 0 ? 0.3f : 0.0f;
+            for (int k = 0; k < 8; ++k)
+                metric.values[i] += root[i / 8 * 8 + k] * root[i % 8 * 8 + k];
+        }
+        metric.split(format, halves);
+        const float scale = 0.2f * static_cast<float>(turn % 8 - 1);
+        const float least = least_cost(format, metric.values, target, scale);
+        const auto nearest = [&](float limit) {
+            return lanes::nearest(format, metric, target, scale, lanes::kEitherWay, limit, found);
+        };
+        const float cost = nearest(3e38f);
+        for (int i = 0; i < 8; ++i) error[i] = target[i] - scale * found.levels[i];
+        require(std::abs(cost - least) <= 1e-4f * (1.0f + least), "no point is nearer");
+        require(std::abs(lanes::quadratic(metric.values, error) - least) <= 1e-4f * (1.0f + least),
+                "the point found is that near");
+        require(nearest(0.99f * least) == 3e38f, "nothing below a limit that no point reaches");
+    }
+}
+
 // --- a tensor of experts ------------------------------------------------------------------------
 
 // A file without a name, gone when closed.
@@ -205,6 +256,7 @@ void run() {
     std::mt19937 random(5);
     const std::vector<float> weights = hard_weights(random);
     const Moments moments(random);
+    check_nearest_shifted(random);
     const double tiny = 1e-12, huge = 1e12;
     for (int number = 0; number < GGML_TYPE_COUNT; ++number) {
         const auto type = static_cast<ggml_type>(number);
