@@ -366,7 +366,7 @@ def test_a_file_and_layer_by_layer_write_the_same_model(calibrated: Path) -> Non
     )  # fmt: skip
     one, other = (apex.open_gguf(calibrated / name) for name in ("file.gguf", "layers.gguf"))
     with one, other:
-        assert one.metadata["apex.hessian"] == "error-feedback-5"
+        assert one.metadata["apex.hessian"] == "error-feedback-6"
         assert one.metadata["apex.hessian.tokens"] == 8 * 512
         with HessianFile(calibrated / "hessian.gguf") as file:
             assert one.metadata["apex.hessian.digest"] == file.hessian.digest

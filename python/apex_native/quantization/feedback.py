@@ -31,7 +31,7 @@ __all__ = [
     "with_hessian_metadata",
 ]
 
-METHOD = "error-feedback-5"
+METHOD = "error-feedback-6"
 DIGEST_KEY = "apex.hessian.digest"
 
 
