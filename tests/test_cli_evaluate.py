@@ -218,3 +218,47 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(models: list[Path], tmp_
     resumed = document(*arguments, "--threads", "2", "-o", out)
     assert not partial.exists()
     assert resumed["candidates"] == document(*arguments, "--threads", "2")["candidates"]
+
+
+def test_each_text_by_itself(models: list[Path], text: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for name, seed in (("chat", 3), ("tools", 4)):
+        (texts / f"{name}.txt").write_text(demo_text(8_000, seed=seed))
+    out = tmp_path / "found"
+    asked = ("-r", apex.demo_model(), *models, "-f", texts, "-f", text, "--by-text", "-o", out)
+    found = document(*asked, "--ctx", str(CTX), "--chunks", "6", "--noise-chunks", "0")
+    assert list(found["texts"]) == ["chat", "tools", "text"]
+    rows = [(gain["text"], gain["candidate"], gain["against"]) for gain in found["gains"]]
+    assert rows[:2] == [("chat", "q8", None), ("chat", "q3", "q8")]
+    worse = found["gains"][1]
+    q8, q3 = found["texts"]["chat"]["candidates"]
+    assert worse["change"] == pytest.approx(q3["kld_mean"] / q8["kld_mean"] - 1)
+    assert 0 < worse["low"] < worse["change"] < worse["high"]
+    assert sorted(path.name for path in out.iterdir()) == ["chat.json", "text.json", "tools.json"]
+    assert Results.load(out / "tools.json").data is not None
+    alone = document("-r", apex.demo_model(), *models, "-f", texts / "chat.txt",
+                     "--ctx", str(CTX), "--chunks", "6", "--noise-chunks", "0")  # fmt: skip
+    assert alone["candidates"][1]["kld_mean"] == q3["kld_mean"]
+    shown = invoke("eval", *asked, "--ctx", str(CTX), "--chunks", "6", "--noise-chunks", "0")
+    assert shown.exit_code == 0, shown.stderr
+    assert "wrote    3 files in" in shown.stdout
+    assert re.search(r"chat +q8 .*\n +q3 +\d.* \+\d+\.\d% to \+\d+\.\d%", shown.stdout)
+
+
+def test_what_by_text_refuses(models: list[Path], text: Path, tmp_path: Path) -> None:
+    twin = tmp_path / text.name
+    twin.write_text("other")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    reference = ("-r", apex.demo_model())
+    for args, message in (
+        ((*reference, "-f", text, "-f", twin), "both called 'text'"),
+        ((*reference, "-f", empty), "has no files that end in .txt"),
+        (("-f", text), "--by-text has no effect without --reference"),
+        ((*reference, "-f", text, "--save-base", tmp_path / "b"), "--save-base has no effect with"),
+        ((*reference, "-f", text, "--hellaswag", text), "--hellaswag has no effect with --by-text"),
+    ):
+        done = invoke("eval", models[0], *args, "--by-text")
+        assert done.exit_code == 2, done.stdout
+        assert message in " ".join(done.stderr.replace("│", " ").split())

@@ -38,6 +38,30 @@ def test_seed_and_bytes(tmp_path: Path) -> None:
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_a_text_for_each_domain(tmp_path: Path) -> None:
+    whole, folder = tmp_path / "held-out.txt", tmp_path / "held-out"
+    args = ("corpus", demo_model(), "--tokens", "6000", "--seed", "2", "-o", whole)
+    done = invoke(*args, "--by-domain", folder)
+    assert done.exit_code == 0, done.stderr
+    assert f"4 files in {folder}" in " ".join(done.stdout.split())
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["chat.txt", "code.txt", "reasoning.txt", "tools.txt"]
+    texts = [path.read_text() for path in folder.iterdir()]
+    assert sorted("".join(texts)) == sorted(whole.read_text())
+    assert "Question" not in (folder / "tools.txt").read_text()
+    again = invoke(*args[:-1], tmp_path / "other.txt", "--by-domain", folder)
+    assert again.exit_code == 1
+    assert "chat.txt exists; choose another name or pass --force" in again.stderr
+
+
+def test_a_domain_that_names_no_file(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(RECIPE.replace("domains.a", 'domains."../a"'))
+    done = invoke("corpus", demo_model(), "--recipe", tmp_path / "r.toml", "-o", tmp_path / "c.txt",
+                  "--by-domain", tmp_path / "d")  # fmt: skip
+    assert done.exit_code == 1
+    assert "domain '../a' cannot be a file's name" in done.stderr
+
+
 def test_list_needs_no_model() -> None:
     listed = json.loads(invoke("corpus", "--list", "--json").stdout)
     assert tuple(recipe["name"] for recipe in listed["recipes"]) == recipe_names()

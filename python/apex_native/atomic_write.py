@@ -8,7 +8,8 @@ from pathlib import Path
 
 from apex_native.errors import OutputError
 
-__all__ = ["free_name", "nearest_folder", "require_file", "require_place", "write_atomically"]
+__all__ = ["free_name", "make_folder", "nearest_folder", "require_file", "require_place",
+           "write_atomically"]  # fmt: skip
 
 _LEAST = 1 << 20
 """Bytes that every disk must have free before work is begun: results, manifests, journals."""
@@ -50,6 +51,14 @@ def require_place(path: str | os.PathLike[str], n_bytes: int = _LEAST) -> None:
             f"cannot write {path}: its disk has {free:,} bytes free, expected {n_bytes:,} or more; "
             "free some space or choose another disk"
         )
+
+
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """A folder with those above it, where there is none. Raises OutputError."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make folder {path}: {error.strerror or error}") from error
 
 
 def nearest_folder(path: Path) -> Path:

@@ -20,6 +20,7 @@ from apex_native.cli.options import (
 )
 from apex_native.cli.output import Output
 from apex_native.cli.tables import Column, Table
+from apex_native.printable import counted
 
 if TYPE_CHECKING:
     from apex_native.corpus import Corpus, CorpusProgress, GenerationJournal, Recipe
@@ -59,6 +60,14 @@ OutputOption = Annotated[
         "--output", "-o", metavar="PATH", help="The text; its manifest goes to PATH.manifest.json."
     ),
 ]
+ByDomainOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--by-domain",
+        metavar="FOLDER",
+        help="Each domain's documents by themselves too, for `eval --by-text`.",
+    ),
+]
 AllowShortOption = Annotated[
     bool,
     typer.Option("--allow-short", help="Warn instead of failing where a source has too little."),
@@ -81,6 +90,7 @@ def register(app: typer.Typer) -> None:
             "apex-native corpus model-bf16.gguf --recipe code --tokens 200000 -o code.txt",
             "apex-native corpus model-bf16.gguf --recipe self --resume",
             "apex-native corpus model-bf16.gguf --recipe mine.toml --seed 7 --json",
+            "apex-native corpus model-bf16.gguf --seed 2 -o held-out.txt --by-domain held-out",
         ),
     )(spread(corpus))
 
@@ -91,6 +101,7 @@ def corpus(
     tokens: TokensOption = None,
     seed: SeedOption = None,
     output: OutputOption = Path("calibration.txt"),
+    by_domain: ByDomainOption = None,
     allow_short: AllowShortOption = False,
     resume: ResumeOption = False,
     list_recipes: ListOption = False,
@@ -116,14 +127,18 @@ def corpus(
     if file is None:
         raise UsageError("give the model that the text is for; its tokenizer counts the tokens")
     made = load_recipe(recipe).with_options(tokens=tokens, seed=seed, allow_short=allow_short)
-    for path in (output, manifest_path(output)):
+    for path in (output, manifest_path(output), *_domain_files(made, by_domain)):
         require_writable(path, force=force)
     with _loaded(file, made, compute) as model, _journal(output, made, resume=resume) as journal:
         with _progress(out) as progress:
             built = build_corpus(made, model, journal=journal, progress=progress)
         built.save(output)
+        if by_domain is not None:
+            built.save_domains(by_domain)
     out.document(dict(built.manifest))
     _show(out, built, output)
+    if by_domain is not None:
+        out.text(f"by domain      {counted(len(made.domains), 'file')} in {by_domain}")
     for text in built.warnings:
         out.warning(text)
 
@@ -149,6 +164,18 @@ def _list(out: Output) -> None:
         for recipe in recipes
     ]
     out.table(Table(columns, rows))
+
+
+def _domain_files(recipe: Recipe, folder: Path | None) -> tuple[Path, ...]:
+    """Where each domain's text goes; its folder is made, for generating may take hours."""
+    from apex_native.atomic_write import make_folder
+    from apex_native.corpus import domain_paths
+
+    if folder is None:
+        return ()
+    paths = domain_paths([domain.name for domain in recipe.domains], folder)
+    make_folder(folder)
+    return paths
 
 
 @contextmanager

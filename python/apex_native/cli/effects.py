@@ -17,7 +17,7 @@ _PLACED = ("gpu_layers", "split_mode", "tensor_split")
 
 _OF_A_TEXT = (
     *("ctx", "chunks", "parse_special", "two_pass", "noise_chunks", "no_router", "save_base"),
-    "ubatch_size",
+    *("ubatch_size", "by_text"),
 )
 _OF_A_COLLECTION = (
     *("ctx", "chunks", "skip_chunks", "min_expert_tokens", "parse_special", "all_experts"),
@@ -100,7 +100,7 @@ _RULES: Mapping[str, tuple[_Rule, ...]] = {
     ),
     "eval": (
         _Rule(
-            ("ctx", "parse_special", "save_base", "noise_chunks", "two_pass"),
+            ("ctx", "parse_special", "save_base", "noise_chunks", "two_pass", "by_text"),
             lambda v: not _is_base(v["reference"]),
             "where --reference is a base file, which brings text and context",
         ),
@@ -112,9 +112,14 @@ _RULES: Mapping[str, tuple[_Rule, ...]] = {
         _Rule(("two_pass", "ubatch_size", *_PLACED), _no_limit, "with --gpu-memory"),
         _Rule(("tasks_limit", "compat", "all_questions"), _tasks, "without a task"),
         _Rule(
-            ("two_pass", "no_router", "save_base"),
+            ("two_pass", "no_router", "save_base", "by_text"),
             lambda v: v["reference"] is not None,
             "without --reference",
+        ),
+        _Rule(
+            ("save_base", "hellaswag", "winogrande", "multiple_choice"),
+            lambda v: not v["by_text"],
+            "with --by-text",
         ),
     ),
     "bench": (_Rule(("force",), lambda v: v["results"] is not None, "without --results"),),

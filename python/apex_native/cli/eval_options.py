@@ -20,6 +20,10 @@ __all__ = ["TextChoices"]
 TEXT = "Text"
 
 
+def _bad_text(message: str) -> typer.BadParameter:
+    return typer.BadParameter(message, param_hint="--text")
+
+
 class FlashChoice(StrEnum):
     """As llama.cpp's programs take it."""
 
@@ -39,9 +43,15 @@ class TextChoices:
             "-f",
             metavar="FILE",
             rich_help_panel=TEXT,
-            help="UTF-8 text to score; several are joined.",
+            help="UTF-8 text to score; several are joined, unless --by-text.",
         ),
     ] = None
+    by_text: Annotated[
+        bool,
+        typer.Option("--by-text", rich_help_panel=TEXT,
+                     help="Each text by itself, or each .txt of a folder: what candidates gain "
+                     "against the first. -o is a folder too then."),
+    ] = False  # fmt: skip
     ctx: Annotated[
         int,
         typer.Option("--ctx", "-c", min=4, metavar="N", rich_help_panel=TEXT,
@@ -112,6 +122,25 @@ class TextChoices:
             " + ".join(path.name for path in self.text),
             "\n".join(read_text(path).content for path in self.text),
         )
+
+    def each(self) -> dict[str, Path]:
+        """The texts by what they are called, those of folders too.
+
+        Raises typer.BadParameter where two have one name, or a folder has none.
+        """
+        named: dict[str, Path] = {}
+        for given in self.text or ():
+            paths = sorted(given.glob("*.txt")) if given.is_dir() else [given]
+            if not paths:
+                raise _bad_text(f"{given} has no files that end in .txt; give texts by name")
+            for path in paths:
+                if path.stem in named:
+                    raise _bad_text(
+                        f"{named[path.stem]} and {path} are both called '{path.stem}', by which "
+                        "--by-text tells texts apart; rename one"
+                    )
+                named[path.stem] = path
+        return named
 
     def settings(self) -> dict[str, Any]:
         """Keyword arguments of `apex_native.evaluate`."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,9 +23,10 @@ from apex_native.cli.progress import eta_text, show_share
 from apex_native.cli.result_tables import show_results
 from apex_native.cli.task_options import TaskChoices
 from apex_native.cli.task_tables import show_tasks
+from apex_native.printable import counted
 
 if TYPE_CHECKING:
-    from apex_native.evaluation import EvalResults, EvaluateProgress
+    from apex_native.evaluation import EvalResults, EvaluateProgress, Text
     from apex_native.results import Results
 
 __all__ = ["register"]
@@ -57,7 +58,7 @@ OutputOption = Annotated[
         "-o",
         metavar="FILE",
         help="Results as JSON, for `report`. Where it exists, candidates are added to it and what "
-        "it holds is not computed again.",
+        "it holds is not computed again. With --by-text a folder.",
     ),
 ]
 
@@ -73,6 +74,7 @@ def register(app: typer.Typer) -> None:
             "apex-native eval model.gguf -f wiki.txt --ctx 2048",
             "apex-native eval -r model-bf16.gguf mini.gguf --hellaswag hellaswag_val_full.txt",
             "apex-native eval -r model-bf16.gguf model-bf16.gguf -f wiki.txt --type-k q8_0",
+            "apex-native eval -r model-bf16.gguf plain.gguf fitted.gguf -f held-out --by-text",
         ),
     )(spread(evaluate))
 
@@ -94,36 +96,109 @@ def evaluate(
     noise floor, and differences between candidates come with intervals and a verdict. Exit code 3:
     a model computes logits that are not finite.
     """
-    from apex_native import api
     from apex_native.cli.planning import require_writable
 
     out = Output(json_mode=json_mode, quiet=quiet)
     _require_request(text, tasks, candidates, reference)
     warn_of_slow_caches(out, [(text.type_k, text.type_v)], on_gpu=compute.placement.on_gpu)
+    texts = text.each() if text.by_text else {}
     reference = None if reference is None else loadable(out, reference)
     candidates = loadable_models(out, candidates or [])
     if text.save_base is not None:
         require_writable(text.save_base, force=force)
-    with _progress(out) as progress, settings_errors():
-        found = api.evaluate(
-            reference,
-            candidates,
-            text.joined(),
-            **text.settings(),
-            **tasks.settings(),
-            placement=replace(compute.placement, flash_attn=text.flash_attn.value),
-            known=None if force else _known(output),
-            output=output,
-            checkpoint=_checkpoint(output, reference, candidates, text, tasks),
-            progress=progress,
-        )
+    asked = _Asked(out, reference, candidates, text, tasks, compute, force)
+    if text.by_text:
+        by_text = _each_text(asked, texts, output)
+        _exit_if_invalid(out, by_text.values())
+        return
+    found = asked.evaluate(text.joined(), text.text, output)
     out.document(found.results.to_dict())
     if found.results.data is not None:
         show_results(out, found.results)
     show_tasks(out, found.tasks, found.results)
     if output is not None:
         out.text(f"wrote    {output}")
-    invalid = _invalid(found)
+    _exit_if_invalid(out, [found])
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A command line, to be answered for one text or for several."""
+
+    out: Output
+    reference: Path | None
+    candidates: list[Path]
+    text: TextChoices
+    tasks: TaskChoices
+    compute: StreamChoices
+    force: bool
+
+    def evaluate(
+        self,
+        text: Path | Text | None,
+        paths: list[Path] | None,
+        output: Path | None,
+        label: str = "",
+    ) -> EvalResults:
+        """Results for a text, which was read from paths; output and label are this text's."""
+        from apex_native import api
+
+        placement = self.compute.placement
+        with _progress(self.out, label) as progress, settings_errors():
+            return api.evaluate(
+                self.reference,
+                self.candidates,
+                text,
+                **self.text.settings(),
+                **self.tasks.settings(),
+                placement=replace(placement, flash_attn=self.text.flash_attn.value),
+                known=None if self.force else _known(output),
+                output=output,
+                checkpoint=self._checkpoint(paths, output),
+                progress=progress,
+            )
+
+    def _checkpoint(self, paths: list[Path] | None, output: Path | None) -> Path:
+        """Beside the output or in this folder: a file that no other question has."""
+        models = [
+            None if path is None else path.resolve() for path in (self.reference, *self.candidates)
+        ]
+        asked = repr((models, paths, self.text.settings(), self.tasks.settings()))
+        digits = hashlib.sha256(asked.encode()).hexdigest()[:8]
+        source = paths[0] if paths else self.reference or Path("text")
+        beside = Path(f"eval-{source.stem}") if output is None else output
+        return beside.with_name(f"{beside.name}-{digits}.partial.npz")
+
+
+def _each_text(
+    asked: _Asked, texts: Mapping[str, Path], folder: Path | None
+) -> dict[str, EvalResults]:
+    """Text after text, and what candidates gain on each."""
+    from apex_native.atomic_write import make_folder
+    from apex_native.cli.text_gain_table import show_text_gains
+    from apex_native.reports import text_gains
+
+    if folder is not None:
+        make_folder(folder)
+    found = {}
+    for name, path in texts.items():
+        output = None if folder is None else folder / f"{name}.json"
+        found[name] = asked.evaluate(path, [path], output, label=name)
+    gains = text_gains({name: one.results for name, one in found.items()})
+    asked.out.document(
+        {
+            "gains": [asdict(gain) for gain in gains],
+            "texts": {name: one.results.to_dict() for name, one in found.items()},
+        }
+    )
+    show_text_gains(asked.out, gains)
+    if folder is not None:
+        asked.out.text(f"wrote    {counted(len(found), 'file')} in {folder}")
+    return found
+
+
+def _exit_if_invalid(out: Output, found: Iterable[EvalResults]) -> None:
+    invalid = list(dict.fromkeys(name for one in found for name in _invalid(one)))
     if invalid:
         out.warning(f"not finite, and so no valid results: {', '.join(invalid)}")
         raise typer.Exit(EXIT_INVALID)
@@ -157,25 +232,9 @@ def _known(output: Path | None) -> Results | None:
     return Results.load(output) if output is not None and output.exists() else None
 
 
-def _checkpoint(
-    output: Path | None,
-    reference: Path | None,
-    candidates: list[Path],
-    text: TextChoices,
-    tasks: TaskChoices,
-) -> Path:
-    """Beside the output or in this folder: a file that no other question has."""
-    models = [None if path is None else path.resolve() for path in (reference, *candidates)]
-    asked = repr((models, text.text, text.settings(), tasks.settings()))
-    digits = hashlib.sha256(asked.encode()).hexdigest()[:8]
-    source = text.text[0] if text.text else reference or Path("text")
-    beside = Path(f"eval-{source.stem}") if output is None else output
-    return beside.with_name(f"{beside.name}-{digits}.partial.npz")
-
-
 @contextmanager
-def _progress(out: Output) -> Iterator[Callable[[EvaluateProgress], None] | None]:
-    """The callback for `evaluate`, None when quiet."""
+def _progress(out: Output, name: str) -> Iterator[Callable[[EvaluateProgress], None] | None]:
+    """The callback for `evaluate`, None when quiet; name: of a text among several."""
     with show_share(out, _LABELS["text"]) as show:
         if show is None:
             yield None
@@ -183,6 +242,7 @@ def _progress(out: Output) -> Iterator[Callable[[EvaluateProgress], None] | None
 
         def update(progress: EvaluateProgress) -> None:
             state = f"{progress.state}, {eta_text(progress.eta_s)}"
-            show(round(progress.share * _STEPS), _STEPS, state, _LABELS[progress.part])
+            label = " ".join([_LABELS[progress.part], name]).rstrip()
+            show(round(progress.share * _STEPS), _STEPS, state, label)
 
         yield update

@@ -28,6 +28,7 @@ _OUTPUTS = (
     "heatmap",
     "png",
     "html",
+    "by_domain",
     "hessian",  # of `imatrix`; where it is read it is no Path
 )
 """Parameters of verbs that name a file or folder to write."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from apex_native.corpus.build import SHARE_TOLERANCE, build_corpus
 from apex_native.corpus.builtin import builtin_topics
-from apex_native.corpus.corpus import Corpus, load_corpus, manifest_path
+from apex_native.corpus.corpus import Corpus, domain_paths, load_corpus, manifest_path
 from apex_native.corpus.protocols import CorpusProgress, GeneratingModel, Tokenizer
 from apex_native.corpus.recipe import (
     Domain,
@@ -27,6 +27,7 @@ __all__ = [
     "Tokenizer",
     "build_corpus",
     "builtin_topics",
+    "domain_paths",
     "load_corpus",
     "load_recipe",
     "manifest_path",

@@ -13,7 +13,7 @@ from typing import Any
 from apex_native.argument_kinds import require_kind
 from apex_native.corpus.chat import ChatRenderer
 from apex_native.corpus.corpus import MANIFEST_SCHEMA_VERSION, Corpus
-from apex_native.corpus.fill import Fill, Preparation, interleave
+from apex_native.corpus.fill import Fill, Piece, Preparation, interleave
 from apex_native.corpus.protocols import CorpusProgress, ProgressCallback, Tokenizer
 from apex_native.corpus.recipe import Domain, Recipe, load_recipe
 from apex_native.corpus.self_text import GenerationJournal
@@ -93,9 +93,8 @@ class _Builder:
     def build(self) -> Corpus:
         drawn = [one for domain in self._recipe.domains for one in self._draw_domain(domain)]
         warnings = self._check(drawn)
-        rng = self._rng("order")
-        pieces = interleave([one.fill.pieces for one in drawn], rng)
-        text = "".join(piece.text for piece in pieces)
+        pieces = self._mixed(drawn, "order")
+        text = _text_of(pieces)
         counted = self._model.tokenize(text, add_special=False, parse_special=True)
         self._report_end(len(counted), len(pieces))
         data = text.encode()
@@ -105,7 +104,16 @@ class _Builder:
             "tokens": len(counted),
             "documents": len(pieces),
         }
-        return Corpus(text, self._manifest(about_text, drawn, warnings))
+        by_domain = {
+            domain.name: _text_of(
+                self._mixed([one for one in drawn if one.domain is domain], f"order/{domain.name}")
+            )
+            for domain in self._recipe.domains
+        }
+        return Corpus(text, self._manifest(about_text, drawn, warnings), by_domain)
+
+    def _mixed(self, drawn: list[_Drawn], purpose: str) -> list[Piece]:
+        return interleave([one.fill.pieces for one in drawn], self._rng(purpose))
 
     def _draw_domain(self, domain: Domain) -> list[_Drawn]:
         drawn: list[_Drawn] = []
@@ -208,6 +216,10 @@ class _Builder:
             "recipe": self._recipe.to_dict(),
             "warnings": warnings,
         }
+
+
+def _text_of(pieces: list[Piece]) -> str:
+    return "".join(piece.text for piece in pieces)
 
 
 def _renderer(recipe: Recipe, model: Tokenizer) -> ChatRenderer:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from apex_native.atomic_write import write_atomically
+from apex_native.atomic_write import make_folder, write_atomically
 from apex_native.errors import CorpusError
 
-__all__ = ["MANIFEST_SCHEMA_VERSION", "MANIFEST_SUFFIX", "Corpus", "load_corpus", "manifest_path"]
+__all__ = ["MANIFEST_SCHEMA_VERSION", "MANIFEST_SUFFIX", "Corpus", "domain_paths", "load_corpus",
+           "manifest_path"]  # fmt: skip
 
 MANIFEST_SCHEMA_VERSION = 1
 MANIFEST_SUFFIX = ".manifest.json"
@@ -31,6 +32,8 @@ class Corpus:
 
     text: str
     manifest: Mapping[str, Any]
+    by_domain: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """The same documents, each domain's by itself; empty where the text was read from a file."""
 
     def __repr__(self) -> str:
         return f"Corpus({self.n_tokens:,} tokens, recipe {self.manifest['recipe']['name']!r})"
@@ -61,6 +64,31 @@ class Corpus:
         # `load_corpus` notices, or none.
         write_atomically(path, self.text, what="text", advice=_ADVICE)
         write_atomically(manifest_path(path), manifest, what="manifest", advice=_ADVICE)
+
+    def save_domains(self, folder: str | os.PathLike[str]) -> tuple[Path, ...]:
+        """Write each domain's documents to FOLDER/DOMAIN.txt, and say where.
+
+        Raises CorpusError where a domain's name is none for a file, OutputError where the place
+        cannot be written.
+        """
+        paths = domain_paths(self.by_domain, folder)
+        if paths:
+            make_folder(folder)
+        for path, text in zip(paths, self.by_domain.values(), strict=True):
+            write_atomically(path, text, what="text", advice=_ADVICE)
+        return paths
+
+
+def domain_paths(domains: Iterable[str], folder: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """Where `Corpus.save_domains` writes. Raises CorpusError for a name that is none for a file."""
+    names = tuple(domains)
+    for name in names:
+        if name != Path(name).name or name.startswith(".") or "\\" in name or "\0" in name:
+            raise CorpusError(
+                f"domain '{name}' cannot be a file's name; rename it in the recipe to have a text "
+                "for each domain"
+            )
+    return tuple(Path(folder) / f"{name}.txt" for name in names)
 
 
 def manifest_path(path: Path) -> Path:

@@ -7,6 +7,7 @@ imported when a plot is drawn.
 
 from __future__ import annotations
 
+from apex_native.reports.by_text import TextGain, text_gains
 from apex_native.reports.compare import PlanComparison, RoleBytes, TypeChange, compare_plans
 from apex_native.reports.facts import ModelFacts, model_facts
 from apex_native.reports.findings import FindingGroup, group_findings
@@ -52,6 +53,7 @@ __all__ = [
     "RoleLayout",
     "RoleStatistics",
     "StoredRow",
+    "TextGain",
     "TypeChange",
     "WrittenReport",
     "compare_plans",
@@ -70,5 +72,6 @@ __all__ = [
     "role_statistics",
     "roofline_share",
     "stored_rows",
+    "text_gains",
     "write_report",
 ]

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from apex_native.atomic_write import write_atomically
-from apex_native.errors import OutputError
+from apex_native.atomic_write import make_folder, write_atomically
 from apex_native.reports.csv_table import csv_text
 from apex_native.reports.markdown import markdown_text
 from apex_native.reports.plots import PLOTS, Plot
@@ -68,10 +67,7 @@ def write_report(
     report.md. Raises OutputError where the folder or a file cannot be written.
     """
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make folder {folder}: {error.strerror or error}") from error
+    make_folder(folder)
     drawn: dict[str, tuple[str, str]] = {}
     left_out: dict[str, str] = {}
     files: list[Path] = []
