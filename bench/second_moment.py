@@ -53,7 +53,7 @@ def calibration(args: argparse.Namespace, model: apex.Model) -> tuple[str, bool]
     """The text moments are collected on, and whether special tokens in it are parsed."""
     if args.calibration:
         return "\n".join(path.read_text(encoding="utf-8") for path in args.calibration), True
-    corpus = build_corpus("diverse", model, tokens=args.tokens, seed=args.seed)
+    corpus = build_corpus(args.recipe, model, tokens=args.tokens, seed=args.seed)
     return corpus.text, corpus.parse_special
 
 
@@ -208,6 +208,7 @@ def parsed(description: str) -> argparse.Namespace:
         metavar="FILE",
         help="text files in the place of the built-in text",
     )
+    parser.add_argument("--recipe", default="diverse", help="of the built-in text")
     parser.add_argument("--tokens", type=int, default=140000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--chunks", type=int, default=100, help="of each text")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,6 +91,62 @@ def test_the_model_writes_its_own_text(model: Model) -> None:
     assert all(part.strip() for part in parts)
     assert first.manifest["domains"][0]["sources"][0]["kind"] == "self"
     assert first.manifest["recipe"]["domains"]["all"]["sources"][0]["temperature"] == 0.8
+
+
+FREE = '[[source]]\nkind = "self"\nfree = true\nn_predict = 40\n'
+
+
+def test_the_model_writes_freely(model: Model) -> None:
+    first = build_corpus(recipe_of(FREE), model, tokens=300)
+    assert first.text == build_corpus(recipe_of(FREE), model, tokens=300).text
+    assert first.text != build_corpus(recipe_of(FREE), model, tokens=300, seed=2).text
+    assert abs(first.n_tokens - 300) < 300 * SHARE_TOLERANCE + 16
+    assert first.manifest["text"]["documents"] >= 7
+    assert "<|endoftext|>" not in first.text
+    (source,) = first.manifest["domains"][0]["sources"]
+    assert (source["kind"], source["name"]) == ("self", "the model itself (freely)")
+
+
+def test_free_text_begins_after_the_token_that_begins_a_text(model: Model) -> None:
+    seen = set()
+
+    class Other(_Model):
+        bos_token = -1
+
+        def generate(self, prompt: np.ndarray, **settings: Any) -> object:
+            (token,) = prompt
+            kept = (settings["temperature"], settings["top_k"], settings["top_p"])
+            seen.add((int(token), *kept))
+            return model.generate(prompt, **settings)
+
+    build_corpus(recipe_of(FREE, allow_short=True), Other(model), tokens=100)
+    assert seen == {(model.eos_token, 1.0, 0, 1.0)}
+    Other.eos_token = -1  # type: ignore[attr-defined]
+    with pytest.raises(CorpusError, match="no token that begins or ends a text"):
+        build_corpus(recipe_of(FREE), Other(model), tokens=100)
+
+
+def test_free_text_is_found_in_the_journal(model: Model, tmp_path: Path) -> None:
+    class Silent(_Model):
+        def generate(self, *args: object, **options: object) -> object:
+            raise AssertionError
+
+    path = tmp_path / "journal"
+    journal = GenerationJournal(path, resume=False)
+    whole = build_corpus(recipe_of(FREE), model, tokens=200, journal=journal)
+    again = GenerationJournal(path, resume=True)
+    assert (
+        build_corpus(recipe_of(FREE), Silent(model), tokens=200, journal=again).text == whole.text
+    )
+
+
+def test_a_model_that_writes_nothing_is_an_error(model: Model) -> None:
+    class Mute(_Model):
+        def generate(self, *args: object, **options: object) -> object:
+            return np.array([model.eos_token], dtype=np.int32)
+
+    with pytest.raises(CorpusError, match="60 were unusable, 60 of them: the model wrote nothing"):
+        build_corpus(recipe_of(FREE), Mute(model), tokens=200)
 
 
 def test_prompts_come_from_a_topic(model: Model) -> None:

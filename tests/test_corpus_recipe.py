@@ -17,7 +17,7 @@ BUILTIN = '[[source]]\nkind = "builtin"\ntopic = "tools"\n'
 
 
 def test_what_ships() -> None:
-    assert recipe_names() == ("chat", "code", "diverse", "self")
+    assert recipe_names() == ("chat", "code", "diverse", "diverse-self", "self")
     for name in recipe_names():
         recipe = load_recipe(name)
         assert recipe.name == name
@@ -32,6 +32,18 @@ def test_diverse_has_the_published_shares() -> None:
     assert recipe.tokens == 50_000
     assert not recipe.needs_generation
     assert load_recipe("self").needs_generation
+
+
+def test_diverse_self_is_diverse_and_free_text() -> None:
+    recipe, diverse = load_recipe("diverse-self"), load_recipe("diverse")
+    *scaled, free = recipe.domains
+    assert recipe.needs_generation
+    for domain, whole in zip(scaled, diverse.domains, strict=True):
+        assert (domain.name, domain.sources) == (whole.name, whole.sources)
+        assert domain.share == pytest.approx(0.7 * whole.share)
+    (source,) = free.sources
+    assert isinstance(source, SelfSpec)
+    assert (source.free, source.temperature, source.top_k, source.top_p) == (True, 1.0, 0, 1.0)
 
 
 def test_sources_without_a_share_divide_the_rest() -> None:
@@ -79,7 +91,7 @@ def test_a_file_knows_its_folder(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("divers", "unknown recipe 'divers'; did you mean diverse"),
-        ("xyz", "unknown recipe 'xyz'; known: chat, code, diverse, self, or a path"),
+        ("xyz", "unknown recipe 'xyz'; known: chat, code, diverse, diverse-self, self, or a path"),
         ("no/such.toml", r"recipe no/such\.toml: No such file"),
     ],
 )
@@ -143,6 +155,10 @@ WRONG = [
         "revision must be a commit of 40",
     ),
     (HEAD + DOMAIN + 'kind = "self"', "topic or 'prompts' must be given"),
+    (HEAD + DOMAIN + 'kind = "self"\nfree = false', "topic or 'prompts' must be given"),
+    (HEAD + DOMAIN + 'kind = "self"\nfree = 1', "free must be true or false, found 1"),
+    (HEAD + DOMAIN + 'kind = "self"\nfree = true\nprompts = ["a"]', "prompts stands beside 'free'"),
+    (HEAD + DOMAIN + 'kind = "self"\nfree = true\nsystem = "a"', "system stands beside 'free'"),
     (HEAD + DOMAIN + 'kind = "self"\nprompts = ["a"]\nn_predict = 0', "n_predict must be"),
     (HEAD + DOMAIN + 'kind = "self"\nprompts = ["a"]\ntop_p = 2', "top_p must be a number from 0"),
 ]

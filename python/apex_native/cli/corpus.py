@@ -88,7 +88,7 @@ def register(app: typer.Typer) -> None:
             "apex-native corpus --list",
             "apex-native corpus model-bf16.gguf",
             "apex-native corpus model-bf16.gguf --recipe code --tokens 200000 -o code.txt",
-            "apex-native corpus model-bf16.gguf --recipe self --resume",
+            "apex-native corpus model-bf16.gguf --recipe diverse-self --resume",
             "apex-native corpus model-bf16.gguf --recipe mine.toml --seed 7 --json",
             "apex-native corpus model-bf16.gguf --seed 2 -o held-out.txt --by-domain held-out",
         ),
@@ -158,7 +158,7 @@ def _list(out: Output) -> None:
         (
             recipe.name,
             f"{recipe.tokens:,}",
-            " · ".join(f"{domain.name} {domain.share:.0%}" for domain in recipe.domains),
+            " · ".join(f"{domain.name} {100 * domain.share:g}%" for domain in recipe.domains),
             recipe.description,
         )
         for recipe in recipes

@@ -60,7 +60,10 @@ class GenerationJournal:
 
 
 class SelfSource:
-    """Answers of the model to seed prompts, as it would be read: prompt, answer, end of turn."""
+    """Answers of the model to seed prompts, as it would be read: prompt, answer, end of turn.
+
+    Or texts that it begins itself, after the token that begins a text, or ends one where none does.
+    """
 
     def __init__(
         self,
@@ -78,12 +81,33 @@ class SelfSource:
         self.inputs: list[dict[str, Any]] = []
 
     def documents(self, rng: random.Random) -> Iterator[Document]:
-        """Answers without end, the same for the same generator state and model."""
+        """Documents without end, the same for the same generator state and model."""
+        return self._free_texts(rng) if self._spec.free else self._answers(rng)
+
+    def _free_texts(self, rng: random.Random) -> Iterator[Document]:
+        model = self._model
+        begin = model.bos_token if model.bos_token >= 0 else model.eos_token
+        if begin < 0:
+            raise CorpusError(
+                f"{self._spec.label}: the model has no token that begins or ends a text; give it "
+                "prompts or a topic"
+            )
+        start = np.array([begin], dtype=np.int32)
+        while True:
+            written = self._written(start, seed=rng.getrandbits(31))
+            text = model.detokenize(written[: len(written) - self._has_ended(written)])
+            if not text.strip():
+                self.skipped["the model wrote nothing"] += 1
+            yield Document(text=text, can_be_cut=True)
+
+    def _has_ended(self, written: Tokens) -> bool:
+        return bool(len(written)) and int(written[-1]) in self._model.eos_tokens
+
+    def _answers(self, rng: random.Random) -> Iterator[Document]:
         for messages in self._prompts(rng):
             prompt = self._renderer.prompt(messages)
             answer = self._answer(prompt, seed=rng.getrandbits(31))
-            ended = bool(len(answer)) and int(answer[-1]) in self._model.eos_tokens
-            if len(answer) <= ended:
+            if len(answer) <= self._has_ended(answer):
                 self.skipped["the model answered nothing"] += 1
                 # Something for the caller to count, so that it can give up.
                 yield Document()
@@ -104,11 +128,16 @@ class SelfSource:
                 yield [*system, questions[0]]
 
     def _answer(self, prompt: str, *, seed: int) -> Tokens:
-        spec, model = self._spec, self._model
+        model = self._model
         # A template that writes BOS itself would otherwise give two.
         bos = model.token_text(model.bos_token) if model.bos_token >= 0 else ""
         add_special = not (bos and prompt.startswith(bos))
         tokens = model.tokenize(prompt, add_special=add_special, parse_special=True)
+        return self._written(tokens, seed=seed)
+
+    def _written(self, tokens: Tokens, *, seed: int) -> Tokens:
+        """How the model goes on, from the journal if it is there."""
+        spec, model = self._spec, self._model
         settings = {
             "n_predict": spec.n_predict,
             "temperature": spec.temperature,

@@ -82,11 +82,12 @@ class HubSpec:
 
 @dataclass(frozen=True, slots=True)
 class SelfSpec:
-    """Text that the model writes itself, answering prompts.
+    """Text that the model writes itself, answering prompts or freely.
 
-    prompts: questions of the recipe's own; else the first questions of a built-in `topic`.
-    Sampling: at most n_predict tokens for an answer, temperature, top_k and top_p as llama.cpp's
-    samplers define them.
+    prompts: questions of the recipe's own; else the first questions of a built-in `topic`. free:
+    no question, the model begins a text; by default it then draws from all of its distribution.
+    Sampling: at most n_predict tokens for an answer or text, temperature, top_k (0: all) and top_p
+    as llama.cpp's samplers define them.
     """
 
     kind: ClassVar[str] = "self"
@@ -98,11 +99,13 @@ class SelfSpec:
     top_k: int = 40
     top_p: float = 0.95
     share: float | None = None
+    free: bool = False
 
     @property
     def label(self) -> str:
         """What the source is called in messages."""
-        return f"the model itself ({self.topic or 'given prompts'})"
+        asked = "freely" if self.free else self.topic or "given prompts"
+        return f"the model itself ({asked})"
 
 
 SourceSpec = BuiltinSpec | FilesSpec | HubSpec | SelfSpec
@@ -174,15 +177,20 @@ def _fields(reader: TomlReader) -> RowFields:
 
 
 def _self(reader: TomlReader, share: float | None) -> SourceSpec:
-    if ("topic" in reader) == ("prompts" in reader):
-        raise reader.error("topic", "or 'prompts' must be given, one of them")
+    free = reader.flag("free", default=False)
+    asked = [key for key in ("topic", "prompts", "system") if key in reader]
+    if free and asked:
+        raise reader.error(asked[0], "stands beside 'free'; who writes freely is asked nothing")
+    if not free and ("topic" in reader) == ("prompts" in reader):
+        raise reader.error("topic", "or 'prompts' must be given, one of them, or free = true")
     return SelfSpec(
         topic=_topic(reader) if "topic" in reader else "",
         prompts=reader.texts("prompts") if "prompts" in reader else (),
         system=reader.text("system", ""),
         n_predict=reader.integer("n_predict", 384, least=1),
-        temperature=reader.number("temperature", 0.8, least=0, most=10),
-        top_k=reader.integer("top_k", 40, least=0),
-        top_p=reader.number("top_p", 0.95, least=0, most=1),
+        temperature=reader.number("temperature", 1 if free else 0.8, least=0, most=10),
+        top_k=reader.integer("top_k", 0 if free else 40, least=0),
+        top_p=reader.number("top_p", 1 if free else 0.95, least=0, most=1),
         share=share,
+        free=free,
     )
