@@ -126,6 +126,20 @@ def test_free_text_begins_after_the_token_that_begins_a_text(model: Model) -> No
         build_corpus(recipe_of(FREE), Other(model), tokens=100)
 
 
+def test_few_free_texts_are_thrown_away(model: Model) -> None:
+    class Counting(_Model):
+        n_texts = 0
+
+        def generate(self, *args: Any, **settings: Any) -> object:
+            Counting.n_texts += 1
+            return model.generate(*args, **settings)
+
+    recipe = recipe_of(FREE.replace("40", "200"), allow_short=True)
+    built = build_corpus(recipe, Counting(model), tokens=310)
+    assert abs(built.n_tokens - 310) < 20
+    assert Counting.n_texts <= built.manifest["text"]["documents"] + 3
+
+
 def test_free_text_is_found_in_the_journal(model: Model, tmp_path: Path) -> None:
     class Silent(_Model):
         def generate(self, *args: object, **options: object) -> object:

@@ -13,11 +13,11 @@ from typing import Any
 from apex_native.argument_kinds import require_kind
 from apex_native.corpus.chat import ChatRenderer
 from apex_native.corpus.corpus import MANIFEST_SCHEMA_VERSION, Corpus
-from apex_native.corpus.fill import Fill, Piece, Preparation, interleave
+from apex_native.corpus.fill import N_CANDIDATES, Fill, Piece, Preparation, interleave
 from apex_native.corpus.protocols import CorpusProgress, ProgressCallback, Tokenizer
 from apex_native.corpus.recipe import Domain, Recipe, load_recipe
 from apex_native.corpus.self_text import GenerationJournal
-from apex_native.corpus.source_specs import SourceSpec
+from apex_native.corpus.source_specs import SelfSpec, SourceSpec
 from apex_native.corpus.sources import Source, open_source
 from apex_native.errors import CorpusError
 from apex_native.printable import counted
@@ -26,6 +26,10 @@ __all__ = ["SHARE_TOLERANCE", "build_corpus"]
 
 SHARE_TOLERANCE = 0.02
 """How far a domain's share of the tokens may be off what the recipe says."""
+
+N_FREE_CANDIDATES = 3
+"""Texts the model wrote freely that are thrown away for being too long: they can be cut to a
+sixteenth, so little is gained by another, and each is a generation."""
 
 _SHORTEST_PIECE_CHARS = 400
 _PROGRESS_EVERY_S = 0.1
@@ -120,7 +124,7 @@ class _Builder:
         carried = 0.0
         for index, spec in enumerate(domain.sources):
             exact = self._recipe.tokens * domain.share * (spec.share or 0.0) + carried
-            fill = Fill(wanted=max(0, round(exact)))
+            fill = Fill(wanted=max(0, round(exact)), n_candidates=_candidates(spec))
             source = self._open(spec, fill.wanted)
             rng = self._rng(f"{domain.name}/{index}/{spec.kind}/{spec.label}")
             label = f"{domain.name}: {spec.label}"
@@ -216,6 +220,10 @@ class _Builder:
             "recipe": self._recipe.to_dict(),
             "warnings": warnings,
         }
+
+
+def _candidates(spec: SourceSpec) -> int:
+    return N_FREE_CANDIDATES if isinstance(spec, SelfSpec) and spec.free else N_CANDIDATES
 
 
 def _text_of(pieces: list[Piece]) -> str:

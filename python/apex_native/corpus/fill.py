@@ -12,7 +12,7 @@ from apex_native.corpus.document import Document
 from apex_native.corpus.duplicates import NearDuplicates
 from apex_native.corpus.protocols import Tokenizer
 
-__all__ = ["Fill", "Piece", "Preparation", "interleave"]
+__all__ = ["N_CANDIDATES", "Fill", "Piece", "Preparation", "interleave"]
 
 N_CANDIDATES = 40
 """Documents too long for what is left that are looked at before the best of them is taken."""
@@ -46,6 +46,8 @@ class Fill:
     """Why there is no more; empty where there is."""
     shortest: int = 0
     """Where not one document fits: the tokens of the shortest that was seen."""
+    n_candidates: int = N_CANDIDATES
+    """As the constant says; fewer where a document takes long to make."""
 
     def draw(
         self,
@@ -56,7 +58,7 @@ class Fill:
         """Take documents until `wanted` tokens are there, as close as whole documents come."""
         too_long: list[Piece] = []
         misses = 0
-        while len(too_long) < N_CANDIDATES and self.missing > CLOSE_ENOUGH * self.wanted:
+        while len(too_long) < self.n_candidates and self.missing > CLOSE_ENOUGH * self.wanted:
             document = next(documents, None)
             if document is None:
                 self.exhausted = "there is no more"
