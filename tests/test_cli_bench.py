@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import apex_native as apex
@@ -16,6 +17,7 @@ from apex_native._native import core
 from apex_native.demo import demo_model
 from apex_native.evaluation.speed import SpeedSettings, measure_speed
 from apex_native.results import Results
+from calibration_models import expert_weights, write_expert_model
 from cli_tools import invoke, start
 
 QUICK_MODEL = ("-p", "16", "-n", "2", "-r", "2", "-t", "1")
@@ -56,6 +58,18 @@ def test_json_document() -> None:
         ("q8_0", "pp16"),
         ("q8_0", "tg2"),
     ]
+
+
+def test_weights_that_are_no_numbers_are_said(tmp_path: Path) -> None:
+    weights = expert_weights()
+    weights["blk.0.ffn_down_exps.weight"][:] = np.nan
+    broken = write_expert_model(tmp_path / "broken.gguf", weights)
+    done = invoke("bench", broken, "-p", "8", "-n", "2", "-r", "1", "-t", "1", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert "broken: computes logits that are not finite" in " ".join(done.stderr.split())
+    assert [test["is_finite"] for test in json.loads(done.stdout)["tests"]] == [False, False]
+    sound = write_expert_model(tmp_path / "sound.gguf")
+    assert "finite" not in invoke("bench", sound, *QUICK_MODEL).output
 
 
 def test_flash_attention_is_part_of_a_tests_settings(tmp_path: Path) -> None:

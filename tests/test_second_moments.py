@@ -165,13 +165,15 @@ def test_a_window_that_is_collected_ahead_is_stopped_with_the_others(
     plan = plan_collection(expert_model, some_tokens(20 * CTX), ctx=CTX, batch=4 * CTX)
     layered = LayeredHessian(expert_model, plan, max_memory=1_200_000, ahead=True)
     weights = layered.all_weights()
-    assert len(layered.plan_windows(weights)) > 2
+    planned = layered.plan_windows(weights)
+    assert len(planned) > 2
+    assert max(window.nbytes for window in planned) < layered.most_bytes(planned) <= 1_200_000
     windows = layered.windows(weights)
     next(windows)
     assert calls_running() > 0
     windows.close()
     assert calls_running() == 0
-    assert len(list(layered.windows(weights))) == len(layered.plan_windows(weights))
+    assert len(list(layered.windows(weights))) == len(planned)
 
 
 def calls_running() -> int:

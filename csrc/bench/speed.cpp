@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "core/abort_guard.h"
 #include "core/error.h"
@@ -98,6 +99,9 @@ std::vector<int64_t> SpeedTest::run() {
         samples.push_back(
             std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count());
     }
+    const float* logits = context_.logits(-1);
+    is_finite_ = std::all_of(logits, logits + context_.model().n_vocab(),
+                             [](float logit) { return std::isfinite(logit); });
     return samples;
 }
 

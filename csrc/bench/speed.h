@@ -42,6 +42,9 @@ class SpeedTest {
     // Nanoseconds of each repetition. Throws Cancelled, ModelError.
     std::vector<int64_t> run();
 
+    // Were the last logits of the run numbers? Broken weights are as fast as others.
+    bool is_finite() const { return is_finite_; }
+
     // Tokens computed so far and in all, warm-up and depth included; from any thread.
     int64_t tokens_done() const { return tokens_done_.load(std::memory_order_relaxed); }
     int64_t n_tokens() const { return n_tokens_.load(std::memory_order_relaxed); }
@@ -58,6 +61,7 @@ class SpeedTest {
     Batch batch_;
     llama_pos position_ = 0;
     std::mt19937 random_{0};
+    bool is_finite_ = true;
     std::vector<uint8_t> depth_state_;  // what fill_depth computed, to be put back
     std::atomic<int64_t> tokens_done_{0};
     std::atomic<int64_t> n_tokens_{0};

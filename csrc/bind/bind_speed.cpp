@@ -69,6 +69,7 @@ void register_speed(py::module_& module) {
              py::call_guard<py::gil_scoped_release>())
         .def("run", &SpeedTest::run, py::call_guard<py::gil_scoped_release>(),
              "Nanoseconds of each repetition.")
+        .def_property_readonly("is_finite", &SpeedTest::is_finite)
         .def_property_readonly("tokens_done", &SpeedTest::tokens_done)
         .def_property_readonly("n_tokens", &SpeedTest::n_tokens);
 

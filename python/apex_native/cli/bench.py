@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -216,10 +216,20 @@ def bench(
     finally:
         if finished:
             out.table(_table(list(finished.values())))
+            _warn_of_broken(out, finished.values())
     records = [speed_record(speed, r) for speed in finished.values() for r in speed.results]
     out.document({"tests": records})
     if outputs.results is not None:
         out.text(f"wrote {outputs.results}")
+
+
+def _warn_of_broken(out: Output, finished: Iterable[ModelSpeed]) -> None:
+    for speed in finished:
+        if not all(result.is_finite for result in speed.results):
+            out.warning(
+                f"{speed.name}: computes logits that are not finite; how fast is measured, what it "
+                "says is worth nothing. `eval` says more"
+            )
 
 
 def _progress(show: Show | None) -> Callable[[ModelSpeedProgress], None] | None:

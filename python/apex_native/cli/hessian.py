@@ -132,7 +132,7 @@ def _collected(
         windows = source.plan_windows(source.all_weights())
         out.note(
             f"second moments: {len(windows)} passes over {source.n_tokens:,} tokens, at most "
-            f"{max((window.nbytes for window in windows), default=0) / 1e6:,.0f} MB at a time"
+            f"{source.most_bytes(windows) / 1e6:,.0f} MB at a time"
         )
         yield source
 

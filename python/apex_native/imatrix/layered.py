@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -99,6 +99,11 @@ class LayeredHessian:
         """Floats of the residual stream, which the first product of a graph reads."""
         width = self._inputs[0][1] if self._inputs else 0
         return self._plan.n_chunks * self._plan.ctx * width * 4
+
+    def most_bytes(self, windows: Sequence[MomentWindow]) -> int:
+        """What moments take at a time, where these windows are collected one after the other."""
+        largest = max((window.nbytes for window in windows), default=0)
+        return largest * (2 if self._ahead and len(windows) > 1 else 1)
 
     def all_weights(self) -> frozenset[str]:
         """Every weight that a product of the graph reads."""

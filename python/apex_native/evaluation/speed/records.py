@@ -47,6 +47,7 @@ def speed_record(speed: ModelSpeed, result: SpeedResult) -> dict[str, Any]:
         "samples": list(result.samples),
         "median": result.median,
         "spread": result.spread,
+        "is_finite": result.is_finite,
     }
 
 

@@ -76,10 +76,14 @@ class SpeedSettings:
 
 @dataclass(frozen=True, slots=True)
 class SpeedResult:
-    """The repetitions of a test in the order they were run, in nanoseconds."""
+    """The repetitions of a test in the order they were run, in nanoseconds.
+
+    is_finite: the last logits were numbers; those of broken weights come as fast as others.
+    """
 
     settings: SpeedSettings
     samples_ns: tuple[int, ...]
+    is_finite: bool = True
 
     @property
     def samples(self) -> tuple[float, ...]:
@@ -151,7 +155,7 @@ def measure_speed(
     tick = None if watch is None else lambda: watch.show(native.tokens_done, native.n_tokens)
     samples = run_interruptible(native.run, stop.set, tick)
     forward_log()
-    return SpeedResult(settings, tuple(samples))
+    return SpeedResult(settings, tuple(samples), native.is_finite)
 
 
 def _count(name: str, value: int, *, least: int = 0) -> int:
