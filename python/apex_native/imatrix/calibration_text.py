@@ -58,7 +58,19 @@ def _recipe_text(name: str) -> Callable[[Model], CalibrationText]:
     recipe = load_recipe(name)
 
     def build(model: Model) -> CalibrationText:
-        corpus = build_corpus(recipe, model)
-        return CalibrationText(corpus.text, f"recipe {recipe.name}", corpus.parse_special)
+        status = Path(model.path).stat()
+        made_of = (recipe.sha256, model.path, status.st_size, status.st_mtime_ns)
+        if made_of not in _built:
+            corpus = build_corpus(recipe, model)
+            _built.clear()
+            _built[made_of] = CalibrationText(
+                corpus.text, f"recipe {recipe.name}", corpus.parse_special
+            )
+        return _built[made_of]
 
     return build
+
+
+_built: dict[tuple[object, ...], CalibrationText] = {}
+"""The last recipe's text: `quantize --hessian` calibrates twice, and a model may take minutes to
+write what the recipe wants of it."""
