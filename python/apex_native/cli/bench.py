@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -215,15 +215,15 @@ def bench(
             )
     finally:
         if finished:
-            out.table(_table(list(finished.values())))
-            _warn_of_broken(out, finished.values())
+            _show(out, list(finished.values()))
     records = [speed_record(speed, r) for speed in finished.values() for r in speed.results]
     out.document({"tests": records})
     if outputs.results is not None:
         out.text(f"wrote {outputs.results}")
 
 
-def _warn_of_broken(out: Output, finished: Iterable[ModelSpeed]) -> None:
+def _show(out: Output, finished: Sequence[ModelSpeed]) -> None:
+    out.table(_table(finished))
     for speed in finished:
         if not all(result.is_finite for result in speed.results):
             out.warning(
