@@ -31,9 +31,9 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     names: list[str] = []
     real = calibration_text.build_corpus
 
-    def build(recipe: Any, model: apex.Model) -> Any:
+    def build(recipe: Any, model: apex.Model, **options: Any) -> Any:
         names.append(recipe.name)
-        return real(recipe, model)
+        return real(recipe, model, **options)
 
     monkeypatch.setattr(calibration_text, "build_corpus", build)
     calibration_text._built.clear()
@@ -51,3 +51,15 @@ def test_a_recipes_text_is_made_once(tmp_path: Path, built: list[str]) -> None:
         (tmp_path / "one.toml").write_text(RECIPE.format(name="one").replace("300", "200"))
         assert len(open_text(tmp_path / "one.toml")(model).text) < len(texts[0])
     assert built == ["one", "two", "one"]
+
+
+def test_a_text_that_is_being_made_is_progress(tmp_path: Path, built: list[str]) -> None:
+    (tmp_path / "one.toml").write_text(RECIPE.format(name="one"))
+    seen: list[apex.imatrix.ImatrixProgress] = []
+    apex.calibrate(demo_model(), tmp_path / "one.toml", ctx=64, max_chunks=2, progress=seen.append)
+    made = [state for state in seen if state.text is not None]
+    assert made == seen[: len(made)]
+    assert len(seen) > len(made) > 0
+    assert 0 < made[-1].share <= 1
+    assert made[-1].state.endswith("tokens, 2 documents")
+    assert built == ["one"]

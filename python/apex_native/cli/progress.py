@@ -69,12 +69,16 @@ def imatrix_progress(out: Output) -> Iterator[Callable[[ImatrixProgress], None] 
         if show is None:
             yield None
         else:
-            yield lambda progress: show(
-                progress.chunks_done,
-                progress.n_chunks,
-                _imatrix_state(progress),
-                "calibrating all experts" if progress.all_experts else None,
-            )
+            yield lambda progress: _show_imatrix(show, progress)
+
+
+def _show_imatrix(show: ShowShare, progress: ImatrixProgress) -> None:
+    text = progress.text
+    if text is not None:
+        state = f"{text.state}, {eta_text(text.eta_s)}"
+        return show(text.tokens_done, text.n_tokens, state, "making the text")
+    label = "calibrating all experts" if progress.all_experts else "calibrating"
+    return show(progress.chunks_done, progress.n_chunks, _imatrix_state(progress), label)
 
 
 @contextmanager

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from apex_native.engine import Model, Placement
+from apex_native.engine import Placement
 from apex_native.errors import DataError, OutputError
 from apex_native.gguf import open_gguf
 from apex_native.imatrix.all_experts import with_all_experts
-from apex_native.imatrix.calibration_text import AnyCalibrationText, CalibrationText, open_text
+from apex_native.imatrix.calibration_text import AnyCalibrationText, TextForModel, open_text
 from apex_native.imatrix.collect import DEFAULT_BATCH, DEFAULT_CONTEXT, collect_imatrix
 from apex_native.imatrix.collection import bytes_of_sums
 from apex_native.imatrix.collection_plan import Scope
@@ -172,7 +172,7 @@ class _Calibration:
     """What the passes of a calibration share."""
 
     model: Path
-    text: Callable[[Model], CalibrationText]
+    text: TextForModel
     places: Sequence[Placement]
     options: dict[str, Any]
     hessian: str | os.PathLike[str] | None
@@ -186,7 +186,10 @@ class _Calibration:
             load_mtp=not place.one_at_a_time,
             expert_used_count=expert_used_count,
         ) as model:
-            text = self.text(model)
+            show = self.progress
+            text = self.text(
+                model, None if show is None else lambda made: show(ImatrixProgress.of_text(made))
+            )
             return collect_imatrix(
                 model,
                 text.text,

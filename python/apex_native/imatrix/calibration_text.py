@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-from apex_native.corpus import Corpus, build_corpus, load_recipe
+from apex_native.corpus import Corpus, CorpusProgress, build_corpus, load_recipe
 from apex_native.engine import Model
 from apex_native.imatrix.texts import read_text
 
-__all__ = ["AnyCalibrationText", "CalibrationText", "open_text"]
+__all__ = ["AnyCalibrationText", "CalibrationText", "TextForModel", "open_text"]
 
 RECIPE_SUFFIX = ".toml"
 
@@ -29,9 +30,17 @@ AnyPath = str | os.PathLike[str]
 AnyCalibrationText = AnyPath | Sequence[AnyPath] | Corpus | CalibrationText
 
 
-def open_text(
-    source: AnyCalibrationText, *, parse_special: bool = False
-) -> Callable[[Model], CalibrationText]:
+class TextForModel(Protocol):
+    """The text, made for a model where a recipe says how."""
+
+    def __call__(
+        self, model: Model, progress: Callable[[CorpusProgress], None] | None = None, /
+    ) -> CalibrationText:
+        """Raises CorpusError."""
+        ...
+
+
+def open_text(source: AnyCalibrationText, *, parse_special: bool = False) -> TextForModel:
     """Read what can be read without a model; the rest when it is there, as a recipe counts tokens.
 
     source: a text file, several of them (joined), a recipe of `apex_native.corpus` (its name or
@@ -51,17 +60,19 @@ def open_text(
     else:
         dataset = ", ".join(os.fspath(path) for path in source)
         text = CalibrationText(read_text(source), dataset, parse_special)
-    return lambda _: text
+    return lambda _model, _progress=None: text
 
 
-def _recipe_text(name: str) -> Callable[[Model], CalibrationText]:
+def _recipe_text(name: str) -> TextForModel:
     recipe = load_recipe(name)
 
-    def build(model: Model) -> CalibrationText:
+    def build(
+        model: Model, progress: Callable[[CorpusProgress], None] | None = None
+    ) -> CalibrationText:
         status = Path(model.path).stat()
         made_of = (recipe.sha256, model.path, status.st_size, status.st_mtime_ns)
         if made_of not in _built:
-            corpus = build_corpus(recipe, model)
+            corpus = build_corpus(recipe, model, progress=progress)
             _built.clear()
             _built[made_of] = CalibrationText(
                 corpus.text, f"recipe {recipe.name}", corpus.parse_special
