@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from apex_native.demo import demo_model
 from apex_native.demo_text import demo_text
 from apex_native.imatrix import LayeredHessian, plan_collection
 from apex_native.quantization import Progress, quantize_model
+from held_windows import calls_running, hold_second_window
 
 MAX_MEMORY = 60 << 20
 
@@ -40,11 +40,13 @@ def test_the_bytes_are_the_same(tmp_path: Path) -> None:
     assert one.read_bytes() == other.read_bytes()
 
 
-def test_a_stop_ends_the_collection_too(tmp_path: Path) -> None:
+def test_a_stop_ends_the_collection_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = hold_second_window(monkeypatch)
     collecting: list[int] = []
 
     def stop(progress: Progress) -> None:
         if progress.finished:
+            assert began.wait(60)
             collecting.append(calls_running())
             raise KeyboardInterrupt
 
@@ -52,7 +54,3 @@ def test_a_stop_ends_the_collection_too(tmp_path: Path) -> None:
         quantized(tmp_path / "out.gguf", ahead=True, progress=stop)
     assert collecting[0] > 0
     assert calls_running() == 0
-
-
-def calls_running() -> int:
-    return sum(thread.name == "apex-native call" for thread in threading.enumerate())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from calibration_models import (
     expert_weights,
     with_bos,
 )
+from held_windows import calls_running, hold_second_window
 from tolerances import MOMENT_RTOL
 
 CTX = 32
@@ -160,9 +160,10 @@ def test_layer_by_layer_gives_the_same_moments(
 
 
 def test_a_window_that_is_collected_ahead_is_stopped_with_the_others(
-    expert_model: apex.Model,
+    expert_model: apex.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = plan_collection(expert_model, some_tokens(20 * CTX), ctx=CTX, batch=4 * CTX)
+    began = hold_second_window(monkeypatch)
     layered = LayeredHessian(expert_model, plan, max_memory=1_200_000, ahead=True)
     weights = layered.all_weights()
     planned = layered.plan_windows(weights)
@@ -170,15 +171,11 @@ def test_a_window_that_is_collected_ahead_is_stopped_with_the_others(
     assert max(window.nbytes for window in planned) < layered.most_bytes(planned) <= 1_200_000
     windows = layered.windows(weights)
     next(windows)
+    assert began.wait(60)
     assert calls_running() > 0
     windows.close()
     assert calls_running() == 0
     assert len(list(layered.windows(weights))) == len(planned)
-
-
-def calls_running() -> int:
-    """Threads of native calls."""
-    return sum(thread.name == "apex-native call" for thread in threading.enumerate())
 
 
 def test_a_pass_starts_where_the_last_one_left_hidden_states(
